@@ -1,0 +1,38 @@
+# `make run` and `make test` do all the set-up: they build .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: run test test-slow lint bench board docs clean
+
+run: $(READY)
+	$(BIN)/robustdd run --method mat
+
+test: $(READY)
+	$(BIN)/python -m pytest --durations=15
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --durations=15
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only
+
+# Rebuild what is generated: the board's tables, the CLI reference, the JSON Schema.
+board docs: $(READY)
+	$(BIN)/python scripts/generate.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks runs
+
+# The stamp depends on pyproject.toml, so a change of dependencies reinstalls.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; call make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,1 @@
+"""Published records, and the tables built from them."""

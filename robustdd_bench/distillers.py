@@ -1,0 +1,289 @@
+"""The interface of a distillation method: all that its author has to read.
+
+Shapes: N training images, n distilled images, C channels, H height, W width, K classes.
+Pixels are in [0,1] at every boundary; normalisation and ZCA are layers of the network.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.toolkit.seeds import Seeds
+
+
+class Progress(Protocol):
+    """A progress bar (or its plain-text stand-in)."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Move on by `steps`."""
+
+
+class Reporter(Protocol):
+    """How a method tells what it is doing. Nothing here makes the device wait."""
+
+    def progress(self, title: str, total: int) -> contextlib.AbstractContextManager[Progress]:
+        """A progress bar of `total` steps, nested in the one that is open."""
+
+    def metrics(self, step: int, **values: float | Tensor) -> None:
+        """Values of one step; tensors are read later, in batches."""
+
+    def note(self, text: str) -> None:
+        """A line for the run's log."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillTask:
+    """What a method gets. The test split is not in it, and cannot be reached from it."""
+
+    images: Tensor
+    """Training images (N,C,H,W) on `device`: uint8, or float32 in [0,1]."""
+    labels: Tensor
+    """Training labels (N,) int64 on `device`."""
+    num_classes: int
+    ipc: int | None
+    """Images per class to make; None on request for everything (the full-data reference)."""
+    network: Callable[[int], torch.nn.Module]
+    """`network(seed)`: a freshly initialised network on `device`, pixels in, logits out."""
+    preprocessing: Preprocessing
+    """What the first layer of `network` does to pixels."""
+    threat: ThreatModel
+    """The threat model of the track, at its headline eps."""
+    augmentation: str
+    """The augmentation of the track's students, e.g. "none" or a DSA strategy."""
+    device: torch.device
+    seeds: Seeds
+    work_dir: Path
+    """A folder of this run's for resumable state; kept when the run is killed."""
+    store_dir: Path
+    """A folder shared by all runs, for what is keyed by a hash of everything that shaped it."""
+    allow_flip: bool = True
+    """Whether mirrored images keep their label (no for digits)."""
+
+    def pixels(self, index: Tensor | None = None) -> Tensor:
+        """Training images as float32 in [0,1], all of them or those at `index`."""
+        images = self.images if index is None else self.images[index]
+        return images.float().div(255) if images.dtype == torch.uint8 else images
+
+    def class_indices(self) -> list[Tensor]:
+        """Indices of each class's training images, in order.
+
+        Raises:
+            UsageError: a class has no image.
+        """
+        found = [torch.nonzero(self.labels == k).flatten() for k in range(self.num_classes)]
+        missing = [k for k, index in enumerate(found) if len(index) == 0]
+        if missing:
+            raise UsageError(f"the training data has no image of class {missing[0]}")
+        return found
+
+    def real_images(self, ipc: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`ipc` random training images of each class, without repetition.
+
+        Args:
+            ipc: images per class.
+            generator: a CPU generator.
+
+        Returns:
+            Images (K*ipc,C,H,W) float32 in [0,1], ordered by class, and labels (K*ipc,) int64.
+
+        Raises:
+            UsageError: a class has fewer than `ipc` images.
+        """
+        chosen = []
+        for k, index in enumerate(self.class_indices()):
+            if len(index) < ipc:
+                raise UsageError(
+                    f"ipc {ipc} is larger than class {k}, which has {len(index)} training images"
+                )
+            order = torch.randperm(len(index), generator=generator)[:ipc]
+            chosen.append(index[order.to(index.device)])
+        where = torch.cat(chosen)
+        return self.pixels(where), self.labels[where]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistilledSet:
+    """A distilled set, in pixel space.
+
+    Real images lie in [0,1]; synthetic ones may leave it.
+    """
+
+    images: Tensor
+    """(n,C,H,W) float32."""
+    labels: Tensor
+    """(n,) int64, or (n,K) float32 for soft labels (each row a distribution)."""
+    learning_rate: float | None = None
+    """The learning rate the set wants its students trained with; None: the track's."""
+    augmentation: str | None = None
+    """The augmentation the set wants its students trained with; None: the track's."""
+    preprocessing: Preprocessing | None = None
+    """The preprocessing the set was made for; None: the track's."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that say where the set comes from."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether labels are distributions over classes."""
+        return self.labels.ndim == 2
+
+    def check(self, shape_CHW: Sequence[int], num_classes: int, ipc: int | None) -> None:
+        """Raise RunFailedError unless the set is what the track asks for.
+
+        Args:
+            shape_CHW: channels, height and width of one image.
+            num_classes: K.
+            ipc: images per class, or None where any number will do.
+        """
+        images, labels = self.images, self.labels
+        if images.dtype != torch.float32 or tuple(images.shape[1:]) != tuple(shape_CHW):
+            raise RunFailedError(
+                f"the distilled images must be float32 of shape (n, *{tuple(shape_CHW)}), "
+                f"not {images.dtype} of shape {tuple(images.shape)}"
+            )
+        if len(images) == 0 or len(labels) != len(images):
+            raise RunFailedError(
+                f"{len(images)} distilled images do not go with {len(labels)} labels"
+            )
+        if not bool(torch.isfinite(images).all()):
+            raise RunFailedError("the distilled images hold NaN or infinity: the method diverged")
+        if self.soft_labels:
+            ok = labels.dtype == torch.float32 and labels.shape[1] == num_classes
+            if not ok or not bool(torch.isfinite(labels).all()):
+                raise RunFailedError(
+                    f"soft labels must be finite float32 of shape (n, {num_classes})"
+                )
+            ones = torch.ones(len(labels), device=labels.device)
+            if bool((labels < 0).any()) or not torch.allclose(labels.sum(1), ones, atol=1e-3):
+                raise RunFailedError(
+                    "each row of the soft labels must be a distribution over classes"
+                )
+            hard = labels.argmax(1)
+        else:
+            if labels.dtype != torch.int64 or labels.ndim != 1:
+                raise RunFailedError(f"hard labels must be int64 of shape (n,), not {labels.dtype}")
+            if bool((labels < 0).any()) or bool((labels >= num_classes).any()):
+                raise RunFailedError(f"labels must lie in 0..{num_classes - 1}")
+            hard = labels
+        counts = torch.bincount(hard, minlength=num_classes).tolist()
+        if ipc is not None and not self.soft_labels and counts != [ipc] * num_classes:
+            raise RunFailedError(
+                f"the track asks for {ipc} images of each class, the set has {counts}"
+            )
+        if ipc is not None and len(images) > ipc * num_classes:
+            raise RunFailedError(f"the set has {len(images)} images, more than {ipc} per class")
+        rate = self.learning_rate
+        if rate is not None and not 0 < rate < float("inf"):
+            raise RunFailedError(
+                f"the learning rate of the set must be positive and finite, not {rate}"
+            )
+
+    def sha256(self) -> str:
+        """A hash of everything in the set that shapes a student."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            data = tensor.detach().cpu().contiguous()
+            digest.update(f"{data.dtype}{tuple(data.shape)}".encode())
+            digest.update(data.numpy().tobytes())
+        digest.update(json.dumps(self._recipe(), sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def _recipe(self) -> dict[str, Any]:
+        return {
+            "learning_rate": self.learning_rate,
+            "augmentation": self.augmentation,
+            "preprocessing": None
+            if self.preprocessing is None
+            else dataclasses.asdict(self.preprocessing),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the set as safetensors, atomically."""
+        from robustdd_bench.runs.files import write_safetensors
+
+        metadata = {"format": "robustdd-set-1"} | {
+            key: json.dumps(value, sort_keys=True)
+            for key, value in (self._recipe() | {"provenance": dict(self.provenance)}).items()
+        }
+        tensors = {"images": self.images, "labels": self.labels}
+        write_safetensors(path, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> DistilledSet:
+        """Read a set written by `save`.
+
+        Raises:
+            UsageError: the file is missing, damaged or of another format.
+        """
+        from robustdd_bench.runs.files import read_safetensors
+
+        tensors, metadata = read_safetensors(path)
+        if metadata.get("format") != "robustdd-set-1" or set(tensors) != {"images", "labels"}:
+            raise UsageError(f"{path} is not a distilled set of robustdd-bench")
+        try:
+            spec = json.loads(metadata["preprocessing"])
+            return cls(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                learning_rate=json.loads(metadata["learning_rate"]),
+                augmentation=json.loads(metadata["augmentation"]),
+                preprocessing=None if spec is None else Preprocessing.from_dict(spec),
+                provenance=json.loads(metadata["provenance"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path}: damaged metadata ({error})") from error
+
+
+class Distiller(abc.ABC):
+    """A distillation method.
+
+    A subclass has a nested frozen dataclass `Config` (its hyper-parameters, each with a default)
+    and implements `distill`. Everything random comes from `task.seeds`.
+    """
+
+    Config: ClassVar[type[Any]]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abc.abstractmethod
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Make the distilled set. State kept in `task.work_dir` makes it resumable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Independent work that comes before a distillation, such as training one expert."""
+
+    name: str
+    """Unique within the method, e.g. "expert-3"."""
+    output: Path
+    """The file that exists, whole, once the part is done."""
+
+
+class StagedDistiller(Distiller):
+    """A method with independent parts before the distillation; an executor may spread them."""
+
+    @abc.abstractmethod
+    def parts(self, task: DistillTask) -> Sequence[Part]:
+        """The parts, in a fixed order."""
+
+    @abc.abstractmethod
+    def make_part(self, part: Part, task: DistillTask, reporter: Reporter) -> None:
+        """Do one part: write `part.output` atomically."""

@@ -1,0 +1,1 @@
+"""Students trained on a distilled set, and what attacks do to them."""

@@ -1,0 +1,224 @@
+"""Finding plugins, and the lazy registry of what they offer.
+
+Plugins are Python packages with an entry point in the group ``robustdd``. They are loaded one by
+one: one that cannot be imported is named in a warning and the rest works. What they register are
+targets such as ``"robustdd_mat.distiller:MAT"``, imported when first used.
+
+Plugins are code: they run with the rights of the user who installed them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from robustdd_bench import hookspecs
+from robustdd_bench.errors import PluginError, UsageError, unknown_name
+
+ENTRY_POINT_GROUP = "robustdd"
+DISABLED_VARIABLE = "ROBUSTDD_DISABLED_PLUGINS"
+KINDS = ("distillers", "attacks", "datasets", "networks", "tracks", "executors")
+SINGULAR = {
+    "distillers": "method",
+    "attacks": "attack",
+    "datasets": "dataset",
+    "networks": "network",
+    "tracks": "track",
+    "executors": "executor",
+}
+
+
+class PluginWarning(UserWarning):
+    """A plugin could not be loaded, or is not what it claims to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One installed plugin: where it comes from, and whether it works."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    status: str  # "loaded", "disabled" or "broken"
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered thing; `target` is imported by `load`."""
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    plugin: str
+
+    def load(self) -> Any:
+        """Import the target.
+
+        Raises:
+            PluginError: the module does not import, or lacks the attribute.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            value = importlib.import_module(module)
+            for part in attribute.split("."):
+                value = getattr(value, part)
+        except Exception as error:
+            what = f"{SINGULAR[self.kind]} {self.name!r} ({self.target})"
+            raise PluginError(
+                f"plugin {self.plugin!r}: cannot load {what}: {type(error).__name__}: {error}"
+            ) from error
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Everything the loaded plugins registered, by kind and name."""
+
+    entries: Mapping[str, Mapping[str, Entry]]
+    plugins: Mapping[str, PluginInfo] = field(default_factory=dict)
+
+    def names(self, kind: str) -> list[str]:
+        """Sorted names of a kind."""
+        return sorted(self.entries[kind])
+
+    def get(self, kind: str, name: str) -> Entry:
+        """The entry of that name.
+
+        Raises:
+            UsageError: nothing of that name is registered; the message suggests the nearest.
+        """
+        try:
+            return self.entries[kind][name]
+        except KeyError:
+            raise unknown_name(SINGULAR[kind], name, self.entries[kind]) from None
+
+
+def disabled_plugins() -> frozenset[str]:
+    """Names in the variable ROBUSTDD_DISABLED_PLUGINS, separated by commas."""
+    return frozenset(
+        name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",") if name.strip()
+    )
+
+
+def get_plugin_manager(
+    extra: Iterable[tuple[str, object]] = (), *, entry_points: bool = True
+) -> pluggy.PluginManager:
+    """A plugin manager with the built-in plugin, the installed ones and `extra` (name, plugin).
+
+    Every call makes a new one. What was found, broken plugins included, is in `.infos`.
+    """
+    manager = pluggy.PluginManager("robustdd")
+    manager.add_hookspecs(hookspecs)
+    infos: dict[str, PluginInfo] = {}
+    manager.infos = infos  # type: ignore[attr-defined]
+
+    builtin = importlib.import_module("robustdd_bench.builtin")
+    _add(
+        manager,
+        PluginInfo("builtin", *_distribution("robustdd-bench"), builtin.__name__, ""),
+        builtin,
+    )
+    disabled = disabled_plugins()
+    if entry_points:
+        for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+            distribution = (
+                (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+            )
+            info = PluginInfo(point.name, *distribution, point.value, "")
+            if point.name in disabled:
+                infos[point.name] = _with(info, "disabled")
+                continue
+            try:
+                _add(manager, info, point.load())
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                infos[point.name] = _with(info, "broken", problem)
+                warnings.warn(
+                    f"plugin {point.name!r} ({distribution[0]}) is left out: {problem}",
+                    PluginWarning,
+                    stacklevel=2,
+                )
+    for name, plugin in extra:
+        _add(manager, PluginInfo(name, "unknown", "", getattr(plugin, "__name__", "?"), ""), plugin)
+    return manager
+
+
+def _distribution(name: str) -> tuple[str, str]:
+    try:
+        return name, importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return name, ""
+
+
+def _with(info: PluginInfo, status: str, problem: str = "") -> PluginInfo:
+    return PluginInfo(info.name, info.distribution, info.version, info.module, status, problem)
+
+
+def _add(manager: pluggy.PluginManager, info: PluginInfo, plugin: object) -> None:
+    """Register one plugin and check its hooks; leave nothing behind if it is not valid."""
+    infos: dict[str, PluginInfo] = manager.infos  # type: ignore[attr-defined]
+    if info.name in infos and infos[info.name].status == "loaded":
+        first = infos[info.name]
+        raise UsageError(
+            f"two plugins are called {info.name!r}: {first.module} ({first.distribution}) and "
+            f"{info.module} ({info.distribution}); uninstall one"
+        )
+    manager.register(plugin, name=info.name)
+    try:
+        manager.check_pending()
+    except Exception:
+        manager.unregister(plugin)
+        raise
+    infos[info.name] = _with(info, "loaded")
+
+
+def collect(manager: pluggy.PluginManager) -> Registry:
+    """Ask every plugin what it registers.
+
+    Raises:
+        UsageError: two plugins own one name of one kind; the message names both.
+        PluginError: a registration hook raised; the message names the plugin.
+    """
+    entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+    for kind in KINDS:
+        hook = getattr(manager.hook, f"robustdd_register_{kind}")
+        for implementation in hook.get_hookimpls():
+            owner = implementation.plugin_name
+
+            def register(
+                name: str, target: str, summary: str = "", *, kind: str = kind, owner: str = owner
+            ) -> None:
+                if name in entries[kind]:
+                    first = entries[kind][name].plugin
+                    raise UsageError(
+                        f"{SINGULAR[kind]} {name!r} is registered by two plugins, {first!r} and "
+                        f"{owner!r}; set {DISABLED_VARIABLE}={owner} (or {first}) to choose"
+                    )
+                if ":" not in target:
+                    raise PluginError(
+                        f"plugin {owner!r}: the target of {SINGULAR[kind]} {name!r} must read "
+                        f"'package.module:attribute', not {target!r}"
+                    )
+                entries[kind][name] = Entry(kind, name, target, summary, owner)
+
+            try:
+                implementation.function(register=register)
+            except (UsageError, PluginError):
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"plugin {owner!r}: robustdd_register_{kind} failed: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+    infos: dict[str, PluginInfo] = manager.infos  # type: ignore[attr-defined]
+    return Registry({kind: dict(sorted(items.items())) for kind, items in entries.items()}, infos)

@@ -1,0 +1,1 @@
+"""What a track fixes: data, networks, preprocessing and the rules of evaluation."""

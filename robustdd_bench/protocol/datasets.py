@@ -1,0 +1,246 @@
+"""Datasets as tensors: torchvision's, scikit-learn's digits and folders of images.
+
+Loaders return uint8 pixels, or float32 in [0,1], on the CPU; the run puts them on its device once.
+Nothing is downloaded unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustdd_bench.errors import UsageError
+from robustdd_bench.toolkit.seeds import derive_seed
+
+Loader = Callable[..., "ImageData"]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images (N,C,H,W), uint8 or float32 in [0,1], and labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Split:
+        """The examples at `index`."""
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device) -> Split:
+        """The same on a device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def pixels(self) -> Tensor:
+        """Images as float32 in [0,1]."""
+        return self.images.float().div(255) if self.images.dtype == torch.uint8 else self.images
+
+    def sha256(self) -> str:
+        """A hash of shapes, pixels and labels."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            data = tensor.detach().cpu().contiguous()
+            digest.update(f"{data.dtype}{tuple(data.shape)}".encode())
+            digest.update(data.numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageData:
+    """A dataset: its training split, its test split and the number of classes."""
+
+    train: Split
+    test: Split
+    num_classes: int
+
+    def check(self, name: str) -> ImageData:
+        """Return self.
+
+        Raises:
+            UsageError: shapes, pixels or labels are not what every later stage relies on.
+        """
+        for part, split in (("train", self.train), ("test", self.test)):
+            where = f"dataset {name!r}, {part} split"
+            images, labels = split.images, split.labels
+            if images.ndim != 4 or len(images) == 0 or len(images) != len(labels):
+                raise UsageError(
+                    f"{where}: {tuple(images.shape)} images with {tuple(labels.shape)} labels"
+                )
+            if images.dtype not in (torch.uint8, torch.float32) or labels.dtype != torch.int64:
+                raise UsageError(
+                    f"{where}: images must be uint8 or float32 and labels int64, "
+                    f"not {images.dtype} and {labels.dtype}"
+                )
+            if images.dtype == torch.float32:
+                if not bool(torch.isfinite(images).all()):
+                    raise UsageError(f"{where}: pixels hold NaN or infinity")
+                if float(images.min()) < 0 or float(images.max()) > 1:
+                    raise UsageError(f"{where}: pixels must lie in [0,1]")
+            counts = torch.bincount(labels.clamp_min(0), minlength=self.num_classes)
+            if int(labels.min()) < 0 or len(counts) > self.num_classes:
+                raise UsageError(f"{where}: labels must lie in 0..{self.num_classes - 1}")
+            if bool((counts == 0).any()):
+                missing = int((counts == 0).nonzero()[0])
+                raise UsageError(f"{where}: class {missing} has no image")
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise UsageError(f"dataset {name!r}: train and test images differ in shape")
+        return self
+
+
+def stratified_holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices kept and held out, the same share of every class.
+
+    The order within a class is a hash of (seed, index), so that the split depends on no library's
+    shuffling.
+
+    Args:
+        labels: (N,) int64.
+        fraction: share of each class that is held out, rounded, at least one.
+        seed: seed of the split.
+
+    Returns:
+        Two sorted index tensors (int64): kept and held out.
+
+    Raises:
+        UsageError: a class has fewer than two images.
+    """
+    held: list[int] = []
+    for k in torch.unique(labels).tolist():
+        index = torch.nonzero(labels == k).flatten().tolist()
+        if len(index) < 2:
+            raise UsageError(f"class {k} has {len(index)} image, too few to split")
+        index.sort(key=lambda i: derive_seed("holdout", seed, i))
+        count = min(max(1, round(fraction * len(index))), len(index) - 1)
+        held += index[:count]
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[torch.tensor(held)] = True
+    return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
+
+
+def load_digits(
+    root: Path, download: bool, *, test_fraction: float = 0.2, split_seed: int = 0
+) -> ImageData:
+    """scikit-learn's digits: 1797 grey images of 8x8, 10 classes, part of the package."""
+    from sklearn.datasets import load_digits as load
+
+    bunch = load()
+    images = torch.from_numpy((bunch.images / 16).astype(np.float32)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    kept, held = stratified_holdout(labels, test_fraction, split_seed)
+    everything = Split(images, labels)
+    return ImageData(everything.take(kept), everything.take(held), 10)
+
+
+def _torchvision(name: str, root: Path, download: bool, splits: tuple[Any, Any]) -> ImageData:
+    """Both splits of a torchvision dataset as uint8 tensors (N,C,H,W)."""
+    import torchvision
+
+    parts = []
+    for options in splits:
+        try:
+            data = getattr(torchvision.datasets, name)(str(root), download=download, **options)
+        except (RuntimeError, OSError, ValueError, EOFError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise UsageError(
+                f"{name} is not to be had from {root} ({reason}); put torchvision's files there, "
+                "name their folder with --data-root, or add --download"
+            ) from error
+        raw = data.data
+        pixels = raw if isinstance(raw, Tensor) else torch.from_numpy(np.asarray(raw))
+        if pixels.ndim == 3:  # grey images without a channel axis
+            pixels = pixels.unsqueeze(1)
+        elif pixels.shape[-1] == 3:  # channels last
+            pixels = pixels.permute(0, 3, 1, 2)
+        labels = data.labels if hasattr(data, "labels") else data.targets
+        parts.append(Split(pixels.contiguous(), torch.as_tensor(labels, dtype=torch.int64)))
+    return ImageData(parts[0], parts[1], int(parts[0].labels.max()) + 1)
+
+
+_TRAIN_TEST = ({"train": True}, {"train": False})
+
+
+def load_cifar10(root: Path, download: bool) -> ImageData:
+    """CIFAR-10: 50,000 and 10,000 colour images of 32x32, 10 classes."""
+    return _torchvision("CIFAR10", root, download, _TRAIN_TEST)
+
+
+def load_cifar100(root: Path, download: bool) -> ImageData:
+    """CIFAR-100: 50,000 and 10,000 colour images of 32x32, 100 classes."""
+    return _torchvision("CIFAR100", root, download, _TRAIN_TEST)
+
+
+def load_mnist(root: Path, download: bool) -> ImageData:
+    """MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
+    return _torchvision("MNIST", root, download, _TRAIN_TEST)
+
+
+def load_fashion_mnist(root: Path, download: bool) -> ImageData:
+    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
+    return _torchvision("FashionMNIST", root, download, _TRAIN_TEST)
+
+
+def load_svhn(root: Path, download: bool) -> ImageData:
+    """SVHN, cropped digits: 73,257 and 26,032 colour images of 32x32, 10 classes."""
+    return _torchvision("SVHN", root, download, ({"split": "train"}, {"split": "test"}))
+
+
+def load_folder(root: Path, download: bool, *, size: int | None = None) -> ImageData:
+    """A folder of images: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png.
+
+    Args:
+        root: the folder that holds train/ and test/.
+        download: not possible.
+        size: height and width to resize to; without it all images must have one size.
+    """
+    import torchvision
+
+    if download:
+        raise UsageError("a folder of images cannot be downloaded; leave --download out")
+    parts, classes = [], []
+    for part in ("train", "test"):
+        try:
+            folder = torchvision.datasets.ImageFolder(str(root / part))
+        except (FileNotFoundError, OSError) as error:
+            raise UsageError(
+                f"{root / part} needs one folder of images a class: {error}"
+            ) from error
+        images: list[Tensor] = []
+        for path, _ in folder.samples:
+            images.append(_read_image(path, size, images[0].shape if images else None))
+        parts.append(
+            Split(torch.stack(images), torch.tensor([k for _, k in folder.samples]).long())
+        )
+        classes.append(folder.classes)
+    if classes[0] != classes[1]:
+        odd = sorted(set(classes[0]) ^ set(classes[1]))
+        raise UsageError(f"{root}: train/ and test/ differ in their classes: {', '.join(odd)}")
+    return ImageData(parts[0], parts[1], len(classes[0]))
+
+
+def _read_image(path: str, size: int | None, shape: torch.Size | None) -> Tensor:
+    """One image as uint8 (3,H,W)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except OSError as error:
+        raise UsageError(f"{path} is not a readable image: {error}") from error
+    if size is not None:
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    if shape is not None and pixels.shape != shape:
+        raise UsageError(
+            f"{path} is {pixels.shape[2]}x{pixels.shape[1]}, the images before it "
+            f"{shape[2]}x{shape[1]}; set the track's data option size"
+        )
+    return pixels

@@ -1,0 +1,98 @@
+"""Networks: the field's ConvNet, and the factory that builds any registered network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.toolkit.seeds import isolated_rng
+
+
+def convnet(
+    shape_CHW: Sequence[int], num_classes: int, *, depth: int = 3, width: int = 128
+) -> nn.Sequential:
+    """The ConvNet of dataset distillation (Gidaris and Komodakis 2018; Zhao et al. 2021).
+
+    `depth` blocks of [Conv 3x3 with bias, GroupNorm with one group a channel (the field's
+    "instance norm"), ReLU, AvgPool 2], then a linear layer on the flattened features; PyTorch's
+    default initialisation. With depth 3 and width 128 on CIFAR-10: 320,010 parameters.
+
+    Args:
+        shape_CHW: channels, height, width of an image.
+        num_classes: K.
+        depth: number of blocks; height and width must be divisible by 2**depth.
+        width: channels of each block.
+
+    Raises:
+        UsageError: the image is too small for that depth.
+    """
+    channels, height, width_px = shape_CHW
+    if depth < 1 or width < 1:
+        raise UsageError(f"convnet needs a positive depth and width, not {depth} and {width}")
+    if height % 2**depth or width_px % 2**depth:
+        raise UsageError(
+            f"convnet of depth {depth} needs images divisible by {2**depth}, "
+            f"these are {height}x{width_px}"
+        )
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.GroupNorm(width, width),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
+        channels = width
+    features = width * (height >> depth) * (width_px >> depth)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, num_classes))
+
+
+Builder = Callable[..., nn.Module]
+
+
+class NetworkFactory:
+    """`factory(seed)`: a fresh network with the preprocessing as its first layer.
+
+    Weights are drawn on the CPU from a generator of their own, so they are the same on every
+    device and the global generator is left alone.
+
+    Args:
+        build: `build(shape_CHW, num_classes, **options)`.
+        options: options of the builder.
+        shape_CHW: channels, height, width.
+        num_classes: K.
+        preprocessing: first layer.
+        train_images: what a ZCA layer is fitted on; (N,C,H,W).
+        device: where networks live.
+    """
+
+    def __init__(
+        self,
+        build: Builder,
+        options: Mapping[str, Any],
+        shape_CHW: Sequence[int],
+        num_classes: int,
+        preprocessing: Preprocessing,
+        train_images: Tensor,
+        device: torch.device,
+    ) -> None:
+        self._build = build
+        self._options = dict(options)
+        self._shape = tuple(shape_CHW)
+        self._classes = num_classes
+        self._layer = preprocessing.layer(train_images).to(device)
+        self._device = device
+
+    def __call__(self, seed: int) -> nn.Module:
+        """A network on the device, in train mode."""
+        with isolated_rng(seed):
+            try:
+                network = self._build(self._shape, self._classes, **self._options)
+            except TypeError as error:
+                raise UsageError(f"the track's network options do not fit: {error}") from error
+        return nn.Sequential(self._layer, network.to(self._device))

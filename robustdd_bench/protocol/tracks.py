@@ -1,0 +1,221 @@
+"""Tracks: versioned protocols. Everything but the distilled set is fixed by the track.
+
+A track is a TOML file, embedded, of a plugin, or named by its path. The model below forbids unknown
+keys, so a misspelt one is an error that names file, key and reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from robustdd_bench.errors import UsageError
+from robustdd_bench.plugins import Registry
+
+
+def parse_eps(value: object) -> object:
+    """Accept "8/255" as well as a number."""
+    if isinstance(value, str):
+        numerator, slash, denominator = value.partition("/")
+        try:
+            return float(numerator) / float(denominator) if slash else float(value)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{value!r} is neither a number nor a fraction like '8/255'") from None
+    return value
+
+
+Eps = Annotated[float, BeforeValidator(parse_eps), Field(gt=0, le=100)]
+
+
+def eps_label(eps: float) -> str:
+    """How an eps is written: 8/255 where it is one, else decimals."""
+    scaled = eps * 255
+    if (
+        abs(scaled - round(scaled)) < 1e-6
+        and round(scaled) > 0
+        and abs(eps * 100 - round(eps * 100)) > 1e-9
+    ):
+        return f"{round(scaled)}/255"
+    return f"{eps:.2f}" if abs(eps * 100 - round(eps * 100)) < 1e-9 else f"{eps:.4g}"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSpec(_Model):
+    """Which images, and how they are split."""
+
+    dataset: str
+    """Name of a registered dataset."""
+    ipc: int = Field(gt=0)
+    """Images per class of the distilled set."""
+    validation_fraction: float = Field(default=0.2, gt=0, lt=0.9)
+    """Share of each class's training images that `--validate` evaluates on."""
+    split_seed: int = 0
+    """Seed of the validation split (and of the test split, where the track makes one)."""
+    flip: bool = True
+    """Whether a mirrored image keeps its label."""
+    options: dict[str, Any] = {}
+    """Options of the dataset's loader."""
+
+
+class NetworkSpec(_Model):
+    """Which network."""
+
+    name: str = "convnet"
+    options: dict[str, Any] = {}
+
+
+class PreprocessingSpec(_Model):
+    """See `robustdd_bench.protocol.preprocessing.Preprocessing`."""
+
+    kind: Literal["none", "normalise", "zca"] = "none"
+    mean: tuple[float, ...] = ()
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    epsilon: float = Field(default=0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _statistics(self) -> PreprocessingSpec:
+        if self.kind == "normalise" and (not self.mean or len(self.mean) != len(self.std)):
+            raise ValueError("normalise needs `mean` and `std`, one value a channel")
+        return self
+
+
+class StudentSpec(_Model):
+    """Natural training of the students: SGD with momentum, one drop of the learning rate."""
+
+    count: int = Field(default=5, gt=0)
+    epochs: int = Field(gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    """Ceiling on the optimiser steps, for sets much larger than a distilled one."""
+    batch_size: int = Field(default=256, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Used unless the distilled set brings its own."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    drop_at: float = Field(default=0.5, gt=0, le=1)
+    """Share of the training after which the learning rate is multiplied by `drop_factor`."""
+    drop_factor: float = Field(default=0.1, gt=0, le=1)
+    augmentation: str = "none"
+
+
+class ThreatSpec(_Model):
+    """The threat model, and the ladder of eps at which robustness is measured."""
+
+    norm: Literal["Linf", "L2"] = "Linf"
+    ladder: tuple[Eps, ...] = Field(min_length=1)
+    headline: Eps
+    batch_size: int = Field(default=512, gt=0)
+
+    @field_validator("ladder")
+    @classmethod
+    def _rising(cls, ladder: tuple[float, ...]) -> tuple[float, ...]:
+        if list(ladder) != sorted(set(ladder)):
+            raise ValueError("the ladder must rise, each eps once")
+        return ladder
+
+    @model_validator(mode="after")
+    def _on_ladder(self) -> ThreatSpec:
+        if self.headline not in self.ladder:
+            raise ValueError("the headline eps must be one of the ladder's")
+        return self
+
+
+class AttackSpec(_Model):
+    """One attack of the suite."""
+
+    name: str
+    config: dict[str, Any] = {}
+
+
+class Track(_Model):
+    """A protocol. A change of any field is a new version, with a board of its own."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    version: int = Field(gt=0)
+    summary: str
+    data: DataSpec
+    network: NetworkSpec = NetworkSpec()
+    preprocessing: PreprocessingSpec = PreprocessingSpec()
+    students: StudentSpec
+    threat: ThreatSpec
+    attacks: tuple[AttackSpec, ...] = Field(min_length=1)
+
+    @field_validator("attacks")
+    @classmethod
+    def _once(cls, attacks: tuple[AttackSpec, ...]) -> tuple[AttackSpec, ...]:
+        names = [attack.name for attack in attacks]
+        if len(set(names)) != len(names):
+            raise ValueError("each attack may stand in the suite once")
+        return attacks
+
+    @property
+    def id(self) -> str:
+        """Name and version, e.g. "digits-ipc10@1"."""
+        return f"{self.name}@{self.version}"
+
+    def sha256(self) -> str:
+        """Hash of every field."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_track(text: str, source: str) -> Track:
+    """Read a track.
+
+    Raises:
+        UsageError: the text is not TOML, or not a track; the message names file, key and reason.
+    """
+    try:
+        return Track.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"key {'.'.join(map(str, item['loc'])) or '(top level)'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise UsageError(f"{source}: {problems}") from error
+
+
+def read_track_text(name: str, registry: Registry) -> tuple[str, str]:
+    """Text and source of a registered track, or of a file if `name` ends in .toml."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no track file {name}")
+        return path.read_text(encoding="utf-8"), name
+    entry = registry.get("tracks", name)
+    package, _, file = entry.target.partition(":")
+    try:
+        return (importlib.resources.files(package) / file).read_text(encoding="utf-8"), file
+    except (OSError, ModuleNotFoundError) as error:
+        raise UsageError(f"plugin {entry.plugin!r}: cannot read track {name!r}: {error}") from error
+
+
+def load_track(name: str, registry: Registry) -> Track:
+    """The track of that name, or of that .toml file.
+
+    Raises:
+        UsageError: unknown name, missing file or ill-formed track.
+    """
+    text, source = read_track_text(name, registry)
+    track = parse_track(text, source)
+    if not name.endswith(".toml") and track.name != name:
+        raise UsageError(f"{source}: key name: is {track.name!r} but registered as {name!r}")
+    return track

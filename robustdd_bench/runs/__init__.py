@@ -1,0 +1,1 @@
+"""Runs: what is planned, how it is executed and resumed, and the record it leaves."""

@@ -1,0 +1,1 @@
+"""Parts for authors of methods: seeds, augmentation, experts, exact unrolling, distances."""

@@ -1,0 +1,88 @@
+"""Randomness per example: the same noise whatever the batch, the device or the order.
+
+An attack that draws its start from one generator gives an example other noise when the batch size
+changes or when broken examples leave the batch. Here noise is a hash: value j of draw t of example
+i is splitmix64 of (seed, i, t, j), computed in int64 on the examples' device, so it is exactly the
+same on CPU and GPU. (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _wrap(n: int) -> int:
+    """A Python integer as a signed 64-bit one."""
+    return (n + 2**63) % 2**64 - 2**63
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: int64 tensors shift arithmetically."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def splitmix64(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 on int64 tensors (wrapping multiplication)."""
+    x = x + _GOLDEN
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+class ExampleGenerator:
+    """A stream of random numbers for each example of a batch.
+
+    Args:
+        seed: seed of the attack.
+        index: (B,) int64, what identifies each example (its place in the evaluation split).
+    """
+
+    def __init__(self, seed: int, index: Tensor, *, draws: int = 0) -> None:
+        self._seed = seed
+        self.index = index
+        self._draws = draws
+        self._key = splitmix64(splitmix64(index) ^ seed)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, keep: Tensor) -> ExampleGenerator:
+        """The streams of some of the examples, at the same point (`keep`: indices or a mask)."""
+        return ExampleGenerator(self._seed, self.index[keep], draws=self._draws)
+
+    def bits(self, shape: Sequence[int]) -> Tensor:
+        """Random int64 of shape (B, *shape)."""
+        size = math.prod(shape)
+        place = torch.arange(size, device=self.index.device)
+        stream = splitmix64(self._key + _wrap(self._draws * _MIX_1))
+        self._draws += 1
+        return splitmix64(stream.unsqueeze(1) + place * _GOLDEN).view(len(self), *shape)
+
+    def uniform(
+        self,
+        shape: Sequence[int],
+        low: float = 0.0,
+        high: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Uniform numbers in [low, high), shape (B, *shape)."""
+        mantissa = 24 if dtype == torch.float32 else 53
+        unit = _shift_right(self.bits(shape), 64 - mantissa).to(dtype) * 2.0**-mantissa
+        return low + (high - low) * unit
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers, shape (B, *shape) (Box and Muller)."""
+        radius = (1 - self.uniform(shape, dtype=dtype)).log().mul(-2).sqrt()
+        return radius * (2 * math.pi * self.uniform(shape, dtype=dtype)).cos()
+
+    def integers(self, shape: Sequence[int], high: int) -> Tensor:
+        """Integers in [0, high), shape (B, *shape); high is far below 2**31."""
+        return (_shift_right(self.bits(shape), 32) * high) >> 32
