@@ -1,0 +1,35 @@
+"""MTT (Cazenavette et al. 2022, arXiv 2203.11932): match the trajectories of natural experts.
+
+Deviations from the public code: the exact gradient is computed with one step's memory
+(`robustdd_bench.toolkit.unroll`), and alpha is learned as exp(a), so it can be neither negative nor
+NaN (`robustdd_bench.toolkit.matching`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from robustdd_bench.distillers import DistillTask
+from robustdd_bench.toolkit.experts import ExpertRecipe
+from robustdd_bench.toolkit.matching import OuterFactory, TrajectoryConfig, TrajectoryDistiller
+
+
+class MTT(TrajectoryDistiller):
+    """Matching training trajectories."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config(TrajectoryConfig):
+        """MTT has no hyper-parameters beyond those of trajectory matching."""
+
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
+
+    def recipe(self, task: DistillTask) -> ExpertRecipe:
+        """Natural training."""
+        config: MTT.Config = self.config
+        return config.recipe(task)
+
+    def outer(self, task: DistillTask) -> OuterFactory | None:
+        """The matching loss alone."""
+        return None

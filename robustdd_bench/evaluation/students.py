@@ -1,0 +1,128 @@
+"""Students: fresh networks trained naturally on a distilled set, by the track's recipe.
+
+SGD with momentum and weight decay, shuffled batches, one drop of the learning rate; the LAST
+iterate is what is reported, never the best on any split. The whole set lives on the device and no
+step waits for the host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustdd_bench.distillers import DistilledSet, Reporter
+from robustdd_bench.errors import RunFailedError
+from robustdd_bench.protocol.tracks import StudentSpec
+from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.seeds import Seeds
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedStudent:
+    """A trained network and how its training ended."""
+
+    network: nn.Module
+    steps: int
+    learning_rate: float
+    final_loss: float
+    train_accuracy: float
+
+    def sha256(self) -> str:
+        """Hash of every weight."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def total_steps(spec: StudentSpec, images: int) -> int:
+    """Optimiser steps of a student on a set of so many images."""
+    steps = spec.epochs * -(-images // spec.batch_size)
+    return steps if spec.max_steps is None else min(steps, spec.max_steps)
+
+
+def train_student(
+    network: nn.Module,
+    distilled: DistilledSet,
+    spec: StudentSpec,
+    seeds: Seeds,
+    index: int,
+    *,
+    flip: bool,
+    reporter: Reporter,
+) -> TrainedStudent:
+    """Train one student on a distilled set.
+
+    Args:
+        network: `nn.Sequential(preprocessing, network)`, freshly initialised, on its device.
+        distilled: the set; its own learning rate and augmentation go before the track's.
+        spec: the track's recipe.
+        seeds: seeds without the method, so that all methods share them.
+        index: which student.
+        flip: whether mirrored images keep their label.
+        reporter: progress.
+
+    Raises:
+        RunFailedError: the loss became NaN or infinite.
+    """
+    device = next(network.parameters()).device
+    images, labels = distilled.images.to(device), distilled.labels.to(device)
+    rate = distilled.learning_rate or spec.learning_rate
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+    )
+    order = seeds.generator("student-order", index)
+    augmenter = Augmenter(
+        distilled.augmentation or spec.augmentation,
+        seeds.generator("student-augment", index),
+        flip=flip,
+    )
+    assert isinstance(network, nn.Sequential)
+    preprocess, body = network[0], network[1]
+    steps = total_steps(spec, len(images))
+    drop = int(steps * spec.drop_at)
+    network.train()
+    batches: list[Tensor] = []
+    loss = torch.zeros((), device=device)
+    with reporter.progress(f"student {index}", steps) as progress:
+        for step in range(steps):
+            if step == drop:
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * spec.drop_factor
+            if not batches:
+                shuffled = torch.randperm(len(images), generator=order).to(device)
+                batches = list(shuffled.split(spec.batch_size))
+            where = batches.pop(0)
+            features = preprocess(images[where])
+            augment = augmenter.draw(features)
+            if augment is not None:
+                features = augment(features)
+            loss = F.cross_entropy(body(features), labels[where])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            progress.advance()
+    network.eval()
+    final = float(loss.detach())
+    if final != final or final in (float("inf"), float("-inf")):
+        raise RunFailedError(
+            f"student {index} diverged (loss {final}) at learning rate {rate:g}; "
+            "the distilled set's learning rate does not fit the track's recipe"
+        )
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return TrainedStudent(network, steps, rate, final, _accuracy(network, images, labels))
+
+
+def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    hard = labels.argmax(1) if labels.ndim == 2 else labels
+    hits = torch.zeros((), device=images.device)
+    with torch.no_grad():
+        for x, y in zip(images.split(1024), hard.split(1024), strict=True):
+            hits += (network(x).argmax(1) == y).sum()
+    return float(hits) / len(images)

@@ -1,0 +1,90 @@
+"""The pictures of a run: the distilled images, and accuracy over eps."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.files import atomic_write
+from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.runs.records import Aggregates
+
+MAX_COLUMNS = 20
+MIN_SIDE_PX = 32
+
+
+def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX_COLUMNS) -> Tensor:
+    """One row a class, at most `columns` images in it, each enlarged to at least 32 pixels.
+
+    Returns:
+        uint8 (C,H,W). Pixels outside [0,1] are clipped, for the picture only.
+    """
+    from torchvision.utils import make_grid
+
+    images = distilled.images.clamp(0, 1)
+    labels = distilled.labels.argmax(1) if distilled.soft_labels else distilled.labels
+    scale = -(-MIN_SIDE_PX // images.shape[-1])
+    rows = []
+    widest = min(columns, int(torch.bincount(labels, minlength=num_classes).max()))
+    for k in range(num_classes):
+        row = images[labels == k][:widest]
+        empty = torch.ones(widest - len(row), *images.shape[1:])
+        rows.append(torch.cat([row, empty]))
+    tiles = torch.cat(rows).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    grid = make_grid(tiles, nrow=widest, padding=2, pad_value=1.0)
+    return grid.mul(255).round().to(torch.uint8)
+
+
+def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> None:
+    """Write the grid of a distilled set as PNG."""
+    from torchvision.transforms.functional import to_pil_image
+
+    buffer = io.BytesIO()
+    to_pil_image(distilled_grid(distilled, num_classes)).save(buffer, format="PNG")
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str) -> None:
+    """Write accuracy over eps as PNG: the worst case, and each attack alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    ladder = [0.0, *track.threat.ladder]
+    for spec in track.attacks:
+        rows = [a for a in aggregates.attacks if a.attack == spec.name]
+        values = [aggregates.clean.mean, *(row.accuracy.mean for row in rows)]
+        axes.plot(
+            ladder, [100 * v for v in values], linestyle="--", linewidth=1, label=f"{spec.name} alone"
+        )
+    worst = [aggregates.clean, *(row.accuracy for row in aggregates.robust)]
+    means = [100 * w.mean for w in worst]
+    deviation = [100 * (w.std or 0.0) for w in worst]
+    axes.fill_between(
+        ladder,
+        [m - d for m, d in zip(means, deviation, strict=True)],
+        [m + d for m, d in zip(means, deviation, strict=True)],
+        color="black",
+        alpha=0.15,
+        linewidth=0,
+    )
+    axes.plot(ladder, means, color="black", marker="o", label="worst case (± std over students)")
+    axes.axvline(track.threat.headline, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in track.threat.ladder)])
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(f"eps ({track.threat.norm}; dotted: headline)")
+    axes.set_ylabel("accuracy of naturally trained students, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())

@@ -1,0 +1,128 @@
+"""Losses of adversarial training, for experts whose weights are one flat vector.
+
+- "natural": CE(f(x), y).
+- "pgd": CE(f(x'), y), x' from projected gradient ascent on CE (Madry et al. 2018).
+- "trades": CE(f(x), y) + beta KL(f(x) || f(x')), x' maximises the KL (Zhang et al. 2019, eq. 5).
+- "mart": BCE(f(x'), y) + beta (1 - p_y(x)) KL(f(x) || f(x')) (Wang et al. 2020, eq. 12).
+
+Adversaries act on pixels in [0,1], before preprocessing and augmentation of the features. All
+shapes are static and nothing synchronises with the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.toolkit.flat import Augment, FlatNetwork
+
+FLAVOURS = ("natural", "pgd", "trades", "mart")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adversary:
+    """The inner maximisation of adversarial training."""
+
+    threat: ThreatModel
+    steps: int
+    step_size: float
+    """In pixel units."""
+    random_start: bool = True
+
+    def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.random_start:
+            return x
+        if self.threat.norm == "Linf":
+            noise = torch.empty_like(x).uniform_(-1, 1, generator=generator) * self.threat.eps
+        else:
+            noise = torch.empty_like(x).normal_(generator=generator)
+            noise = noise / noise.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+            noise = noise * self.threat.eps
+        return (x + noise).clamp(0, 1)
+
+    def maximise(
+        self, loss: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Projected gradient ascent on `loss(x')` from a random start; (B,C,H,W)."""
+        point = self._start(x, generator)
+        for _ in range(self.steps):
+            leaf = point.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+            if self.threat.norm == "Linf":
+                move = gradient.sign()
+            else:
+                length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+                move = gradient / length.view(-1, 1, 1, 1)
+            point = self.threat.project(leaf.detach() + self.step_size * move, x)
+        return point
+
+
+def adversarial_loss(
+    flavour: str,
+    network: FlatNetwork,
+    theta: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    augment: Augment | None,
+    adversary: Adversary | None,
+    beta: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """The training loss of one batch, differentiable in `theta`.
+
+    Args:
+        flavour: one of `FLAVOURS`.
+        network: the architecture.
+        theta: parameters (P,) that require grad.
+        x: pixels (B,C,H,W) in [0,1].
+        y: labels (B,) int64.
+        augment: an augmentation drawn for this batch; the adversary sees the same one.
+        adversary: the inner maximisation; unused for "natural".
+        beta: weight of the regulariser of TRADES and MART.
+        generator: randomness of the adversary, on the device of `x`.
+    """
+    if flavour == "natural" or adversary is None:
+        return F.cross_entropy(network(theta, x, augment), y)
+    fixed = theta.detach()
+    if flavour == "trades":
+        with torch.no_grad():
+            reference = F.log_softmax(network(fixed, x, augment), dim=1)
+
+        def objective(point: Tensor) -> Tensor:
+            logits = F.log_softmax(network(fixed, point, augment), dim=1)
+            return F.kl_div(logits, reference, reduction="sum", log_target=True)
+
+    else:
+
+        def objective(point: Tensor) -> Tensor:
+            return F.cross_entropy(network(fixed, point, augment), y, reduction="sum")
+
+    attacked = adversary.maximise(objective, x, generator)
+    if flavour == "pgd":
+        return F.cross_entropy(network(theta, attacked, augment), y)
+    clean = network(theta, x, augment)
+    hard = network(theta, attacked, augment)
+    divergence = F.kl_div(
+        F.log_softmax(hard, dim=1), F.log_softmax(clean, dim=1), reduction="none", log_target=True
+    ).sum(1)
+    if flavour == "trades":
+        return F.cross_entropy(clean, y) + beta * divergence.mean()
+    return boosted_cross_entropy(hard, y) + beta * _mart_weighted(divergence, clean, y)
+
+
+def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log p_y - log(1 - max over other classes of p_k), the mean over the batch (MART, eq. 6)."""
+    probabilities = logits.softmax(dim=1)
+    other = probabilities.scatter(1, y.unsqueeze(1), 0.0).amax(1)
+    return F.cross_entropy(logits, y) - torch.log1p(-other.clamp_max(1 - 1e-6)).mean()
+
+
+def _mart_weighted(divergence: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+    true = clean.softmax(dim=1).gather(1, y.unsqueeze(1)).squeeze(1)
+    return (divergence * (1 - true)).mean()

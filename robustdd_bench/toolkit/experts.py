@@ -1,0 +1,254 @@
+"""Experts: networks trained on the real data whose weights, epoch by epoch, are the trajectory.
+
+A trajectory is phi_0 .. phi_E with phi_0 = theta_0 and, after every step of gradient descent,
+phi <- m phi + (1 - m) theta: the exponential moving average with which MAT smooths the weights of
+adversarially trained experts (arXiv 2503.12069); a snapshot of phi is kept once an epoch. m = 0
+gives the plain trajectory of MTT (Cazenavette et al. 2022).
+
+Only the epochs that matching can use are trained. A trajectory is a safetensors file, written when
+its expert ends, in a folder named by a hash of everything that shaped it; runs share the folders.
+
+Seeds leave the method's name out, so two methods with the same recipe have the same experts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.distillers import DistillTask, Part, Reporter
+from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.files import read_safetensors, write_safetensors
+from robustdd_bench.toolkit.adversarial import FLAVOURS, Adversary, adversarial_loss
+from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.seeds import Seeds
+
+# Raise when a change of the code below changes trajectories, so that stored ones are not reused.
+TRAINER_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertRecipe:
+    """Everything that shapes a trajectory, beside the data, the network and the seed."""
+
+    epochs: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 256
+    augmentation: str = "none"
+    flavour: str = "natural"
+    norm: str = "Linf"
+    eps: float = 0.0
+    """Radius of the adversary, in pixel units."""
+    attack_steps: int = 10
+    attack_step_size: float = 0.0
+    """In pixel units."""
+    beta: float = 6.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.flavour not in FLAVOURS:
+            raise ValueError(f"flavour must be one of {', '.join(FLAVOURS)}, not {self.flavour!r}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1), not {self.ema}")
+        if self.eps < 0:
+            raise ValueError(f"eps of the experts must not be negative, not {self.eps}")
+
+    def canonical(self) -> ExpertRecipe:
+        """The same training with fields that have no effect set to their defaults.
+
+        PGD-AT with eps 0 is natural training: it must find the same stored experts.
+        """
+        natural = self.flavour == "natural" or (self.flavour == "pgd" and self.eps == 0)
+        if natural:
+            return dataclasses.replace(
+                self,
+                flavour="natural",
+                norm="Linf",
+                eps=0.0,
+                attack_steps=0,
+                attack_step_size=0.0,
+                beta=0.0,
+            )
+        return self if self.flavour != "pgd" else dataclasses.replace(self, beta=0.0)
+
+
+def family_seeds(seeds: Seeds) -> Seeds:
+    """The seeds that all trajectory methods share (the method's name is left out)."""
+    return Seeds(seeds.base, seeds.track, "trajectory")
+
+
+class ExpertStore:
+    """The stored experts of one recipe on one task.
+
+    Args:
+        task: gives data, network, seeds, device and the shared folder.
+        recipe: how experts are trained.
+    """
+
+    def __init__(self, task: DistillTask, recipe: ExpertRecipe) -> None:
+        self.task = task
+        self.recipe = recipe.canonical()
+        self.seeds = family_seeds(task.seeds)
+        self.key = self._key()
+        self.folder = task.store_dir / "experts" / self.key
+
+    def _description(self) -> dict[str, Any]:
+        network = self.task.network(0)
+        return {
+            "trainer": TRAINER_VERSION,
+            "recipe": dataclasses.asdict(self.recipe),
+            "seeds": dataclasses.asdict(self.seeds),
+            "preprocessing": dataclasses.asdict(self.task.preprocessing),
+            "flip": self.task.allow_flip,
+            "data": self.task.data_sha256,
+            "network": hashlib.sha256(str(network).encode()).hexdigest(),
+            "torch": torch.__version__,
+            "device": self.task.device.type,
+            "threads": torch.get_num_threads() if self.task.device.type == "cpu" else 0,
+        }
+
+    def _key(self) -> str:
+        text = json.dumps(self._description(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def parts(self, count: int) -> list[Part]:
+        """One part an expert."""
+        return [Part(f"expert-{k}", self.folder / f"expert-{k}.safetensors") for k in range(count)]
+
+    def train(self, part: Part, reporter: Reporter) -> None:
+        """Train the expert of `part` and write its trajectory.
+
+        Raises:
+            RunFailedError: the expert diverged; nothing is written.
+        """
+        index = int(part.name.rpartition("-")[2])
+        snapshots, losses, accuracy = train_expert(
+            self.task, self.recipe, self.seeds, index, reporter
+        )
+        metadata = {
+            "format": "robustdd-expert-1",
+            "description": json.dumps(self._description(), sort_keys=True),
+            "train_accuracy": f"{accuracy:.6f}",
+            "losses": json.dumps([round(x, 6) for x in losses]),
+        }
+        write_safetensors(part.output, {"snapshots": snapshots}, metadata)
+
+    def load(self, count: int) -> Trajectories:
+        """The trajectories of experts 0..count-1.
+
+        Raises:
+            UsageError: an expert is missing or damaged.
+        """
+        loaded = []
+        for part in self.parts(count):
+            tensors, metadata = read_safetensors(part.output)
+            snapshots = tensors.get("snapshots")
+            if metadata.get("format") != "robustdd-expert-1" or snapshots is None:
+                raise UsageError(f"{part.output} is not a stored expert; delete it")
+            if len(snapshots) != self.recipe.epochs + 1:
+                raise UsageError(
+                    f"{part.output} holds {len(snapshots) - 1} epochs, not {self.recipe.epochs}; "
+                    "delete it"
+                )
+            loaded.append(snapshots)
+        return Trajectories(loaded, self.task.device)
+
+
+class Trajectories:
+    """Snapshots (epochs+1, P) of several experts, read from memory-mapped files."""
+
+    def __init__(self, snapshots: list[Tensor], device: torch.device) -> None:
+        self._snapshots = snapshots
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._snapshots)
+
+    def at(self, expert: int, epoch: int) -> Tensor:
+        """The weights (P,) of an expert after `epoch` epochs, on the device."""
+        return self._snapshots[expert][epoch].to(self._device, non_blocking=True)
+
+
+def train_expert(
+    task: DistillTask, recipe: ExpertRecipe, seeds: Seeds, index: int, reporter: Reporter
+) -> tuple[Tensor, list[float], float]:
+    """Train one expert.
+
+    Returns:
+        Snapshots (epochs+1, P) float32 on the CPU, the mean training loss of each epoch, and the
+        accuracy of the last snapshot on the training images it was trained on.
+
+    Raises:
+        RunFailedError: the loss or the weights became NaN or infinite.
+    """
+    device = task.device
+    network = FlatNetwork(task.network(seeds.seed("expert-init", index)))
+    order = seeds.generator("expert-order", index)
+    noise = seeds.generator("expert-noise", index, device=device)
+    augmenter = Augmenter(
+        recipe.augmentation, seeds.generator("expert-augment", index), flip=task.allow_flip
+    )
+    threat = ThreatModel("L2" if recipe.norm == "L2" else "Linf", recipe.eps)
+    adversary = Adversary(
+        threat=threat, steps=recipe.attack_steps, step_size=recipe.attack_step_size
+    )
+    theta = network.theta()
+    phi = theta.clone()
+    velocity = torch.zeros_like(theta)
+    images, labels = task.pixels(), task.labels
+    snapshots = torch.empty(recipe.epochs + 1, network.size)
+    snapshots[0] = phi.cpu()
+    losses: list[float] = []
+    with reporter.progress(f"expert {index}", recipe.epochs) as progress:
+        for epoch in range(1, recipe.epochs + 1):
+            total = torch.zeros((), device=device)
+            batches = torch.randperm(len(images), generator=order).split(recipe.batch_size)
+            for batch in batches:
+                where = batch.to(device)
+                x, y = images[where], labels[where]
+                leaf = theta.requires_grad_()
+                loss = adversarial_loss(
+                    recipe.flavour,
+                    network,
+                    leaf,
+                    x,
+                    y,
+                    augment=augmenter.draw(x),
+                    adversary=adversary,
+                    beta=recipe.beta,
+                    generator=noise,
+                )
+                (gradient,) = torch.autograd.grad(loss, leaf)
+                theta = theta.detach()
+                if recipe.weight_decay:
+                    gradient = gradient + recipe.weight_decay * theta
+                velocity = recipe.momentum * velocity + gradient if recipe.momentum else gradient
+                theta = theta - recipe.learning_rate * velocity
+                phi = recipe.ema * phi + (1 - recipe.ema) * theta if recipe.ema else theta
+                total += loss.detach()
+            snapshots[epoch] = phi.cpu()
+            losses.append(float(total) / len(batches))
+            if not torch.isfinite(snapshots[epoch]).all() or losses[-1] != losses[-1]:
+                raise RunFailedError(
+                    f"expert {index} diverged in epoch {epoch} (loss {losses[-1]}); lower "
+                    "expert_lr or the eps of the experts"
+                )
+            reporter.metrics(epoch, loss=losses[-1])
+            progress.advance()
+    with torch.no_grad():
+        end = snapshots[-1].to(device)
+        hits = torch.zeros((), device=device)
+        for x, y in zip(images.split(1024), labels.split(1024), strict=True):
+            hits += (network(end, x).argmax(1) == y).sum()
+    return snapshots, losses, float(hits) / len(images)
+

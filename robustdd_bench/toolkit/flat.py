@@ -1,0 +1,69 @@
+"""A network as a function of one flat parameter vector theta (P,)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Augment = Callable[[Tensor], Tensor]
+
+
+class FlatNetwork:
+    """`flat(theta, x)`: logits of a network whose parameters are the slices of `theta`.
+
+    The network is what a task's factory builds: a preprocessing layer without parameters, then
+    the network proper. Augmentation, where given, acts between the two, as in the reference
+    implementations of the field.
+
+    Args:
+        network: `nn.Sequential(preprocessing, network)`; it is put into train mode and must have
+            no buffers that training changes (BatchNorm statistics cannot follow a trajectory).
+
+    Raises:
+        ValueError: the network keeps running statistics.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        if not isinstance(network, nn.Sequential) or len(network) != 2:
+            raise ValueError("a flat network wants nn.Sequential(preprocessing, network)")
+        self.preprocess: nn.Module = network[0]
+        self.body: nn.Module = network[1]
+        for name, buffer in self.body.named_buffers():
+            if buffer.is_floating_point() and "running" in name:
+                raise ValueError(f"running statistics ({name}) cannot be part of a trajectory")
+        parameters = dict(self.body.named_parameters())
+        self.names = tuple(parameters)
+        self.shapes = tuple(p.shape for p in parameters.values())
+        self.sizes = tuple(p.numel() for p in parameters.values())
+        self.size = sum(self.sizes)
+        self._values = tuple(parameters.values())
+
+    def theta(self) -> Tensor:
+        """A copy of the network's parameters as one vector (P,)."""
+        return torch.cat([p.detach().flatten() for p in self._values])
+
+    def parameters(self, theta: Tensor) -> dict[str, Tensor]:
+        """The slices of `theta` by name, as views."""
+        parts = theta.split(self.sizes)
+        return {
+            name: part.view(shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+
+    def load(self, theta: Tensor) -> None:
+        """Write `theta` into the network it was made from."""
+        with torch.no_grad():
+            for target, part in zip(self._values, theta.split(self.sizes), strict=True):
+                target.copy_(part.view_as(target))
+
+    def __call__(self, theta: Tensor, x_BCHW: Tensor, augment: Augment | None = None) -> Tensor:
+        """Logits (B,K) of pixels (B,C,H,W) under parameters `theta` (P,)."""
+        features = self.preprocess(x_BCHW)
+        if augment is not None:
+            features = augment(features)
+        logits: Any = functional_call(self.body, self.parameters(theta), (features,))
+        return logits  # type: ignore[no-any-return]
