@@ -35,8 +35,8 @@ class ThreatModel:
         if self.norm == "Linf":
             delta = delta.clamp(-self.eps, self.eps)
         else:
-            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-            delta = delta * (self.eps / length).clamp_max(1.0)
+            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
+            delta = delta * (self.eps / length).clamp_max(1.0)[:, None, None, None]
         return (images + delta).clamp(0, 1)
 
     def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:

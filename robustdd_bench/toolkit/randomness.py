@@ -2,8 +2,9 @@
 
 An attack that draws its start from one generator gives an example other noise when the batch size
 changes or when broken examples leave the batch. Here noise is a hash: value j of draw t of example
-i is splitmix64 of (seed, i, t, j), computed in int64 on the examples' device, so it is exactly the
-same on CPU and GPU. (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".)
+i is splitmix64 of (seed, i, t, j), computed in int64 on the examples' device, so bits, integers
+and uniform numbers are exactly the same on CPU and GPU. (Steele, Lea, Flood 2014, "Fast splittable
+pseudorandom number generators".)
 """
 
 from __future__ import annotations
@@ -41,25 +42,29 @@ class ExampleGenerator:
     """A stream of random numbers for each example of a batch.
 
     Args:
-        seed: seed of the attack.
-        index: (B,) int64, what identifies each example (its place in the evaluation split).
+        seed: seed of the attack, any integer (its lowest 64 bits count).
+        index: (B,) integers, what identifies each example (its place in the evaluation split).
+        draws: how many draws of these streams were used before.
     """
 
     def __init__(self, seed: int, index: Tensor, *, draws: int = 0) -> None:
-        self._seed = seed
-        self.index = index
+        self._seed = _wrap(seed)
+        self.index = index.long()
         self._draws = draws
-        self._key = splitmix64(splitmix64(index) ^ seed)
+        self._key = splitmix64(splitmix64(self.index) ^ self._seed)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def select(self, keep: Tensor) -> ExampleGenerator:
-        """The streams of some of the examples, at the same point (`keep`: indices or a mask)."""
+        """The streams of some of the examples, at the same point (`keep`: indices or a mask).
+
+        The two generators then move on their own: go on with the one that is returned.
+        """
         return ExampleGenerator(self._seed, self.index[keep], draws=self._draws)
 
     def bits(self, shape: Sequence[int]) -> Tensor:
-        """Random int64 of shape (B, *shape)."""
+        """Random int64 of shape (B, *shape); one draw."""
         size = math.prod(shape)
         place = torch.arange(size, device=self.index.device)
         stream = splitmix64(self._key + _wrap(self._draws * _MIX_1))
@@ -73,16 +78,29 @@ class ExampleGenerator:
         high: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Uniform numbers in [low, high), shape (B, *shape)."""
-        mantissa = 24 if dtype == torch.float32 else 53
+        """Uniform numbers from `low` to `high`, shape (B, *shape); one draw.
+
+        In [0, 1) with the default bounds; with others `high` itself may come up by rounding.
+        """
+        mantissa = 1 - round(math.log2(torch.finfo(dtype).eps))  # 24 bits of float32
         unit = _shift_right(self.bits(shape), 64 - mantissa).to(dtype) * 2.0**-mantissa
         return low + (high - low) * unit
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal numbers, shape (B, *shape) (Box and Muller)."""
-        radius = (1 - self.uniform(shape, dtype=dtype)).log().mul(-2).sqrt()
-        return radius * (2 * math.pi * self.uniform(shape, dtype=dtype)).cos()
+        """Standard normal numbers, shape (B, *shape) (Box and Muller); two draws.
+
+        Logarithm and cosine differ between devices in the last bit.
+        """
+        wide = torch.promote_types(dtype, torch.float32)
+        radius = (1 - self.uniform(shape, dtype=wide)).log().mul(-2).sqrt()
+        return (radius * (2 * math.pi * self.uniform(shape, dtype=wide)).cos()).to(dtype)
 
     def integers(self, shape: Sequence[int], high: int) -> Tensor:
-        """Integers in [0, high), shape (B, *shape); high is far below 2**31."""
+        """Integers in [0, high), shape (B, *shape); one draw.
+
+        Raises:
+            ValueError: `high` is not in 1..2**31.
+        """
+        if not 0 < high <= 2**31:
+            raise ValueError(f"high must lie in 1..2**31, not {high}")
         return (_shift_right(self.bits(shape), 32) * high) >> 32

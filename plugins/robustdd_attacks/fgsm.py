@@ -1,0 +1,39 @@
+"""FGSM: one step of the gradient's sign to the edge of the ball.
+
+Goodfellow, Shlens, Szegedy 2015, "Explaining and harnessing adversarial examples", section 4:
+x + eps * sign(grad). For L2 the step is eps * grad / |grad|_2 (the FGM of Miyato et al. 2017).
+Deviation: the gradient is taken of a score with the direction of the cross-entropy's gradient,
+see `robustdd_attacks.common`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustdd_attacks.common import ascent, direction
+from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.toolkit.randomness import ExampleGenerator
+
+
+class FGSM(Attack):
+    """One gradient step of length eps from the image."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """Settings of `FGSM`: it has none."""
+
+    def perturb(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: ExampleGenerator,
+    ) -> Tensor:
+        """Adversarial examples; see `Attack.perturb`. Nothing is drawn from `generator`."""
+        gradient, _, _ = ascent(model, images, labels, threat.targeted)
+        # A NaN of a diverged model must not become a pixel.
+        step = direction(gradient, threat.norm).nan_to_num(0.0)
+        return threat.project(images + threat.eps * step, images)

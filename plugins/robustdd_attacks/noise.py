@@ -1,0 +1,51 @@
+"""Random noise: the floor under every attack.
+
+An attack that uses gradients and breaks fewer examples than noise does is not working, or the
+model hides its gradients (Carlini et al. 2019, "On evaluating adversarial robustness", section
+5.2). Linf: uniform in the ball. L2: uniform on the sphere of radius eps. Then clipped to [0,1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustdd_attacks.common import Best, in_ball, judge, on_sphere
+from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.toolkit.randomness import ExampleGenerator
+
+
+class Noise(Attack):
+    """Random noise, the worst of several draws for each example."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """Settings of `Noise`."""
+
+        draws: int = 10
+        """Draws per example; the worst is kept."""
+
+        def __post_init__(self) -> None:
+            if self.draws < 1:
+                raise ValueError(f"draws must be at least 1, not {self.draws}")
+
+    @torch.no_grad()
+    def perturb(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: ExampleGenerator,
+    ) -> Tensor:
+        """Adversarial examples; see `Attack.perturb`."""
+        best = Best(images)
+        for _ in range(self.config.draws):
+            if threat.norm == "Linf":
+                x = in_ball(images, threat, generator)
+            else:
+                x = threat.project(images + threat.eps * on_sphere(images, generator), images)
+            best.offer(x, *judge(model(x), labels, threat.targeted))
+        return best.images

@@ -1,0 +1,92 @@
+"""PGD: projected gradient ascent from a random point of the ball.
+
+Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1:
+x_{t+1} = Project(x_t + a * direction(grad)), the direction being the sign for Linf and the
+normalised gradient for L2. The step a defaults to 2.5 * eps / steps, as in the authors' code.
+Deviations: per example the best iterate of all restarts is returned (not the last), examples that
+are broken leave before the next restart, and the gradient is that of a score with the direction of
+the cross-entropy's, see `robustdd_attacks.common`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustdd_attacks.common import Best, ascent, direction, in_ball, judge
+from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.toolkit.randomness import ExampleGenerator
+
+
+class PGD(Attack):
+    """Projected gradient ascent; Linf and L2, targeted or not."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """Settings of `PGD`."""
+
+        steps: int = 20
+        """Gradient steps of each restart."""
+        relative_step: float = 2.5
+        """The steps of a restart add up to this many eps; unused if `step_size` is given."""
+        step_size: float | None = None
+        """Length of a step in pixel units, in the norm of the threat model."""
+        random_start: bool = True
+        """Start at a random point of the ball; otherwise at the image."""
+        restarts: int = 1
+        """Runs from different random points; only examples still unbroken take part."""
+
+        def __post_init__(self) -> None:
+            if self.steps < 1:
+                raise ValueError(f"steps must be at least 1, not {self.steps}")
+            if not self.relative_step > 0:
+                raise ValueError(f"relative_step must be positive, not {self.relative_step}")
+            if self.step_size is not None and not self.step_size > 0:
+                raise ValueError(f"step_size must be positive, not {self.step_size}")
+            if self.restarts < 1:
+                raise ValueError(f"restarts must be at least 1, not {self.restarts}")
+            if self.restarts > 1 and not self.random_start:
+                raise ValueError("restarts differ only with random_start = true")
+
+    def perturb(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: ExampleGenerator,
+    ) -> Tensor:
+        """Adversarial examples; see `Attack.perturb`."""
+        best = self._climb(model, images, labels, threat, generator)
+        places = torch.arange(len(images), device=images.device)
+        for _ in range(1, self.config.restarts):
+            left = (~best.success[places]).nonzero().squeeze(1)  # the one wait of a restart
+            if len(left) == 0:
+                break
+            places, generator = places[left], generator.select(left)
+            again = self._climb(model, images[places], labels[places], threat, generator)
+            best.merge(places, again)
+        return best.images
+
+    def _climb(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: ExampleGenerator,
+    ) -> Best:
+        """One restart; the device never waits for the host in it."""
+        config = self.config
+        step = config.step_size or config.relative_step * threat.eps / config.steps
+        best = Best(images)
+        x = in_ball(images, threat, generator) if config.random_start else images
+        for _ in range(config.steps):
+            gradient, success, score = ascent(model, x, labels, threat.targeted)
+            best.offer(x, success, score)
+            x = threat.project(x + step * direction(gradient, threat.norm), images)
+        with torch.no_grad():
+            best.offer(x, *judge(model(x), labels, threat.targeted))
+        return best

@@ -1,0 +1,153 @@
+"""Small networks and problems with known answers that the tests of attacks share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.toolkit.randomness import ExampleGenerator
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def registered_attacks() -> dict[str, type[Attack]]:
+    """Every attack of the installed plugin, so that a new one is tested without an edit."""
+    entries = collect(get_plugin_manager()).entries["attacks"].values()
+    return {entry.name: entry.load() for entry in entries if entry.plugin == "attacks"}
+
+
+def make_attack(name: str, **config: object) -> Attack:
+    kind = registered_attacks()[name]
+    return kind(kind.Config(**config))
+
+
+def perturb(
+    attack: Attack,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Tensor:
+    """The attack on all images, batch by batch."""
+    index = torch.arange(len(images)) if index is None else index
+    return torch.cat(
+        [
+            attack.perturb(model, images[i], labels[i], threat, ExampleGenerator(seed, index[i]))
+            for i in torch.arange(len(images)).split(batch_size or max(len(images), 1))
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class LinearProblem:
+    """Images at known distances from the only boundary of a linear classifier."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    distances: Tensor
+    eps: float
+    """Half-way between the two middle distances: the exact robust accuracy is .500."""
+
+
+def linear_problem(
+    shape: tuple[int, int, int],
+    norm: str,
+    *,
+    count: int = 16,
+    nearest: float = 0.01,
+    farthest: float = 0.04,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> LinearProblem:
+    """Classes 0 and 1 lie on the two sides of w.x + b = 0; class 2 never wins."""
+    generator = rng(seed)
+    size = math.prod(shape)
+    w = torch.randn(size, generator=generator, dtype=torch.float64)
+    w = w + 0.1 * w.sign()  # no weight so small that rounding decides its sign
+    b = -0.5 * w.sum()
+    dual = w.abs().sum() if norm == "Linf" else w.norm()
+    distances = torch.linspace(nearest, farthest, count, dtype=torch.float64)
+    distances = distances[torch.randperm(count, generator=generator)]
+    labels = torch.arange(count) % 2
+    side = 1.0 - 2.0 * labels
+    x = 0.5 + 0.1 * (torch.rand(count, size, generator=generator, dtype=torch.float64) - 0.5)
+    x = x - ((x @ w + b - side * distances * dual) / (w @ w)).unsqueeze(1) * w
+    assert x.min() > farthest
+    assert x.max() < 1 - farthest
+    linear = nn.Linear(size, 3, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.copy_(torch.stack([w / 2, -w / 2, torch.zeros(size)]))
+        linear.bias.copy_(torch.stack([b / 2, -b / 2, torch.tensor(-1e3)]))
+    model = nn.Sequential(nn.Flatten(), linear).to(dtype).eval()
+    eps = float(distances.sort().values[count // 2 - 1 : count // 2 + 1].mean())
+    return LinearProblem(model, x.view(count, *shape).to(dtype), labels, distances, eps)
+
+
+class RowNetwork(nn.Module):
+    """A smooth two-layer network whose sums run within one example only.
+
+    Its result for an example is the same bit for bit in every batch, which matrix products do not
+    promise.
+    """
+
+    def __init__(self, size: int, classes: int, *, width: int = 12, seed: int = 0) -> None:
+        super().__init__()
+        generator = rng(seed)
+        first = torch.randn(width, size, generator=generator, dtype=torch.float64)
+        second = torch.randn(classes, width, generator=generator, dtype=torch.float64)
+        self.first = nn.Parameter(first * 3 / math.sqrt(size))
+        self.second = nn.Parameter(second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = ((x.flatten(1) - 0.5).unsqueeze(1) * self.first).sum(2).tanh()
+        return (hidden.unsqueeze(1) * self.second).sum(2)
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+
+
+@cache
+def trained_network() -> Trained:
+    """A small convolutional network trained on the digits, and 120 test images; float32."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.tensor(data.images / 16, dtype=torch.float32).unsqueeze(1)
+    labels = torch.tensor(data.target)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(12 * 16, 10),
+        )
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    generator = rng(1)
+    for _ in range(150):
+        batch = torch.randint(120, len(labels), (128,), generator=generator)
+        loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.zero_grad(set_to_none=True)
+    return Trained(model.eval(), images[:120], labels[:120])
