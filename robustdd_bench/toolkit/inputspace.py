@@ -42,11 +42,10 @@ def to_pixels(layer: nn.Module, z_BCHW: Tensor) -> Tensor:
         (B,C,H,W) in pixel space, of the same dtype; nothing is clamped.
     """
     if isinstance(layer, Normalise):
-        pixels: Tensor = z_BCHW * layer.std + layer.mean
-        return pixels
+        return z_BCHW * layer.std + layer.mean
     if isinstance(layer, ZCA):
         # The matrix is symmetric; float64, since its condition number is in the hundreds.
-        flat = torch.linalg.solve(layer.matrix.double(), z_BCHW.flatten(1).double().T).T
+        flat: Tensor = torch.linalg.solve(layer.matrix.double(), z_BCHW.flatten(1).double().T).T
         return (flat + layer.mean.double()).to(z_BCHW.dtype).view_as(z_BCHW)
     if isinstance(layer, nn.Identity):
         return z_BCHW
