@@ -92,6 +92,22 @@ class DistillTask:
             raise UsageError(f"the training data has no image of class {missing[0]}")
         return found
 
+    def required_ipc(self) -> int:
+        """`ipc`, for methods that cannot do without it.
+
+        Raises:
+            UsageError: the task names none, or a class has fewer training images.
+        """
+        if self.ipc is None:
+            raise UsageError("this method needs a number of images per class, and got none")
+        for k, index in enumerate(self.class_indices()):
+            if len(index) < self.ipc:
+                raise UsageError(
+                    f"ipc {self.ipc} is larger than class {k}, "
+                    f"which has {len(index)} training images"
+                )
+        return self.ipc
+
     def real_images(self, ipc: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`ipc` random training images of each class, without repetition.
 

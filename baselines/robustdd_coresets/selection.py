@@ -1,0 +1,134 @@
+"""Coresets in feature space: greedy k-centre, and herding.
+
+The features are the input of the last linear layer of one network of the track, trained naturally
+on all training images; both methods choose real images, class by class, and are deterministic once
+the features are given.
+
+Shapes: N images of a class, F features, S images per class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
+from robustdd_coresets.training import real_features, train_network
+
+Select = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureConfig:
+    """How the feature network is trained. Our own choice: papers do not agree on one."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+    learning_rate: float = 0.01
+    """Learning rate of SGD, constant."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """Weight decay of SGD."""
+    batch_size: int = 256
+    """Images a step."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch_size < 1:
+            raise ValueError("epochs must be at least 0 and batch_size at least 1")
+        if self.learning_rate <= 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0:
+            raise ValueError(
+                "learning_rate must be positive, momentum in [0,1), weight_decay at least 0"
+            )
+
+
+def k_centre(features_NF: Tensor, count: int) -> Tensor:
+    """Farthest-first traversal (Gonzalez 1985; Sener and Savarese 2018).
+
+    The first centre is the image nearest to the mean; each further one is the image whose nearest
+    centre is farthest away.
+
+    Args:
+        features_NF: features of one class.
+        count: centres, at most N.
+
+    Returns:
+        Indices (count,) in the order of choice, on the features' device.
+    """
+    x = features_NF.double()
+    chosen = [(x - x.mean(0)).square().sum(1).argmin()]
+    distance = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    for _ in range(count - 1):
+        distance = torch.minimum(distance, (x - x[chosen[-1]]).square().sum(1))
+        # Copies of a centre are as near as the centre itself, which must not be chosen again.
+        distance[chosen[-1]] = -1
+        chosen.append(distance.argmax())
+    return torch.stack(chosen)
+
+
+def herding(features_NF: Tensor, count: int) -> Tensor:
+    """Herding (Welling 2009; Rebuffi et al. 2017): greedy choice by the mean of what is chosen.
+
+    Each image is the one, not yet chosen, that brings the mean of the chosen features nearest to
+    the mean of the class.
+
+    Args:
+        features_NF: features of one class.
+        count: images, at most N.
+
+    Returns:
+        Indices (count,) in the order of choice, on the features' device.
+    """
+    x = features_NF.double()
+    mean = x.mean(0)
+    total = torch.zeros_like(mean)
+    taken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    chosen: list[Tensor] = []
+    for step in range(1, count + 1):
+        distance = ((total + x) / step - mean).square().sum(1)
+        pick = distance.masked_fill(taken, torch.inf).argmin()
+        chosen.append(pick)
+        taken[pick] = True
+        total = total + x[pick]
+    return torch.stack(chosen)
+
+
+def _choose(
+    task: DistillTask, reporter: Reporter, config: FeatureConfig, select: Select
+) -> DistilledSet:
+    ipc = task.required_ipc()
+    network = train_network(
+        task,
+        reporter,
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+    )
+    found = real_features(network, task)
+    where = torch.cat([index[select(found[index], ipc)] for index in task.class_indices()])
+    return DistilledSet(images=task.pixels(where), labels=task.labels[where])
+
+
+class KCentre(Distiller):
+    """Greedy k-centre in the feature space of a naturally trained network."""
+
+    Config = FeatureConfig
+
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Train the network, choose images."""
+        return _choose(task, reporter, self.config, k_centre)
+
+
+class Herding(Distiller):
+    """Herding in the feature space of a naturally trained network."""
+
+    Config = FeatureConfig
+
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Train the network, choose images."""
+        return _choose(task, reporter, self.config, herding)

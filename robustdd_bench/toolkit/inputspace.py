@@ -1,0 +1,79 @@
+"""The space in which methods optimise: what the first weight sees, after the preprocessing layer.
+
+The field's recipes (learning rates of images, N(0,1) noise, zero fill of augmentation) hold for
+normalised or whitened pixels, while sets are stored in pixel space. A method therefore splits a
+network, works on z = layer(pixels), and maps the result back at the end.
+
+Shapes: B batch, C channels, H height, W width, F features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol.preprocessing import ZCA, Normalise
+
+
+def split_network(network: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The preprocessing layer and the rest of a network made by `DistillTask.network`.
+
+    Where a plugin's network has no such layer in front, the layer is the identity, and methods work
+    in pixel space.
+    """
+    if (
+        isinstance(network, nn.Sequential)
+        and len(network) == 2
+        and isinstance(network[0], nn.Identity | Normalise | ZCA)
+    ):
+        return network[0], network[1]
+    return nn.Identity(), network
+
+
+def to_pixels(layer: nn.Module, z_BCHW: Tensor) -> Tensor:
+    """The inverse of a preprocessing layer.
+
+    Args:
+        layer: what `split_network` returned.
+        z_BCHW: images in the network's input space.
+
+    Returns:
+        (B,C,H,W) in pixel space, of the same dtype; nothing is clamped.
+    """
+    if isinstance(layer, Normalise):
+        return z_BCHW * layer.std + layer.mean
+    if isinstance(layer, ZCA):
+        # The matrix is symmetric; float64, since its condition number is in the hundreds.
+        flat: Tensor = torch.linalg.solve(layer.matrix.double(), z_BCHW.flatten(1).double().T).T
+        return (flat + layer.mean.double()).to(z_BCHW.dtype).view_as(z_BCHW)
+    if isinstance(layer, nn.Identity):
+        return z_BCHW
+    raise UsageError(f"no inverse is known of the preprocessing layer {type(layer).__name__}")
+
+
+def features(network: nn.Module, x_BCHW: Tensor) -> Tensor:
+    """What the last linear layer of a network is given.
+
+    Args:
+        network: any network that ends in an `nn.Linear`, with or without preprocessing in front.
+        x_BCHW: its input.
+
+    Returns:
+        (B,F), attached to the graph.
+
+    Raises:
+        UsageError: the network has no linear layer, or does not use it.
+    """
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UsageError("features are the input of the last nn.Linear; this network has none")
+    seen: list[Tensor] = []
+    handle = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        network(x_BCHW)
+    finally:
+        handle.remove()
+    if not seen:
+        raise UsageError("features are the input of the last nn.Linear, which was never called")
+    return seen[-1].flatten(1)
