@@ -82,8 +82,13 @@ def test_isolated_code_is_seeded_and_leaves_the_global_generator_untouched() -> 
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def _draw_and_fail() -> None:
+    torch.rand(1)
+    raise ZeroDivisionError
+
+
 def test_the_global_generator_is_restored_after_an_error() -> None:
     before = torch.random.get_rng_state()
     with pytest.raises(ZeroDivisionError), isolated_rng(5):
-        torch.manual_seed(1 // (torch.rand(1) < 0).sum().item())
+        _draw_and_fail()
     assert torch.equal(before, torch.random.get_rng_state())
