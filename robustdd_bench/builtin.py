@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from robustdd_bench.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from robustdd_bench.hookspecs import Register
+from robustdd_bench.hookspecs import Register, hookimpl
 
 _TRACKS = {
     "digits-ipc1": "digits 8x8, 1 image per class; embedded, no download",

@@ -70,6 +70,8 @@ class DistillTask:
     """A folder of this run's for resumable state; kept when the run is killed."""
     store_dir: Path
     """A folder shared by all runs, for what is keyed by a hash of everything that shaped it."""
+    data_sha256: str
+    """Hash of images and labels, for keys of what is shared between runs."""
     allow_flip: bool = True
     """Whether mirrored images keep their label (no for digits)."""
 
@@ -214,7 +216,7 @@ class DistilledSet:
 
     def save(self, path: Path) -> None:
         """Write the set as safetensors, atomically."""
-        from robustdd_bench.runs.files import write_safetensors
+        from robustdd_bench.files import write_safetensors
 
         metadata = {"format": "robustdd-set-1"} | {
             key: json.dumps(value, sort_keys=True)
@@ -230,7 +232,7 @@ class DistilledSet:
         Raises:
             UsageError: the file is missing, damaged or of another format.
         """
-        from robustdd_bench.runs.files import read_safetensors
+        from robustdd_bench.files import read_safetensors
 
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != "robustdd-set-1" or set(tensors) != {"images", "labels"}:
@@ -265,6 +267,11 @@ class Distiller(abc.ABC):
     """
 
     Config: ClassVar[type[Any]]
+    PRESETS: ClassVar[Path | None] = None
+    """A TOML file of tables `[<preset>.<track or dataset>]` with values for `Config`; optional."""
+    reference: ClassVar[bool] = False
+    """True for an end of the scale that is no distilled set, such as the full data: it may hold
+    any number of images, and boards show it apart."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -10,7 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    Register = Callable[..., None]  # register(name, "package.module:attribute", summary="one line")
+Register = Callable[..., None]  # register(name, "package.module:attribute", "summary in a line")
 
 hookspec = pluggy.HookspecMarker("robustdd")
 hookimpl = pluggy.HookimplMarker("robustdd")

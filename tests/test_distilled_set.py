@@ -16,9 +16,10 @@ from torch import Tensor
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistilledSet, DistillTask
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.files import read_safetensors, write_safetensors
+from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.runs.files import read_safetensors, write_safetensors
 from robustdd_bench.toolkit.seeds import Seeds
 
 SHAPE, K, IPC = (1, 2, 2), 3, 2
@@ -254,6 +255,7 @@ def _task(tmp_path: Path, images: Tensor, labels: Tensor) -> DistillTask:
         seeds=Seeds(0, "t", "m"),
         work_dir=tmp_path,
         store_dir=tmp_path,
+        data_sha256=Split(images, labels).sha256(),
     )
 
 

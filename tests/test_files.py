@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from robustdd_bench.errors import RunFailedError, UsageError
-from robustdd_bench.runs.files import (
+from robustdd_bench.files import (
     atomic_write,
     file_sha256,
+    read_json,
     read_safetensors,
     write_json,
     write_safetensors,
@@ -128,6 +129,25 @@ def test_json_refuses_what_json_cannot_say_and_leaves_the_old_file(
         write_json(tmp_path / "a.json", {"a": [value]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
     assert _names(tmp_path) == ["a.json"]
+
+
+def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"é": [1, 0.1, None, True]})
+    assert read_json(tmp_path / "a.json") == {"é": [1, 0.1, None, True]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": NaN}', b"[Infinity]", None])
+def test_what_is_no_json_is_one_line(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.json is not readable JSON") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"no file .*b\.json"):
+        read_json(tmp_path / "b.json")
 
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:

@@ -362,7 +362,6 @@ def test_a_plugin_imports_the_harness_and_no_other_plugin(folder: Path) -> None:
 LEAVES = {
     "errors",
     "files",
-    "runs.files",
     "protocol.preprocessing",
     "toolkit.randomness",
     "toolkit.seeds",
