@@ -175,10 +175,9 @@ class DistilledSet:
                 f"the distilled images must be float32 of shape (n, *{tuple(shape_CHW)}), "
                 f"not {images.dtype} of shape {tuple(images.shape)}"
             )
-        if len(images) == 0 or len(labels) != len(images):
-            raise RunFailedError(
-                f"{len(images)} distilled images do not go with {len(labels)} labels"
-            )
+        count = len(labels) if labels.ndim else 0
+        if len(images) == 0 or count != len(images):
+            raise RunFailedError(f"{len(images)} distilled images do not go with {count} labels")
         if not bool(torch.isfinite(images).all()):
             raise RunFailedError("the distilled images hold NaN or infinity: the method diverged")
         if self.soft_labels:
@@ -255,16 +254,24 @@ class DistilledSet:
         if metadata.get("format") != "robustdd-set-1" or set(tensors) != {"images", "labels"}:
             raise UsageError(f"{path} is not a distilled set of robustdd-bench")
         try:
-            spec = json.loads(metadata["preprocessing"])
+            rate, augmentation, spec, provenance = (
+                json.loads(metadata[key])
+                for key in ("learning_rate", "augmentation", "preprocessing", "provenance")
+            )
+            # A set may come from a stranger: what a caller computes with has to be what it says.
+            if not (rate is None or (isinstance(rate, int | float) and not isinstance(rate, bool))):
+                raise ValueError("learning_rate must be a number")
+            if not isinstance(augmentation, str | None) or not isinstance(provenance, dict):
+                raise ValueError("augmentation must be a text and provenance an object")
             return cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
-                learning_rate=json.loads(metadata["learning_rate"]),
-                augmentation=json.loads(metadata["augmentation"]),
+                learning_rate=rate,
+                augmentation=augmentation,
                 preprocessing=None if spec is None else Preprocessing.from_dict(spec),
-                provenance=json.loads(metadata["provenance"]),
+                provenance=provenance,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, UsageError) as error:
             raise UsageError(f"{path}: damaged metadata ({error})") from error
 
 

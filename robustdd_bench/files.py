@@ -85,12 +85,33 @@ def file_sha256(path: Path) -> str:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors atomically; every tensor is copied to the CPU first."""
+    """Write tensors atomically, from any device; the same values give the same bytes."""
     from safetensors.torch import save
 
-    data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        storage = copy.untyped_storage().data_ptr()
+        if storage in storages:  # safetensors refuses tensors that share memory
+            copy = copy.clone()
+        storages.add(storage)
+        data[name] = copy
+    content = save(data, metadata=dict(metadata or {}))
+    size = int.from_bytes(content[:8], "little")
+    header = _sorted_header(content[8 : 8 + size])
     with atomic_write(path) as file:
-        file.write(save(data, metadata=dict(metadata or {})))
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        file.write(memoryview(content)[8 + size :])
+
+
+def _sorted_header(header: bytes) -> bytes:
+    """The same header with its metadata in order: safetensors writes them in a random one."""
+    entries = json.loads(header)
+    entries["__metadata__"] = dict(sorted(entries.get("__metadata__", {}).items()))
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    return text + b" " * (-len(text) % 8)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -75,7 +75,7 @@ class Entry:
         except Exception as error:
             what = f"{SINGULAR[self.kind]} {self.name!r} ({self.target})"
             raise PluginError(
-                f"plugin {self.plugin!r}: cannot load {what}: {type(error).__name__}: {error}"
+                f"plugin {self.plugin!r}: cannot load {what}: {_one_line(error)}"
             ) from error
         return value
 
@@ -140,8 +140,10 @@ def get_plugin_manager(
                 continue
             try:
                 _add(manager, info, point.load())
+            except UsageError:  # two plugins of one name: the user has to choose
+                raise
             except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = _one_line(error)
                 infos[point.name] = _with(info, "broken", problem)
                 warnings.warn(
                     f"plugin {point.name!r} ({distribution[0]}) is left out: {problem}",
@@ -151,6 +153,10 @@ def get_plugin_manager(
     for name, plugin in extra:
         _add(manager, PluginInfo(name, "unknown", "", getattr(plugin, "__name__", "?"), ""), plugin)
     return manager
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _distribution(name: str) -> tuple[str, str]:
@@ -173,11 +179,13 @@ def _add(manager: pluggy.PluginManager, info: PluginInfo, plugin: object) -> Non
             f"two plugins are called {info.name!r}: {first.module} ({first.distribution}) and "
             f"{info.module} ({info.distribution}); uninstall one"
         )
-    manager.register(plugin, name=info.name)
     try:
+        manager.register(plugin, name=info.name)
         manager.check_pending()
     except Exception:
-        manager.unregister(plugin)
+        # A hook with a wrong signature is refused half-way, after others were taken.
+        if manager.get_plugin(info.name) is plugin:
+            manager.unregister(plugin)
         raise
     infos[info.name] = _with(info, "loaded")
 
@@ -217,8 +225,7 @@ def collect(manager: pluggy.PluginManager) -> Registry:
                 raise
             except Exception as error:
                 raise PluginError(
-                    f"plugin {owner!r}: robustdd_register_{kind} failed: "
-                    f"{type(error).__name__}: {error}"
+                    f"plugin {owner!r}: robustdd_register_{kind} failed: {_one_line(error)}"
                 ) from error
     infos: dict[str, PluginInfo] = manager.infos  # type: ignore[attr-defined]
     return Registry({kind: dict(sorted(items.items())) for kind, items in entries.items()}, infos)

@@ -148,7 +148,7 @@ def _torchvision(name: str, root: Path, download: bool, splits: tuple[Any, Any])
     for options in splits:
         try:
             data = getattr(torchvision.datasets, name)(str(root), download=download, **options)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
+        except Exception as error:  # readers of damaged files raise anything, asserts included
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise UsageError(
                 f"{name} is not to be had from {root} ({reason}); put torchvision's files there, "
@@ -200,11 +200,16 @@ def load_folder(root: Path, download: bool, *, size: int | None = None) -> Image
         root: the folder that holds train/ and test/.
         download: not possible.
         size: height and width to resize to; without it all images must have one size.
+
+    Raises:
+        UsageError: a folder or image is missing, unreadable or does not fit the others.
     """
     import torchvision
 
     if download:
         raise UsageError("a folder of images cannot be downloaded; leave --download out")
+    if size is not None and size < 1:
+        raise UsageError(f"the data option size must be positive, not {size}")
     parts, classes = [], []
     for part in ("train", "test"):
         try:
@@ -233,7 +238,7 @@ def _read_image(path: str, size: int | None, shape: torch.Size | None) -> Tensor
     try:
         with Image.open(path) as image:
             picture = image.convert("RGB")
-    except OSError as error:
+    except Exception as error:  # Pillow raises SyntaxError and others for damaged files
         raise UsageError(f"{path} is not a readable image: {error}") from error
     if size is not None:
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)

@@ -5,6 +5,7 @@ Being a layer, it is inside the gradient of every attack, and pixels stay in [0,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,11 +34,14 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"preprocessing must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        if self.kind == "normalise" and (
-            not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0
+        if self.kind == "normalise" and not (
+            self.mean
+            and len(self.mean) == len(self.std)
+            and all(math.isfinite(value) for value in (*self.mean, *self.std))
+            and min(self.std) > 0
         ):
-            raise UsageError("normalise needs a mean and a positive std for each channel")
-        if self.kind == "zca" and self.epsilon <= 0:
+            raise UsageError("normalise needs a finite mean and a positive std for each channel")
+        if self.kind == "zca" and not 0 < self.epsilon < math.inf:
             raise UsageError(f"zca needs a positive epsilon, not {self.epsilon}")
 
     @classmethod
@@ -46,6 +50,8 @@ class Preprocessing:
         values = dict(fields)
         for key in ("mean", "std"):
             values[key] = tuple(float(x) for x in values.get(key, ()))
+        if "epsilon" in values:
+            values["epsilon"] = float(values["epsilon"])
         return cls(**values)
 
     def layer(self, train_images: Tensor) -> nn.Module:

@@ -199,7 +199,10 @@ def read_track_text(name: str, registry: Registry) -> tuple[str, str]:
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"no track file {name}")
-        return path.read_text(encoding="utf-8"), name
+        try:
+            return path.read_text(encoding="utf-8"), name
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{name}: not readable as text: {error}") from error
     entry = registry.get("tracks", name)
     package, _, file = entry.target.partition(":")
     try:

@@ -1,0 +1,209 @@
+"""Configurations: what is accepted, what is refused in one line, and what a user is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BeforeValidator
+
+from robustdd_bench.config import (
+    ConfigField,
+    build_config,
+    config_to_dict,
+    describe_config,
+    parse_assignments,
+)
+from robustdd_bench.errors import PluginError, UsageError
+
+Doubled = Annotated[float, BeforeValidator(lambda v: float(v[1:]) if isinstance(v, str) else v)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    seed: int = 3
+    """A field of the parent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(Base):
+    steps: int = 20
+    """Number of steps;
+    one line below."""
+    rate: float = 0.1
+    """Learning rate."""
+    flag: bool = False
+    mode: Literal["a", "b"] = "a"
+    name: str = "x"
+    widths: tuple[int, ...] = (1, 2)
+    rates: dict[str, float] = field(default_factory=dict)
+    limit: int | None = 5
+    label: str | None = None
+    path: Path | None = None
+    eps: Doubled = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be positive,\nnot {self.steps}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, Config()),
+        ({"steps": 7}, Config(steps=7)),
+        ({"seed": 9}, Config(seed=9)),
+        ({"rate": 1}, Config(rate=1.0)),
+        ({"flag": True, "mode": "b"}, Config(flag=True, mode="b")),
+        ({"widths": [3, 4]}, Config(widths=(3, 4))),
+        ({"rates": {"a": 1}}, Config(rates={"a": 1.0})),
+        ({"limit": "none"}, Config(limit=None)),
+        ({"limit": None}, Config(limit=None)),
+        ({"label": "none"}, Config(label="none")),
+        ({"path": "a/b"}, Config(path=Path("a/b"))),
+        ({"path": Path("a/b")}, Config(path=Path("a/b"))),
+        ({"eps": "x2"}, Config(eps=2.0)),
+    ],
+)
+def test_overrides_take_the_place_of_defaults(overrides: dict[str, Any], expected: Config) -> None:
+    assert build_config(Config, overrides, "method 'm'") == expected
+
+
+def test_an_int_given_for_a_float_becomes_a_float() -> None:
+    assert type(build_config(Config, {"rate": 1}, "m").rate) is float
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"step": 1}, ["unknown key 'step'", "did you mean 'steps'?"]),
+        ({"qqqqq": 1}, ["unknown key 'qqqqq'", "known: seed, steps, rate"]),
+        ({"steps": "abc"}, ["steps:", "integer", "'abc'"]),
+        ({"steps": "7"}, ["steps:", "integer", "'7'"]),
+        ({"steps": 20.0}, ["steps:", "integer", "20.0"]),
+        ({"steps": True}, ["steps:", "integer", "True"]),
+        ({"steps": 0}, ["steps must be positive, not 0"]),
+        ({"rate": "0.1"}, ["rate:", "number", "'0.1'"]),
+        ({"rate": float("nan")}, ["rate: NaN and infinity are not accepted"]),
+        ({"rate": float("inf")}, ["rate: NaN and infinity are not accepted"]),
+        ({"rates": {"a": float("nan")}}, ["rates: NaN and infinity are not accepted"]),
+        ({"eps": "xinf"}, ["eps: NaN and infinity are not accepted"]),
+        ({"flag": 1}, ["flag:", "boolean"]),
+        ({"flag": "true"}, ["flag:", "boolean"]),
+        ({"mode": "c"}, ["mode:", "'a' or 'b'"]),
+        ({"widths": [1, "x"]}, ["widths[1]:", "integer", "'x'"]),
+        ({"widths": 3}, ["widths:", "3"]),
+        ({"steps": "none"}, ["steps:", "integer"]),
+        ({"steps": None}, ["steps:", "integer"]),
+        ({"name": object()}, ["name:", "nothing a file can hold"]),
+    ],
+)
+def test_nonsense_is_refused_in_one_line_that_names_owner_and_reason(
+    overrides: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_config(Config, overrides, "method 'm'")
+    text = str(caught.value)
+    assert text.startswith("method 'm': ")
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_a_configuration_without_fields_says_so() -> None:
+    @dataclass(frozen=True)
+    class Empty:
+        pass
+
+    assert build_config(Empty, {}, "m") == Empty()
+    with pytest.raises(UsageError, match="unknown key 'a'; it has no settings"):
+        build_config(Empty, {"a": 1}, "m")
+
+
+def test_a_class_that_is_no_configuration_is_the_plugins_fault() -> None:
+    @dataclass(frozen=True)
+    class Needy:
+        steps: int
+
+    @dataclass(frozen=True)
+    class Untyped:
+        steps: NoSuchType = 1  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(PluginError, match="m: its Config is not a dataclass"):
+        build_config(dict, {}, "m")
+    with pytest.raises(PluginError, match=r"m: its configuration cannot be built: .*steps"):
+        build_config(Needy, {}, "m")
+    with pytest.raises(PluginError, match=r"m: the types of its Config cannot be read"):
+        build_config(Untyped, {}, "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=20", 20),
+        ("a = 0.5", 0.5),
+        ("a=true", True),
+        ("a=[1, 2]", [1, 2]),
+        ("a={ b = 1 }", {"b": 1}),
+        ('a="20"', "20"),
+        ("a=abc", "abc"),
+        ("a=8/255", "8/255"),
+        ("a=b=c", "b=c"),
+        ("a=", ""),
+        ("a=none", "none"),
+        ("a=2020-01-01", "2020-01-01"),
+        ("a=1\nb=2", "1\nb=2"),
+    ],
+)
+def test_a_value_is_toml_or_else_a_bare_string(text: str, value: Any) -> None:
+    parsed = parse_assignments((text,))
+    assert parsed == {"a": value}
+    assert type(parsed["a"]) is type(value)
+
+
+def test_assignments_keep_their_order() -> None:
+    assert list(parse_assignments(("b=1", "a=2"))) == ["b", "a"]
+    assert parse_assignments(()) == {}
+
+
+@pytest.mark.parametrize("text", ["steps", "=20", "", "  = 3"])
+def test_an_assignment_without_key_or_equals_sign_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--set needs key=value"):
+        parse_assignments((text,))
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="--set gives 'a' twice"):
+        parse_assignments(("a=1", "a=2"))
+
+
+def test_a_configuration_goes_through_json_and_comes_back_equal() -> None:
+    config = Config(steps=3, widths=(7,), rates={"a": 0.5}, path=Path("x"), limit=None)
+    values = json.loads(json.dumps(config_to_dict(config), allow_nan=False))
+    assert build_config(Config, values, "m") == config
+
+
+def test_what_json_cannot_hold_is_the_plugins_fault() -> None:
+    with pytest.raises(PluginError, match="holds NaN or infinity"):
+        config_to_dict(Config(rate=float("inf")))
+    with pytest.raises(PluginError, match="cannot be written as JSON"):
+        config_to_dict(Config(name=object()))  # type: ignore[arg-type]
+
+
+def test_fields_are_described_with_type_default_and_docstring() -> None:
+    described = {item.name: item for item in describe_config(Config)}
+    assert list(described)[:3] == ["seed", "steps", "rate"]
+    assert described["seed"] == ConfigField("seed", "int", 3, "A field of the parent.")
+    assert described["steps"].doc == "Number of steps;\none line below."
+    assert described["mode"].type == "Literal['a', 'b']"
+    assert described["rates"].default == {}
+    assert described["limit"] == ("limit", "int | None", 5, "")
+
+
+def test_a_class_without_source_is_still_described() -> None:
+    made = dataclasses.make_dataclass("Made", [("a", int, 1)], frozen=True)
+    assert describe_config(made) == [ConfigField("a", "int", 1, "")]

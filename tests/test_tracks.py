@@ -1,0 +1,244 @@
+"""Tracks: every embedded protocol loads, and an ill-formed one names file, key and reason."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from robustdd_bench.errors import UsageError
+from robustdd_bench.hookspecs import hookimpl
+from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.protocol.tracks import (
+    eps_label,
+    load_track,
+    parse_eps,
+    parse_track,
+    read_track_text,
+)
+
+REGISTRY = collect(get_plugin_manager(entry_points=False))
+NAMES = REGISTRY.names("tracks")
+
+GOOD = """
+name = "t"
+version = 1
+summary = "s"
+[data]
+dataset = "digits"
+ipc = 1
+[students]
+epochs = 10
+[threat]
+ladder = [0.1, "51/255"]
+headline = 0.1
+[[attacks]]
+name = "pgd"
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_embedded_track_loads_under_its_registered_name(name: str) -> None:
+    track = load_track(name, REGISTRY)
+    assert track.name == name
+    assert track.id == f"{name}@{track.version}"
+    assert track.threat.headline in track.threat.ladder
+    assert track.data.dataset in REGISTRY.entries["datasets"]
+    assert track.network.name in REGISTRY.entries["networks"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_registered_summary_agrees_with_the_file(name: str) -> None:
+    """Every fact of the one-liner in `builtin.py` is a fact of the file."""
+    track = load_track(name, REGISTRY)
+    summary = REGISTRY.get("tracks", name).summary
+    images = "1 image" if track.data.ipc == 1 else f"{track.data.ipc} images"
+    assert f"{images} per class" in summary
+    assert f"{images} per class" in track.summary
+    dataset = {"digits": "digits 8x8", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+    assert summary.split(",")[0] == dataset[track.data.dataset]
+    assert track.summary.split(",")[0] == dataset[track.data.dataset]
+    assert name.endswith(f"-ipc{track.data.ipc}")
+    if track.data.dataset == "cifar10":
+        share = f"{track.data.ipc * 10 / 50_000:.2%}".rstrip("0%").rstrip(".")
+        assert f"{share} % of the data" in track.summary
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cifar")])
+def test_cifar_tracks_measure_at_1_2_4_8_over_255(name: str) -> None:
+    threat = load_track(name, REGISTRY).threat
+    assert threat.ladder == (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+    assert (threat.norm, threat.headline) == ("Linf", 2 / 255)
+
+
+@pytest.mark.parametrize("name", ["digits-ipc1", "digits-ipc10"])
+def test_digits_are_never_mirrored(name: str) -> None:
+    track = load_track(name, REGISTRY)
+    assert not track.data.flip
+    assert "flip" not in track.students.augmentation
+
+
+def test_tracks_of_one_dataset_differ_only_in_ipc_and_in_its_name() -> None:
+    for family in ("digits", "cifar10", "cifar100"):
+        rest = []
+        for name in NAMES:
+            if name.startswith(f"{family}-ipc"):
+                fields = load_track(name, REGISTRY).model_dump()
+                del fields["name"], fields["summary"], fields["data"]["ipc"]
+                rest.append(fields)
+        assert len(rest) > 1
+        assert all(fields == rest[0] for fields in rest)
+
+
+ILL_FORMED = [
+    ("", "version = 1 2", "not valid TOML"),
+    ("version = 1", "version = 0", "key version: Input should be greater than 0"),
+    ("version = 1", "", "key version: Field required"),
+    ('name = "t"', 'name = "T x"', "key name: String should match"),
+    ("ipc = 1", "ipc = 0", "key data.ipc: Input should be greater than 0"),
+    ("ipc = 1", "ipc = 'ten'", "key data.ipc: Input should be a valid integer"),
+    ("ipc = 1", "ipc = 1\nipcc = 2", "key data.ipcc: Extra inputs are not permitted"),
+    ("[students]", "[student]", "key students: Field required; key student: Extra inputs"),
+    ("epochs = 10", "epochs = 10\nmomentum = 1.0", "key students.momentum: Input should be less"),
+    ("epochs = 10", "epochs = 10\nlearning_rate = nan", "key students.learning_rate: Input should"),
+    ('"51/255"]', "0.05]", "key threat.ladder: Value error, the ladder must rise"),
+    ('"51/255"]', "0.1]", "key threat.ladder: Value error, the ladder must rise"),
+    ('"51/255"]', '"1/0"]', "key threat.ladder.1: Value error, '1/0' is neither a number nor"),
+    ('"51/255"]', '"a/b"]', "key threat.ladder.1: Value error, 'a/b' is neither a number nor"),
+    ('"51/255"]', "inf]", "key threat.ladder.1: Input should be"),
+    ('"51/255"]', '"nan"]', "key threat.ladder.1: Input should be"),
+    ('[0.1, "51/255"]', "[0.0, 0.1]", "key threat.ladder.0: Input should be greater than 0"),
+    ('[0.1, "51/255"]', "[]", "key threat.ladder: Tuple should have at least 1 item"),
+    ("headline = 0.1", "headline = 0.3", "key threat: Value error, the headline eps must be one"),
+    ("headline = 0.1", "headline = 0.1\nnorm = 'L1'", "key threat.norm: Input should be 'Linf'"),
+    ('name = "pgd"', 'name = "pgd"\n[[attacks]]\nname = "pgd"', "key attacks: Value error, each"),
+    ('name = "pgd"', 'nom = "pgd"', "key attacks.0.name: Field required"),
+    ("[data]", "[preprocessing]\nkind = 'zcaa'\n[data]", "key preprocessing.kind: Input should"),
+    ("[data]", "[preprocessing]\nkind = 'normalise'\n[data]", "key preprocessing: Value error, n"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), ILL_FORMED)
+def test_an_ill_formed_track_names_file_key_and_reason_in_one_line(
+    old: str, new: str, message: str
+) -> None:
+    text = GOOD.replace(old, new, 1) if old else new
+    assert text != GOOD
+    with pytest.raises(UsageError) as caught:
+        parse_track(text, "my.toml")
+    assert str(caught.value).startswith("my.toml: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("8/255", 8 / 255), ("0.5", 0.5), (0.1, 0.1), (" 1 / 2 ", 0.5)]
+)
+def test_an_eps_may_be_a_number_or_a_fraction(value: object, expected: float) -> None:
+    assert parse_eps(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("eps", "label"),
+    [
+        (1 / 255, "1/255"),
+        (2 / 255, "2/255"),
+        (8 / 255, "8/255"),
+        (0.1, "0.10"),
+        (0.05, "0.05"),
+        (0.2, "0.20"),
+        (51 / 255, "0.20"),
+        (0.6, "0.60"),
+        (1.0, "1.00"),
+        (0.125, "0.125"),
+        (0.0015, "0.0015"),
+    ],
+)
+def test_an_eps_is_written_as_the_field_writes_it(eps: float, label: str) -> None:
+    assert eps_label(eps) == label
+    assert parse_eps(label) == pytest.approx(eps)
+
+
+def _neighbours(value: Any) -> Iterator[Any]:
+    """Copies of a value, each with one field somewhere inside it changed to another valid one."""
+    if isinstance(value, BaseModel):
+        for key in type(value).model_fields:
+            for other in _neighbours(getattr(value, key)):
+                yield value.model_copy(update={key: other})
+    elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        for i, item in enumerate(value):
+            for other in _neighbours(item):
+                yield (*value[:i], other, *value[i + 1 :])
+    elif isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield value + 1
+    elif isinstance(value, str):
+        yield {"Linf": "L2", "normalise": "zca"}.get(value, f"{value}x")
+    elif isinstance(value, tuple):
+        yield (*value, 99.0)
+    else:
+        yield 7 if value is None else {"new": 1}
+
+
+def test_the_hash_changes_with_every_field() -> None:
+    track = load_track("cifar10-ipc1", REGISTRY)
+    others = list(_neighbours(track))
+    assert len(others) > 25
+    assert len({track.sha256(), *(other.sha256() for other in others)}) == len(others) + 1
+
+
+def test_the_hash_does_not_depend_on_how_the_file_is_written() -> None:
+    spaced = GOOD.replace(" = ", "=").replace("0.1,", "0.10,").replace('"51/255"', "0.2")
+    assert parse_track(spaced, "a").sha256() == parse_track(GOOD, "b").sha256()
+
+
+def test_a_path_to_a_toml_file_is_a_track(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD, encoding="utf-8")
+    track = load_track(str(path), REGISTRY)
+    assert (track.name, track.threat.ladder) == ("t", (0.1, 0.2))
+    assert read_track_text(str(path), REGISTRY) == (GOOD, str(path))
+
+
+def test_a_missing_or_unreadable_track_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no track file .*nowhere\.toml"):
+        load_track(str(tmp_path / "nowhere.toml"), REGISTRY)
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"binary\.toml: not readable as text") as caught:
+        load_track(str(binary), REGISTRY)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_track_is_met_with_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="unknown track 'digit-ipc1'; did you mean 'digits-ipc1'"):
+        load_track("digit-ipc1", REGISTRY)
+
+
+def _registry_with(name: str, target: str) -> Registry:
+    class Plugin:
+        @hookimpl
+        def robustdd_register_tracks(self, register: Any) -> None:
+            register(name, target)
+
+    return collect(get_plugin_manager(extra=[("mine", Plugin())], entry_points=False))
+
+
+def test_a_track_of_a_plugin_is_read_from_its_package() -> None:
+    registry = _registry_with("again", "robustdd_bench.protocol:digits-ipc1.toml")
+    text, source = read_track_text("again", registry)
+    assert source == "digits-ipc1.toml"
+    assert tomllib.loads(text)["name"] == "digits-ipc1"
+    with pytest.raises(UsageError, match="is 'digits-ipc1' but registered as 'again'"):
+        load_track("again", registry)
+
+
+@pytest.mark.parametrize("target", ["robustdd_bench.protocol:no.toml", "no_such_package_x:a.toml"])
+def test_a_registered_track_without_a_file_names_the_plugin(target: str) -> None:
+    with pytest.raises(UsageError, match="plugin 'mine': cannot read track 'gone'"):
+        load_track("gone", _registry_with("gone", target))
