@@ -8,6 +8,7 @@ step waits for the host.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -109,7 +110,7 @@ def train_student(
             progress.advance()
     network.eval()
     final = float(loss.detach())
-    if final != final or final in (float("inf"), float("-inf")):
+    if not math.isfinite(final):
         raise RunFailedError(
             f"student {index} diverged (loss {final}) at learning rate {rate:g}; "
             "the distilled set's learning rate does not fit the track's recipe"

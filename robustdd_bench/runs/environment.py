@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -12,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 EXCEPT = ":(top,exclude)leaderboard"
-PACKAGES = ("robustdd-bench", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "safetensors")
+PACKAGES = (
+    "robustdd-bench",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "safetensors",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -87,10 +96,8 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats()
         else:
-            try:  # Linux: start the high-water mark again
+            with contextlib.suppress(OSError):  # Linux: start the high-water mark again
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            except OSError:
-                pass
 
     def read(self) -> int:
         """Bytes since the object was made (where the system can tell, else since the start)."""

@@ -36,7 +36,8 @@ def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX
         rows.append(torch.cat([row, empty]))
     tiles = torch.cat(rows).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     grid = make_grid(tiles, nrow=widest, padding=2, pad_value=1.0)
-    return grid.mul(255).round().to(torch.uint8)
+    pixels: Tensor = grid.mul(255).round().to(torch.uint8)
+    return pixels
 
 
 def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> None:
@@ -62,7 +63,11 @@ def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str
         rows = [a for a in aggregates.attacks if a.attack == spec.name]
         values = [aggregates.clean.mean, *(row.accuracy.mean for row in rows)]
         axes.plot(
-            ladder, [100 * v for v in values], linestyle="--", linewidth=1, label=f"{spec.name} alone"
+            ladder,
+            [100 * v for v in values],
+            linestyle="--",
+            linewidth=1,
+            label=f"{spec.name} alone",
         )
     worst = [aggregates.clean, *(row.accuracy for row in aggregates.robust)]
     means = [100 * w.mean for w in worst]

@@ -123,9 +123,7 @@ def execute(
                     if todo:
                         with progress.stage(stage, len(cells), len(cells) - len(todo)) as step:
 
-                            def counted(
-                                one: Cell, step: Callable[[], None] = step
-                            ) -> None:
+                            def counted(one: Cell, step: Callable[[], None] = step) -> None:
                                 run(one)
                                 step()
 
@@ -386,9 +384,7 @@ def _set_info(bench: Workbench) -> SetInfo:
         labels="soft" if distilled.soft_labels else "hard",
         learning_rate=distilled.learning_rate,
         augmentation=distilled.augmentation,
-        preprocessing=None
-        if distilled.preprocessing is None
-        else asdict(distilled.preprocessing),
+        preprocessing=None if distilled.preprocessing is None else asdict(distilled.preprocessing),
         pixel_min=float(distilled.images.min()),
         pixel_max=float(distilled.images.max()),
         provenance=dict(distilled.provenance),

@@ -227,7 +227,10 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
 
 
 def resolve_device(device: str) -> str:
-    """ "cpu" or "cuda" for "auto", "cpu", "cuda".
+    """Turn "auto", "cpu" or "cuda" into a device.
+
+    Returns:
+        "cpu" or "cuda".
 
     Raises:
         UsageError: CUDA is asked for and cannot be used.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.errors import RunFailedError
-from robustdd_bench.runs.files import read_safetensors, write_safetensors
+from robustdd_bench.files import read_safetensors, write_safetensors
 
 _FORMAT = "robustdd-checkpoint-1"
 

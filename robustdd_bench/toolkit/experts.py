@@ -161,13 +161,14 @@ class ExpertStore:
                     "delete it"
                 )
             loaded.append(snapshots)
-        return Trajectories(loaded, self.task.device)
+        return Trajectories(loaded, self.task.device, self.key)
 
 
 class Trajectories:
     """Snapshots (epochs+1, P) of several experts, read from memory-mapped files."""
 
-    def __init__(self, snapshots: list[Tensor], device: torch.device) -> None:
+    def __init__(self, snapshots: list[Tensor], device: torch.device, key: str = "") -> None:
+        self.key = key
         self._snapshots = snapshots
         self._device = device
 
@@ -251,4 +252,3 @@ def train_expert(
         for x, y in zip(images.split(1024), labels.split(1024), strict=True):
             hits += (network(end, x).argmax(1) == y).sum()
     return snapshots, losses, float(hits) / len(images)
-

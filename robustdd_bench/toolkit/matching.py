@@ -14,12 +14,15 @@ Randomness of iteration i is a function of (seed, i), so that resuming needs no 
 from __future__ import annotations
 
 import abc
+import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustdd_bench.distillers import (
     DistilledSet,
@@ -28,9 +31,13 @@ from robustdd_bench.distillers import (
     Reporter,
     StagedDistiller,
 )
-from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.toolkit.augment import Augmenter
-from robustdd_bench.toolkit.checkpoint import Checkpoint, load_optimiser_state, optimiser_state
+from robustdd_bench.toolkit.checkpoint import (
+    Checkpoint,
+    load_optimiser_state,
+    optimiser_state,
+    require_finite,
+)
 from robustdd_bench.toolkit.experts import (
     ExpertRecipe,
     ExpertStore,
@@ -38,6 +45,7 @@ from robustdd_bench.toolkit.experts import (
     family_seeds,
 )
 from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.inputspace import split_network, to_pixels
 from robustdd_bench.toolkit.unroll import OuterLoss, Step, adjoint_gradients, matching_loss
 
 OuterFactory = Callable[[int, Tensor, Tensor], OuterLoss]
@@ -74,7 +82,7 @@ class TrajectoryConfig:
     image_optimiser: str = "sgd"
     """"sgd" (momentum `image_momentum`) or "adam"."""
     image_lr: float = 100.0
-    """Learning rate of the images, in pixel units."""
+    """Learning rate of the images, in the network's input space (normalised or whitened)."""
     image_momentum: float = 0.5
     """Momentum of the images' SGD."""
     alpha_init: float = 0.001
@@ -95,7 +103,13 @@ class TrajectoryConfig:
         for name in ("expert_lr", "image_lr", "alpha_init"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("iterations", "student_batch", "keep_graphs", "alpha_lr", "checkpoint_seconds"):
+        for name in (
+            "iterations",
+            "student_batch",
+            "keep_graphs",
+            "alpha_lr",
+            "checkpoint_seconds",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("expert_momentum", "image_momentum"):
@@ -139,24 +153,31 @@ class TrajectoryMatcher:
         trajectories: Trajectories,
         outer: OuterFactory | None = None,
     ) -> None:
-        if task.ipc is None:
-            raise UsageError("trajectory matching needs a number of images per class")
         self.config = config
         self.task = task
         self.trajectories = trajectories
         self.seeds = family_seeds(task.seeds)
-        self.network = FlatNetwork(task.network(self.seeds.seed("student-shape")))
-        self.ipc = task.ipc
+        self.ipc = task.required_ipc()
+        # The recipes' learning rates hold in the network's input space, behind the preprocessing.
+        self.layer, body = split_network(task.network(self.seeds.seed("student-shape")))
+        self.network = FlatNetwork(nn.Sequential(nn.Identity(), body))
         self._outer = outer or (lambda _, start, target: matching_loss(start, target))
 
     def initial_images(self) -> tuple[Tensor, Tensor]:
-        """Images (K*ipc,C,H,W) the distillation starts from, and their labels (K*ipc,)."""
+        """Images (K*ipc,C,H,W) the distillation starts from, in input space; labels (K*ipc,)."""
         generator = self.seeds.generator("initial-images")
         images, labels = self.task.real_images(self.ipc, generator)
         if self.config.init == "noise":
-            noise = torch.rand(images.shape, generator=generator)
-            images = noise.to(images)
-        return images, labels
+            images = torch.rand(images.shape, generator=generator).to(images)
+        with torch.no_grad():
+            return self.layer(images).clone(), labels
+
+    def _key(self) -> str:
+        """What a checkpoint must agree with to be gone on from."""
+        shape = dataclasses.asdict(self.config)
+        seeds = dataclasses.asdict(self.seeds)
+        text = json.dumps([shape, seeds, self.ipc, self.trajectories.key], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _steps(self, iteration: int, images: Tensor) -> tuple[int, int, list[Step]]:
         """Expert, epoch and student steps of an iteration."""
@@ -164,9 +185,7 @@ class TrajectoryMatcher:
         generator = self.seeds.generator("matching", iteration)
         expert = int(torch.randint(len(self.trajectories), (), generator=generator))
         epoch = int(torch.randint(config.start_epochs, (), generator=generator))
-        augmenter = Augmenter(
-            self.task.augmentation, generator, flip=self.task.allow_flip
-        )
+        augmenter = Augmenter(self.task.augmentation, generator, flip=self.task.allow_flip)
         indices: list[Tensor] = []
         steps = []
         whole = not 0 < config.student_batch < len(images)
@@ -198,11 +217,11 @@ class TrajectoryMatcher:
         images, labels = self.initial_images()
         log_alpha = torch.tensor(math.log(config.alpha_init), device=images.device)
         checkpoint = Checkpoint(
-            self.task.work_dir / "matching.safetensors", config.checkpoint_seconds
+            self.task.work_dir / "matching.safetensors", config.checkpoint_seconds, self._key()
         )
-        done, tensors = checkpoint.load() or (0, {})
+        done, tensors = checkpoint.load(images.device) or (0, {})
         if tensors:
-            images, log_alpha = (tensors[key].to(images) for key in ("images", "log_alpha"))
+            images, log_alpha = tensors["images"], tensors["log_alpha"]
         image_optimiser = self._image_optimiser(images)
         alpha_optimiser = torch.optim.Adam([log_alpha], lr=config.alpha_lr)
         load_optimiser_state(image_optimiser, tensors, "image_optimiser")
@@ -241,22 +260,16 @@ class TrajectoryMatcher:
                 reporter.metrics(iteration + 1, loss=result.loss, alpha=alpha)
                 progress.advance()
                 if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == config.iterations:
-                    self._check(iteration + 1, images, log_alpha, result.loss)
-                checkpoint.maybe_save(iteration + 1, state)
+                    require_finite(
+                        iteration + 1, images=images, log_alpha=log_alpha, loss=result.loss
+                    )
+                checkpoint.maybe_save(iteration + 1, state())
         return DistilledSet(
-            images=images.detach(),
+            images=to_pixels(self.layer, images.detach()),
             labels=labels,
             learning_rate=float(log_alpha.exp()),
             provenance={"iterations": config.iterations, "experts": len(self.trajectories)},
         )
-
-    def _check(self, iteration: int, images: Tensor, log_alpha: Tensor, loss: Tensor) -> None:
-        finite = torch.isfinite(images).all() & torch.isfinite(log_alpha) & torch.isfinite(loss)
-        if not bool(finite):
-            raise RunFailedError(
-                f"the matching diverged before iteration {iteration} (loss, images or alpha are "
-                "not finite); lower image_lr or alpha_init"
-            )
 
 
 class TrajectoryDistiller(StagedDistiller):

@@ -7,7 +7,7 @@ learning rate alpha and momentum mu (Maclaurin et al. 2015; Cazenavette et al. 2
     v_{i+1} = mu v_i + g_i,    v_0 = 0
     theta_{i+1} = theta_i - alpha v_{i+1}
 
-and the outer loss is L(theta_N); for trajectory matching |theta_N - target|^2 / |theta_0 - target|^2.
+and the outer loss is L(theta_N), in matching |theta_N - target|^2 over |theta_0 - target|^2.
 The naive form keeps the graph of all N steps. The adjoint form keeps theta_i (P numbers a step) and
 walks back, with lambda = dL/dtheta_{i+1} and nu = dL/dv_{i+1}:
 
@@ -67,7 +67,7 @@ OuterLoss = Callable[[Tensor], Tensor]
 
 
 def matching_loss(start: Tensor, target: Tensor) -> OuterLoss:
-    """theta -> |theta - target|^2 / |start - target|^2 (Cazenavette et al. 2022, eq. 2)."""
+    """Theta -> |theta - target|^2 / |start - target|^2 (Cazenavette et al. 2022, eq. 2)."""
     scale = (start - target).square().sum()
 
     def loss(theta: Tensor) -> Tensor:
