@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from attack_models import RowNetwork, linear_problem, make_attack, perturb, rng, trained_network
+from robustdd_attacks.common import Best, judge
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
@@ -112,6 +113,22 @@ def test_the_best_iterate_is_returned_and_not_the_last():
     found = perturb(attack, Valley(), image, torch.tensor([0]), threat)
     # The iterates are .5, .6 and then .7 or .5; only .6 is misclassified with room to spare.
     assert float(found) == pytest.approx(0.6)
+
+
+def test_a_misclassified_candidate_beats_one_of_higher_loss():
+    # Two rivals just below the label have a larger cross-entropy than one rival just above it.
+    near_miss = torch.tensor([[0.0, -0.01, -0.01]])
+    success = torch.tensor([[0.0, 0.1, -10.0]])
+    labels = torch.tensor([0])
+    assert nn.functional.cross_entropy(near_miss, labels) > nn.functional.cross_entropy(
+        success, labels
+    )
+    for order in [(near_miss, success), (success, near_miss)]:
+        best = Best(torch.zeros(1, 1, 1, 1))
+        for logits in order:
+            best.offer(torch.full((1, 1, 1, 1), float(logits[0, 1])), *judge(logits, labels, False))
+        assert float(best.images) == pytest.approx(0.1)
+        assert best.success.tolist() == [True]
 
 
 @pytest.mark.parametrize("norm", NORMS)
