@@ -13,6 +13,8 @@ from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
+torch.set_num_threads(1)  # on such small tensors threads only wait for each other
+
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

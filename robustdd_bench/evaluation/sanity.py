@@ -107,12 +107,17 @@ def check_eval_mode(model: nn.Module) -> Check:
 
 
 def check_deterministic(model: nn.Module, images: Tensor, batch_size: int) -> Check:
-    """Two passes over the same images give the same logits."""
-    first, second = (predict(model, images, batch_size) for _ in range(2))
+    """Repeated passes over the same images give the same logits.
+
+    Four passes in many small batches: a model that tosses a coin for each batch agrees with itself
+    by chance if it is asked rarely.
+    """
+    small = max(1, min(batch_size, len(images) // 8))
+    first, *others = (predict(model, images, small) for _ in range(4))
     scale = float(first.abs().amax())
-    gap = float((first - second).abs().amax())
+    gap = max(float((first - other).abs().amax()) for other in others)
     allowed = _REPEAT * torch.finfo(first.dtype).eps * scale
-    evidence = f"largest difference of two passes {gap:.3g}, largest logit {scale:.3g}"
+    evidence = f"largest difference of four passes {gap:.3g}, largest logit {scale:.3g}"
     return Check("deterministic forward", gap <= allowed, evidence)
 
 

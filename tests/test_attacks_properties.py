@@ -1,0 +1,238 @@
+"""What every attack promises, whatever it does inside."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from attack_models import RowNetwork, make_attack, perturb, registered_attacks, rng, trained_network
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.evaluation.robustness import (
+    accuracy,
+    attack_student,
+    classified,
+    frozen,
+    tolerance,
+)
+from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.toolkit.randomness import ExampleGenerator
+
+ATTACKS = sorted(registered_attacks())
+NORMS = ["Linf", "L2"]
+HEADLINE = {"Linf": 0.1, "L2": 0.6}
+
+each_attack = pytest.mark.parametrize("name", ATTACKS)
+each_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+def row_problem(shape=(1, 4, 4), classes=4, count=24):
+    model = RowNetwork(shape[0] * shape[1] * shape[2], classes)
+    images = torch.rand(count, *shape, generator=rng(3), dtype=torch.float64)
+    return model, images, model(images).argmax(1)
+
+
+def test_the_plugin_registers_noise_fgsm_and_pgd():
+    assert {"noise", "fgsm", "pgd"} <= set(ATTACKS)
+    entries = collect(get_plugin_manager()).entries["attacks"]
+    assert all(entries[name].summary for name in ATTACKS)
+
+
+@each_attack
+def test_attack_has_a_frozen_configuration_with_defaults(name):
+    kind = registered_attacks()[name]
+    assert issubclass(kind, Attack)
+    config = kind.Config()
+    assert dataclasses.is_dataclass(config)
+    for field in dataclasses.fields(config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, None)
+
+
+@each_attack
+@each_norm
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("eps", [0.0, 0.03, 0.6, 3.0])
+def test_examples_stay_in_the_ball_and_in_the_box(name, norm, targeted, eps):
+    task = trained_network()
+    images, labels = task.images[:40], task.labels[:40]
+    if targeted:
+        labels = (labels + 1) % 10
+    threat = ThreatModel(norm, eps, targeted)
+    found = perturb(make_attack(name), task.model, images, labels, threat)
+    assert found.shape == images.shape
+    assert found.dtype == images.dtype
+    assert not found.requires_grad
+    assert found.isfinite().all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+    distance = threat.distance(found.double(), images.double())
+    assert distance.max() <= eps + tolerance(images.dtype, eps)
+
+
+@each_attack
+@each_norm
+def test_eps_zero_changes_nothing(name, norm):
+    task = trained_network()
+    found = perturb(make_attack(name), task.model, task.images, task.labels, ThreatModel(norm, 0.0))
+    assert torch.equal(found, task.images)
+
+
+@each_attack
+@each_norm
+def test_images_labels_and_model_stay_untouched(name, norm):
+    task = trained_network()
+    model = copy.deepcopy(task.model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images, labels = task.images[:20].clone(), task.labels[:20].clone()
+    perturb(make_attack(name), model, images, labels, ThreatModel(norm, 0.1))
+    assert torch.equal(images, task.images[:20])
+    assert not images.requires_grad
+    assert torch.equal(labels, task.labels[:20])
+    assert not model.training
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))
+        assert torch.equal(parameter, before[key])
+
+
+@each_attack
+@each_norm
+def test_attack_works_where_gradients_are_off_and_parameters_frozen(name, norm):
+    task = trained_network()
+    threat = ThreatModel(norm, HEADLINE[norm])
+    arguments = (make_attack(name), task.model, task.images[:30], task.labels[:30], threat)
+    expected = perturb(*arguments)
+    with torch.no_grad(), frozen(task.model):
+        assert torch.equal(perturb(*arguments), expected)
+
+
+@each_attack
+@each_norm
+@pytest.mark.parametrize("config", ["default", "restarts"])
+def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, config):
+    options = {"restarts": 4, "steps": 3} if config == "restarts" else {}
+    if options and name != "pgd":
+        options = {}
+    model, images, labels = row_problem()
+    attack, threat = make_attack(name, **options), ThreatModel(norm, 0.04)
+    whole = perturb(attack, model, images, labels, threat)
+    for batch_size in (1, 3, 8):
+        found = perturb(attack, model, images, labels, threat, batch_size=batch_size)
+        assert torch.equal(found, whole)
+    order = torch.randperm(len(images), generator=rng(1))
+    shuffled = perturb(
+        attack, model, images[order], labels[order], threat, batch_size=5, index=order
+    )
+    assert torch.equal(shuffled, whole[order])
+
+
+@each_attack
+@each_norm
+def test_outcome_does_not_depend_on_the_batch_size(name, norm):
+    task = trained_network()
+    threat = ThreatModel(norm, HEADLINE[norm])
+    outcomes = [
+        attack_student(task.model, task.images, task.labels, make_attack(name), threat, 5, size)
+        for size in (7, 32, 500)
+    ]
+    assert torch.equal(outcomes[0].robust, outcomes[1].robust)
+    assert torch.equal(outcomes[0].robust, outcomes[2].robust)
+
+
+@each_attack
+@each_norm
+def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
+    task = trained_network()
+    clean = classified(task.model, task.images, task.labels, 64)
+    for eps in (0.05, 0.2, 1.0):
+        outcome = attack_student(
+            task.model, task.images, task.labels, make_attack(name), ThreatModel(norm, eps), 0, 64
+        )
+        assert not (outcome.robust & ~clean).any()
+        assert outcome.violations.examples == 0
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "noise"])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.5), ("L2", 4.0)])
+def test_a_large_eps_leaves_at_most_chance(name, norm, eps):
+    task = trained_network()
+    outcome = attack_student(
+        task.model, task.images, task.labels, make_attack(name), ThreatModel(norm, eps), 0, 64
+    )
+    assert accuracy(outcome.robust) <= 0.1
+
+
+@each_norm
+def test_stronger_attacks_break_more(norm):
+    task = trained_network()
+    left = [
+        accuracy(
+            attack_student(
+                task.model,
+                task.images,
+                task.labels,
+                make_attack(name, **config),
+                ThreatModel(norm, HEADLINE[norm]),
+                0,
+                64,
+            ).robust
+        )
+        for name, config in [("noise", {}), ("fgsm", {}), ("pgd", {}), ("pgd", {"restarts": 3})]
+    ]
+    assert left == sorted(left, reverse=True)
+    assert left[0] > left[1] > left[2]
+
+
+@each_attack
+@each_norm
+def test_a_model_of_nan_gives_no_nan_pixels(name, norm):
+    class Diverged(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3] * float("nan")
+
+    _, images, labels = row_problem(classes=3)
+    found = perturb(make_attack(name), Diverged(), images, labels, ThreatModel(norm, 0.1))
+    assert found.isfinite().all()
+
+
+@each_attack
+@each_norm
+def test_an_empty_batch_comes_back_empty(name, norm):
+    model, images, labels = row_problem()
+    found = make_attack(name).perturb(
+        model, images[:0], labels[:0], ThreatModel(norm, 0.1), ExampleGenerator(0, labels[:0])
+    )
+    assert found.shape == images[:0].shape
+
+
+@each_attack
+@each_norm
+def test_nothing_waits_for_the_device(name, norm):
+    # Fake tensors hold no data: reading a value, or branching on one, raises.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = RowNetwork(16, 4)
+        images, labels = torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.arange(5) % 4
+        generator = ExampleGenerator(0, torch.arange(5))
+        found = make_attack(name).perturb(model, images, labels, ThreatModel(norm, 0.1), generator)
+        assert found.shape == (5, 1, 4, 4)
+        with pytest.raises(DataDependentOutputException):
+            found.max().item()
+
+
+@pytest.mark.gpu
+@each_attack
+@each_norm
+def test_nothing_waits_for_the_gpu(name, norm):
+    model = RowNetwork(16, 4).cuda()
+    images = torch.rand(5, 1, 4, 4, dtype=torch.float64, device="cuda")
+    labels = torch.arange(5, device="cuda") % 4
+    generator = ExampleGenerator(0, torch.arange(5, device="cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        make_attack(name).perturb(model, images, labels, ThreatModel(norm, 0.1), generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
