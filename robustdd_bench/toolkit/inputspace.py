@@ -9,9 +9,12 @@ Shapes: B batch, C channels, H height, W width, F features.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from robustdd_bench.distillers import DistillTask
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol.preprocessing import ZCA, Normalise
 
@@ -50,6 +53,33 @@ def to_pixels(layer: nn.Module, z_BCHW: Tensor) -> Tensor:
     if isinstance(layer, nn.Identity):
         return z_BCHW
     raise UsageError(f"no inverse is known of the preprocessing layer {type(layer).__name__}")
+
+
+def starting_images(
+    task: DistillTask, ipc: int, layer: nn.Module, init: Literal["noise", "real"]
+) -> Tensor:
+    """What a method starts from, in the network's input space.
+
+    The draw is seeded for the purpose "init", the same for every method that has the same seeds.
+
+    Args:
+        task: the task.
+        ipc: images per class.
+        layer: the preprocessing layer.
+        init: "real" for random training images, "noise" for N(0,1) in the input space.
+
+    Returns:
+        (K*ipc,C,H,W), ordered by class, on the task's device.
+
+    Raises:
+        UsageError: a class has fewer than `ipc` images to start from.
+    """
+    source = task.seeds.generator("init")
+    if init == "real":
+        real: Tensor = layer(task.real_images(ipc, source)[0])
+        return real
+    shape = (task.num_classes * ipc, *task.images.shape[1:])
+    return torch.randn(shape, generator=source).to(task.device)
 
 
 def features(network: nn.Module, x_BCHW: Tensor) -> Tensor:

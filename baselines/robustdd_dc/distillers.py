@@ -1,0 +1,105 @@
+"""The distillers `dc` and `dsa`: one recipe, two configurations.
+
+Zhao, Mopuri and Bilen 2021, "Dataset Condensation with Gradient Matching"; Zhao and Bilen 2021,
+"Dataset Condensation with Differentiable Siamese Augmentation".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
+from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation
+from robustdd_dc.matching import Recipe, match_gradients
+
+
+class DC(Distiller):
+    """Gradient matching from noise, without augmentation."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """The paper's values."""
+
+        iterations: int = 1000
+        """Networks drawn, one after the other."""
+        outer: int = 0
+        """Image steps per network; 0: the paper's number for these images per class."""
+        inner: int = 0
+        """Epochs of training on the synthetic set between image steps; 0: the paper's number."""
+        init: Literal["noise", "real"] = "noise"
+        """Start from N(0,1) in the network's input space, or from random real images."""
+        lr_img: float = 0.1
+        """Learning rate of the images, in the network's input space."""
+        momentum: float = 0.5
+        """Momentum of the images."""
+        lr_net: float = 0.01
+        """Learning rate of the network between image steps (plain SGD)."""
+        batch_real: int = 256
+        """Real images of each class in a step, or all of them if there are fewer."""
+        batch_train: int = 256
+        """Synthetic images in a step of the network."""
+        checkpoint_seconds: float = 10.0
+        """How much work, in seconds, a killed run may lose."""
+
+        def __post_init__(self) -> None:
+            _recipe(self, "none")
+
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Optimise the images; resumes from `task.work_dir`."""
+        return match_gradients(task, reporter, _recipe(self.config, "none"), "dc")
+
+
+class DSA(Distiller):
+    """Gradient matching from real images, with one siamese augmentation per class and step."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """The paper's values."""
+
+        iterations: int = 1000
+        """Networks drawn, one after the other."""
+        outer: int = 0
+        """Image steps per network; 0: the paper's number for these images per class."""
+        inner: int = 0
+        """Epochs of training on the synthetic set between image steps; 0: the paper's number."""
+        init: Literal["noise", "real"] = "real"
+        """Start from N(0,1) in the network's input space, or from random real images."""
+        augmentation: str = STRATEGY
+        """Strategy; flips are left out where a mirrored image changes its label."""
+        lr_img: float = 0.1
+        """Learning rate of the images, in the network's input space."""
+        momentum: float = 0.5
+        """Momentum of the images."""
+        lr_net: float = 0.01
+        """Learning rate of the network between image steps (plain SGD)."""
+        batch_real: int = 256
+        """Real images of each class in a step, or all of them if there are fewer."""
+        batch_train: int = 256
+        """Synthetic images in a step of the network."""
+        checkpoint_seconds: float = 10.0
+        """How much work, in seconds, a killed run may lose."""
+
+        def __post_init__(self) -> None:
+            _recipe(self, self.augmentation)
+
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Optimise the images; resumes from `task.work_dir`."""
+        recipe = _recipe(self.config, self.config.augmentation)
+        return match_gradients(task, reporter, recipe, "dsa")
+
+
+def _recipe(config: DC.Config | DSA.Config, augmentation: str) -> Recipe:
+    return Recipe(
+        iterations=config.iterations,
+        outer=config.outer,
+        inner=config.inner,
+        init=config.init,
+        augmentation=Augmentation.parse(augmentation),
+        lr_img=config.lr_img,
+        momentum=config.momentum,
+        lr_net=config.lr_net,
+        batch_real=config.batch_real,
+        batch_train=config.batch_train,
+        checkpoint_seconds=config.checkpoint_seconds,
+    )
