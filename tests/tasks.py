@@ -88,5 +88,6 @@ def digits_task(
         seeds=Seeds(seed, "digits-tiny", "test"),
         work_dir=Path(work_dir),
         store_dir=Path(work_dir) / "store",
+        data_sha256="0" * 64,
         allow_flip=allow_flip,
     )
