@@ -48,7 +48,8 @@ class ThreatModel:
 class Attack(abc.ABC):
     """An attack on a classifier.
 
-    A subclass has a nested frozen dataclass `Config` and implements `perturb`.
+    A subclass has a nested frozen dataclass `Config` and implements `perturb`. Where the defaults
+    are slow, a classmethod `quick_config()` may give the `Config` of `robustdd check-plugin`.
     """
 
     Config: ClassVar[type[Any]]

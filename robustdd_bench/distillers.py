@@ -279,7 +279,8 @@ class Distiller(abc.ABC):
     """A distillation method.
 
     A subclass has a nested frozen dataclass `Config` (its hyper-parameters, each with a default)
-    and implements `distill`. Everything random comes from `task.seeds`.
+    and implements `distill`. Everything random comes from `task.seeds`. Where the defaults are
+    slow, a classmethod `quick_config()` may give the `Config` of `robustdd check-plugin`.
     """
 
     Config: ClassVar[type[Any]]

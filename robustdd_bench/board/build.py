@@ -1,0 +1,71 @@
+"""The board: leaderboard.json, built from the published records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustdd_bench.board.publish import Published, current, published
+from robustdd_bench.board.tables import ranked
+from robustdd_bench.files import write_json
+from robustdd_bench.runs.records import AggregateInfo, Record
+
+BOARD_VERSION = 1
+
+
+def _accuracy(info: AggregateInfo) -> dict[str, Any]:
+    return info.model_dump(mode="json")
+
+
+def board_row(record: Record, folder: str) -> dict[str, Any]:
+    """One run on the board."""
+    assert record.aggregates is not None
+    assert record.distilled is not None
+    return {
+        "method": record.method.name,
+        "reference": record.method.reference,
+        "run_id": record.run_id,
+        "seed": record.seed,
+        "images": record.distilled.images,
+        "labels": record.distilled.labels,
+        "clean": _accuracy(record.aggregates.clean),
+        "headline": _accuracy(record.aggregates.headline),
+        "robust": [
+            {"eps": item.eps, **_accuracy(item.accuracy)} for item in record.aggregates.robust
+        ],
+        "command": record.command,
+        "folder": folder,
+    }
+
+
+def board(runs: list[Published], root: Path) -> dict[str, Any]:
+    """The whole board: tracks by name, rows by rank."""
+    folders = {run.record.run_id: run.folder.relative_to(root).as_posix() for run in runs}
+    tracks = []
+    for name in sorted({run.record.track.name for run in runs}):
+        records = ranked(current(runs, name))
+        track = records[0].track
+        tracks.append(
+            {
+                "track": name,
+                "version": track.version,
+                "summary": track.summary,
+                "norm": track.threat.norm,
+                "headline_eps": track.threat.headline,
+                "ladder": list(track.threat.ladder),
+                "attacks": [attack.name for attack in track.attacks],
+                "rows": [board_row(record, folders[record.run_id]) for record in records],
+            }
+        )
+    return {"board_version": BOARD_VERSION, "tracks": tracks}
+
+
+def build(root: Path) -> dict[str, Any]:
+    """Write leaderboard.json from what is published under `root`; return its content.
+
+    Raises:
+        UsageError: a published record is not valid.
+    """
+    content = board(published(root), root)
+    write_json(root / "leaderboard.json", content)
+    return content

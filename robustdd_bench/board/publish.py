@@ -1,0 +1,114 @@
+"""Publishing: a run that may be shown to others is copied to the board.
+
+A published run is a folder `results/<track>/<method>/<run id>/` with `record.json`, the distilled
+set and its preview. Reference rows (the full data) are published without their set, which is the
+training split itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.errors import UsageError
+from robustdd_bench.runs.records import Record, read_record
+
+SET_NAME = "distilled.safetensors"
+PREVIEW_NAME = "distilled.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published run."""
+
+    record: Record
+    folder: Path
+
+
+def reasons_against(record: Record, folder: Path) -> list[str]:
+    """Why a run cannot be published, all reasons at once; empty if it can."""
+    reasons = []
+    if record.status != "complete":
+        reason = record.failure.reason if record.failure else "unknown"
+        reasons.append(f"the run failed: {reason}")
+        return reasons
+    if record.split != "test":
+        reasons.append("it was evaluated on a validation split, which is for tuning")
+    if record.method.plugin == "builtin":
+        reasons.append("a given set has no method; run the method itself")
+    failed = sorted({flag.name for flag in record.flags if not flag.passed})
+    if failed:
+        reasons.append(f"sanity checks failed: {', '.join(failed)}")
+    if record.distilled is not None and not record.method.reference:
+        try:
+            found = DistilledSet.load(folder / SET_NAME).sha256()
+            if found != record.distilled.sha256:
+                reasons.append(f"{SET_NAME} is not the set the record speaks of")
+        except UsageError as error:
+            reasons.append(str(error))
+    if not (folder / PREVIEW_NAME).is_file():
+        reasons.append(f"{PREVIEW_NAME} is missing")
+    return reasons
+
+
+def publish(run: Path, board: Path) -> Published:
+    """Copy a run to the board; publishing it again changes nothing.
+
+    Args:
+        run: the run's folder.
+        board: the folder that holds `results/`.
+
+    Raises:
+        UsageError: the run cannot be published; the message gives every reason.
+    """
+    record = read_record(run / "record.json")
+    reasons = reasons_against(record, run)
+    if reasons:
+        raise UsageError(f"{run} cannot be published: {'; '.join(reasons)}")
+    target = board / "results" / record.track.name / record.method.name / record.run_id
+    names = ["record.json", PREVIEW_NAME]
+    if not record.method.reference:
+        names.append(SET_NAME)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".publishing.", dir=target.parent))
+    try:
+        for name in names:
+            shutil.copyfile(run / name, staging / name)
+        os.chmod(staging, 0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(staging, target)
+    finally:
+        if staging.exists():
+            shutil.rmtree(staging)
+    return Published(record, target)
+
+
+def published(board: Path) -> list[Published]:
+    """Every published run, by track, method and run id.
+
+    Raises:
+        UsageError: a record is not valid, or does not lie where it belongs.
+    """
+    found = []
+    for path in sorted((board / "results").glob("*/*/*/record.json")):
+        record = read_record(path)
+        place = (record.track.name, record.method.name, record.run_id)
+        if place != path.parts[-4:-1]:
+            raise UsageError(f"{path}: the record belongs under {'/'.join(place)}")
+        reasons = reasons_against(record, path.parent)
+        if reasons:
+            raise UsageError(f"{path}: {'; '.join(reasons)}")
+        found.append(Published(record, path.parent))
+    return found
+
+
+def current(runs: list[Published], track: str) -> list[Record]:
+    """The runs of a track's newest version; of several versions only the newest is compared."""
+    records = [run.record for run in runs if run.record.track.name == track]
+    newest = max((record.track.version for record in records), default=0)
+    return [record for record in records if record.track.version == newest]

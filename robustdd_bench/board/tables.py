@@ -1,0 +1,62 @@
+"""Rows of the tables that people read: one row a run or a method, percent with their deviations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.runs.records import AggregateInfo, Record
+
+
+def percent(accuracy: AggregateInfo) -> str:
+    """Mean and standard deviation over students, in percent: "63.1 ± 1.2"."""
+    if accuracy.std is None:
+        return f"{100 * accuracy.mean:.1f}"
+    return f"{100 * accuracy.mean:.1f} ± {100 * accuracy.std:.1f}"
+
+
+def columns(track: Track) -> list[str]:
+    """Headings: method, clean and each eps, the headline one marked."""
+    marks = [
+        f"{eps_label(eps)}{' *' if eps == track.threat.headline else ''}"
+        for eps in track.threat.ladder
+    ]
+    return ["method", "images", "clean", *marks]
+
+
+def row(record: Record) -> list[str]:
+    """One run as a row; a run with a failed check is marked.
+
+    Raises:
+        ValueError: the run failed, so there is nothing to show.
+    """
+    if record.aggregates is None or record.distilled is None:
+        raise ValueError(f"run {record.run_id} has no results")
+    name = record.method.name
+    if record.method.reference:
+        name += " (reference)"
+    if not all(flag.passed for flag in record.flags):
+        name += " (flagged)"
+    if record.split == "validation":
+        name += " (validation)"
+    cells = [percent(item.accuracy) for item in record.aggregates.robust]
+    return [name, str(record.distilled.images), percent(record.aggregates.clean), *cells]
+
+
+def ranked(records: Iterable[Record]) -> list[Record]:
+    """Records by headline accuracy, best first; references after the methods."""
+
+    def key(record: Record) -> tuple[bool, float, str]:
+        headline = record.aggregates.headline.mean if record.aggregates else 0.0
+        return record.method.reference, -headline, record.method.name
+
+    return sorted(records, key=key)
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
+    lines += [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows
+    ]
+    return "\n".join(lines) + "\n"

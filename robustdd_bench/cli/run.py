@@ -1,0 +1,246 @@
+"""`robustdd run` and `robustdd evaluate`: from data, or from a set, to a record."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option, out_option
+from robustdd_bench.cli.output import json_option, one_line, print_json, print_table
+from robustdd_bench.cli.session import Session, pass_session
+
+if TYPE_CHECKING:
+    from robustdd_bench.runs.pipeline import Finished
+    from robustdd_bench.runs.plan import Plan
+    from robustdd_bench.runs.records import Record
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--track",
+        type=RegisteredName("tracks"),
+        default="digits-ipc10",
+        show_default=True,
+        help="Protocol: a registered track, or the path of a .toml file.",
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Base of every seed of the run."
+    ),
+    click.option(
+        "--device",
+        type=OneOf("device", ("auto", "cpu", "cuda")),
+        default="auto",
+        show_default=True,
+        help="auto, cpu or cuda; auto takes the GPU where there is one.",
+    ),
+    click.option(
+        "--threads", type=int, default=0, help="CPU threads (0: torch's default); part of the run."
+    ),
+    data_root_option,
+    click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
+    out_option,
+    click.option(
+        "--executor",
+        type=RegisteredName("executors"),
+        default="local",
+        show_default=True,
+        help="Where the cells of the run are executed.",
+    ),
+    click.option(
+        "--validate", is_flag=True, help="Judge on a split of the training data (tuning)."
+    ),
+    click.option("--fresh", is_flag=True, help="Forget what this run has computed; start anew."),
+    click.option("--dry-run", is_flag=True, help="Print the resolved plan and do nothing."),
+    json_option,
+)
+
+
+def run_options(function: Function) -> Function:
+    """Add the options that `run` and `evaluate` share."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command("run")
+@click.option(
+    "--method",
+    type=RegisteredName("distillers"),
+    required=True,
+    help="See `robustdd list methods`.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a hyper-parameter of the method (see `robustdd show method NAME`); repeatable.",
+)
+@click.option(
+    "--preset", default="default", show_default=True, help="Named hyper-parameters of the method."
+)
+@run_options
+@pass_session
+def run(
+    session: Session, method: str, assignments: Sequence[str], preset: str, **options: Any
+) -> None:
+    """Distil a dataset, train students on the set, attack them and write a record.
+
+    An interrupted run goes on when the same command is given again.
+    """
+    from robustdd_bench.runs.plan import make_plan
+
+    plan = make_plan(
+        session.registry,
+        method=method,
+        track=options["track"],
+        assignments=assignments,
+        preset=preset,
+        seed=options["seed"],
+        device=options["device"],
+        threads=options["threads"],
+        validate=options["validate"],
+    )
+    _execute(session, plan, options)
+
+
+@click.command("evaluate")
+@click.argument("file", type=click.Path(path_type=Path), metavar="SET")
+@click.option(
+    "--format",
+    "file_format",
+    type=OneOf("format", ("robustdd",)),
+    default="robustdd",
+    show_default=True,
+    help="Format of the file.",
+)
+@run_options
+@pass_session
+def evaluate(session: Session, file: Path, file_format: str, **options: Any) -> None:
+    """Train students on a distilled set that is given, and attack them.
+
+    SET is a `distilled.safetensors` written by `robustdd run`.
+    """
+    from robustdd_bench.runs.given import store_set
+    from robustdd_bench.runs.plan import make_plan
+
+    digest = store_set(file, options["out"] / "store")
+    plan = make_plan(
+        session.registry,
+        method="given",
+        track=options["track"],
+        assignments=[f'sha256="{digest}"'],
+        seed=options["seed"],
+        device=options["device"],
+        threads=options["threads"],
+        validate=options["validate"],
+    )
+    _execute(session, plan, options)
+
+
+def _execute(session: Session, plan: Plan, options: dict[str, Any]) -> None:
+    executor = session.registry.get("executors", options["executor"])
+    if options["dry_run"]:
+        _print_plan(plan, options)
+        return
+    from robustdd_bench.runs.pipeline import execute
+    from robustdd_bench.runs.progress import make_reporter
+
+    finished = execute(
+        plan,
+        session.registry,
+        executor.load()(),
+        out=options["out"],
+        data_root=options["data_root"],
+        reporter=lambda folder: make_reporter(folder, hook=session.manager.hook.robustdd_report),
+        download=options["download"],
+        fresh=options["fresh"],
+    )
+    if options["as_json"]:
+        print_json(summary(finished.record) | {"folder": str(finished.folder)})
+        return
+    _print_finished(finished)
+
+
+def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
+    folder = plan.folder(options["out"])
+    if options["as_json"]:
+        print_json(plan.to_dict() | {"run_id": plan.run_id(), "folder": str(folder)})
+        return
+    facts = [
+        ("run id", plan.run_id()),
+        ("folder", folder),
+        ("method", f"{plan.method} (plugin {plan.plugin}, {plan.distribution} {plan.version})"),
+        *((f"  {key}", value) for key, value in plan.config.items()),
+        ("track", f"{plan.track.id}: {plan.track.summary}"),
+        ("split", plan.split),
+        ("students", plan.track.students.count),
+        *((f"attack {attack.name}", dict(attack.config)) for attack in plan.attacks),
+        ("seed", plan.seed),
+        ("device", f"{plan.device}, {plan.threads} CPU threads, torch {plan.torch}"),
+        ("command", plan.command()),
+    ]
+    print_table(("", "plan"), facts)
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """The figures of a run, as JSON values."""
+    aggregates = record.aggregates
+    return {
+        "run_id": record.run_id,
+        "status": record.status,
+        "method": record.method.name,
+        "track": record.track.id,
+        "split": record.split,
+        "seed": record.seed,
+        "publishable": record.publishable,
+        "failed_checks": sorted({flag.name for flag in record.flags if not flag.passed}),
+        "failure": None if record.failure is None else record.failure.reason,
+        "clean": None if aggregates is None else aggregates.clean.model_dump(mode="json"),
+        "robust": []
+        if aggregates is None
+        else [
+            {"eps": item.eps, **item.accuracy.model_dump(mode="json")} for item in aggregates.robust
+        ],
+        "stages": [stage.model_dump(mode="json") for stage in record.costs.stages],
+        "command": record.command,
+    }
+
+
+def print_result(record: Record) -> None:
+    """Print a run's table: clean accuracy and accuracy at each eps."""
+    from robustdd_bench.board.tables import columns, row
+
+    track = record.track
+    headings = columns(track)
+    split = "" if record.split == "test" else ", validation split"
+    title = (
+        f"{track.id}, seed {record.seed}{split}: accuracy in %, mean ± std over "
+        f"{track.students.count} students; {track.threat.norm} eps, * headline"
+    )
+    print_table(headings, [row(record)], title=title, right=headings[1:])
+
+
+def _print_finished(finished: Finished) -> None:
+    record, folder = finished.record, finished.folder
+    print_result(record)
+    for name in ("record.json", "distilled.safetensors", "distilled.png", "robustness.png"):
+        print(folder / name)
+    for stage in record.costs.stages:
+        rate = f"{stage.items_per_s:,.0f} {stage.unit}/s"
+        print(
+            f"{stage.stage:9} {stage.wall_s:8.1f} s  {rate:>20}  peak "
+            f"{stage.peak_bytes / 2**20:,.0f} MiB",
+            file=sys.stderr,
+        )
+    if finished.reused:
+        print("this run had ended before; --fresh repeats it", file=sys.stderr)
+    for flag in record.flags:
+        if not flag.passed:
+            text = f"check failed on student {flag.student}: {flag.name}: {flag.evidence}"
+            print(one_line(f"warning: {text}"), file=sys.stderr)

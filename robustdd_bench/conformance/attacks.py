@@ -1,0 +1,366 @@
+"""The checks of an attack, on small models whose answers do not depend on the batch.
+
+Shapes: B examples, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustdd_bench.attacks import Attack, Model, Norm, ThreatModel
+from robustdd_bench.conformance import surroundings
+from robustdd_bench.conformance.configurations import config_of, load_class, refuses_nonsense
+from robustdd_bench.conformance.findings import FailedCheckError, Finding, one_line, run_checks
+from robustdd_bench.errors import UsageError
+from robustdd_bench.plugins import Entry
+from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.toolkit.seeds import derive_seed, isolated_rng
+
+CLASSES = 3
+SHAPE_CHW = (1, 8, 8)
+EPS: dict[Norm, float] = {"Linf": 0.1, "L2": 0.6}
+NORMS: tuple[Norm, ...] = ("Linf", "L2")
+
+
+def check_attack(entry: Entry) -> list[Finding]:
+    """Run every check against a registered attack."""
+    bench = _Bench(entry)
+    with surroundings.one_thread():
+        return run_checks(
+            {
+                "class": bench.check_class,
+                "config": bench.check_config,
+                "nonsense": bench.check_nonsense,
+                "norms": bench.check_norms,
+                "output": bench.check_output,
+                "ball": bench.check_ball,
+                "box": bench.check_box,
+                "eps 0": bench.check_eps_0,
+                "model": bench.check_model,
+                "inputs": bench.check_inputs,
+                "batches": bench.check_batches,
+                "determinism": bench.check_determinism,
+                "generators": bench.check_generators,
+                "settings": bench.check_settings,
+                "strength": bench.check_strength,
+            }
+        )
+
+
+class _Smooth(nn.Module):
+    """Two layers with tanh between them.
+
+    They compute in float64, so that float32 examples get the same bits whatever the batch.
+    """
+
+    def __init__(self, hidden: int | None = 16) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(derive_seed("conformance", "model"))
+        pixels = math.prod(SHAPE_CHW)
+        sizes = (pixels, hidden, CLASSES) if hidden else (pixels, CLASSES)
+        self.weights = nn.ParameterList(
+            nn.Parameter(
+                torch.randn(a, b, generator=generator, dtype=torch.float64) * 4 / math.sqrt(a),
+                requires_grad=False,
+            )
+            for a, b in itertools.pairwise(sizes)
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B,K)."""
+        h = x_BCHW.double().flatten(1) - 0.5
+        for i, weight in enumerate(self.weights):
+            h = (h.tanh() if i else h) @ weight
+        return h.to(x_BCHW.dtype)
+
+
+def _with_batch_norm() -> nn.Module:
+    """A network whose buffers move as soon as it runs in train mode; frozen, in eval mode."""
+    with isolated_rng(derive_seed("conformance", "batch norm")):
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(256, CLASSES),
+        )
+    return network.eval().requires_grad_(False)
+
+
+def _examples(model: Model, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images with black and white pixels among them, the model's own labels, and indices."""
+    generator = torch.Generator().manual_seed(derive_seed("conformance", "examples"))
+    images = (torch.rand(count, *SHAPE_CHW, generator=generator) * 1.4 - 0.2).clamp(0, 1)
+    index = torch.randperm(1000, generator=generator)[:count]
+    with torch.no_grad():
+        return images, model(images).argmax(1), index
+
+
+def _same_bits(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors are equal, NaN being equal to NaN."""
+    return one.shape == two.shape and bool(torch.isclose(one, two, 0, 0, equal_nan=True).all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """One attack, and what it did to its surroundings."""
+
+    images: Tensor
+    adversarial: Tensor
+    attached: bool
+    generators: tuple[str, ...]
+    settings: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+class _Bench:
+    """One entry on the bench; every method that begins with `check_` is a check."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._smooth = _Smooth()
+        # Elsewhere than in the check "model", the model is a plain function, as it may be.
+        self._model: Model = self._smooth.__call__
+
+    @cached_property
+    def _class(self) -> type[Any]:
+        return load_class(self._entry, Attack)
+
+    @cached_property
+    def _reference(self) -> dict[Norm, _Outcome | Exception]:
+        """What the attack makes for each norm, or why it makes nothing."""
+        found: dict[Norm, _Outcome | Exception] = {}
+        for norm in NORMS:
+            try:
+                found[norm] = self._attack(norm)
+            except Exception as error:
+                found[norm] = error
+        return found
+
+    def _expected(self) -> dict[Norm, _Outcome]:
+        """What the attack makes for each norm that it supports."""
+        found = {
+            norm: outcome
+            for norm, outcome in self._reference.items()
+            if isinstance(outcome, _Outcome)
+        }
+        if not found:
+            first = next(iter(self._reference.values()))
+            assert isinstance(first, Exception)
+            reason = f"{type(first).__name__}: {one_line(first)}"
+            raise FailedCheckError(f"not checked, the attack itself failed: {reason}")
+        return found
+
+    def _attack(
+        self,
+        norm: Norm,
+        *,
+        eps: float | None = None,
+        model: Model | None = None,
+        global_seed: int = 0,
+        count: int = 8,
+        part: slice = slice(None),
+    ) -> _Outcome:
+        """Attack `part` of `count` examples, with a new object."""
+        attack = self._class(config_of(self._class, self._entry))
+        model = self._model if model is None else model
+        images, labels, index = (tensor[part] for tensor in _examples(model, count))
+        threat = ThreatModel(norm, EPS[norm] if eps is None else eps)
+        given = images.clone(), labels.clone(), index.clone()
+        with surroundings.kept_settings(), surroundings.seeded_globals(global_seed):
+            states, settings = surroundings.generator_states(), surroundings.settings()
+            adversarial = attack.perturb(model, images, labels, threat, ExampleGenerator(5, index))
+            changed = surroundings.differences(states, surroundings.generator_states())
+            set_otherwise = surroundings.differences(settings, surroundings.settings())
+        if not isinstance(adversarial, Tensor):
+            raise FailedCheckError(f"perturb returned {type(adversarial).__name__}")
+        names = ("images", "labels", "indices")
+        touched = [
+            name
+            for name, old, new in zip(names, given, (images, labels, index), strict=True)
+            if not torch.equal(old, new)
+        ]
+        if images.requires_grad or images.grad is not None:
+            touched.append("images' gradients")
+        return _Outcome(
+            given[0],
+            adversarial.detach(),
+            adversarial.requires_grad,
+            changed,
+            set_otherwise,
+            tuple(touched),
+        )
+
+    def _each(self, check: Callable[[Norm, _Outcome], None]) -> None:
+        for norm, outcome in self._expected().items():
+            check(norm, outcome)
+
+    def check_class(self) -> str:
+        return f"{self._class.__name__} is a complete Attack"
+
+    def check_config(self) -> str:
+        config = config_of(self._class, self._entry)
+        self._class(config)
+        quick = "quick_config" if hasattr(self._class, "quick_config") else "the defaults"
+        return f"a frozen dataclass with defaults; checked with {quick}"
+
+    def check_nonsense(self) -> str:
+        return refuses_nonsense(self._class.Config, self._entry)
+
+    def check_norms(self) -> str:
+        said = []
+        for norm, outcome in self._reference.items():
+            if isinstance(outcome, _Outcome):
+                said.append(f"{norm} works")
+            elif isinstance(outcome, UsageError | ValueError):
+                said.append(f"{norm} is refused ({one_line(outcome)})")
+            else:
+                raise FailedCheckError(
+                    f"{norm} ends in {type(outcome).__name__}: {one_line(outcome)}; a norm that "
+                    "is not supported must be a UsageError or ValueError"
+                )
+        self._expected()
+        return "; ".join(said)
+
+    def check_output(self) -> str:
+        def check(norm: Norm, outcome: _Outcome) -> None:
+            images, adversarial = outcome.images, outcome.adversarial
+            if adversarial.shape != images.shape or adversarial.dtype != images.dtype:
+                raise FailedCheckError(
+                    f"{norm}: {adversarial.dtype} of shape {tuple(adversarial.shape)} for images "
+                    f"{images.dtype} of shape {tuple(images.shape)}"
+                )
+            if not bool(torch.isfinite(adversarial).all()):
+                raise FailedCheckError(f"{norm}: NaN or infinity")
+            if outcome.attached:
+                raise FailedCheckError(f"{norm}: the result still requires gradients; detach it")
+
+        self._each(check)
+        return "finite, of the shape and dtype of the images"
+
+    def check_ball(self) -> str:
+        def check(norm: Norm, outcome: _Outcome) -> None:
+            threat = ThreatModel(norm, EPS[norm])
+            distance = float(
+                threat.distance(outcome.adversarial, outcome.images).nan_to_num().max()
+            )
+            if distance > threat.eps * (1 + 1e-5) + 1e-6:
+                raise FailedCheckError(f"{norm}: {distance:.6g} away, eps is {threat.eps:g}")
+
+        self._each(check)
+        return "within eps of the images"
+
+    def check_box(self) -> str:
+        def check(norm: Norm, outcome: _Outcome) -> None:
+            low, high = float(outcome.adversarial.min()), float(outcome.adversarial.max())
+            if low < 0 or high > 1:
+                raise FailedCheckError(f"{norm}: pixels from {low:.6g} to {high:.6g}")
+
+        self._each(check)
+        return "pixels in [0,1]"
+
+    def check_eps_0(self) -> str:
+        def check(norm: Norm, _: _Outcome) -> None:
+            outcome = self._attack(norm, eps=0.0)
+            if not torch.equal(outcome.adversarial, outcome.images):
+                raise FailedCheckError(f"{norm}: the images are changed at eps 0")
+
+        self._each(check)
+        return "nothing is changed at eps 0"
+
+    def check_model(self) -> str:
+        def check(norm: Norm, _: _Outcome) -> None:
+            model = _with_batch_norm()
+            before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            self._attack(norm, model=model)
+            changed = [
+                name
+                for name, tensor in model.state_dict().items()
+                if not torch.equal(tensor, before[name])
+            ]
+            if changed:
+                raise FailedCheckError(f"{norm}: the model's {changed[0]} is changed")
+            if any(module.training for module in model.modules()):
+                raise FailedCheckError(f"{norm}: the model is left in train mode")
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None or parameter.requires_grad:
+                    raise FailedCheckError(f"{norm}: gradients are left on the model's {name}")
+
+        self._each(check)
+        return "parameters, buffers, gradients and mode of the model are as they were"
+
+    def _untouched(self, what: Literal["generators", "settings", "inputs"], complaint: str) -> None:
+        def check(norm: Norm, outcome: _Outcome) -> None:
+            changed: tuple[str, ...] = getattr(outcome, what)
+            if changed:
+                raise FailedCheckError(f"{norm}: {complaint.format(' and '.join(changed))}")
+
+        self._each(check)
+
+    def check_inputs(self) -> str:
+        self._untouched("inputs", "it changes the {} it is given")
+        return "images and labels are as they were"
+
+    def check_batches(self) -> str:
+        def check(norm: Norm, outcome: _Outcome) -> None:
+            parts = [slice(0, 1), slice(1, 5), slice(5, 8)]
+            pieces = [self._attack(norm, part=part).adversarial for part in parts]
+            different = ~torch.isclose(
+                torch.cat(pieces), outcome.adversarial, atol=1e-5, rtol=0, equal_nan=True
+            )
+            count = int(different.flatten(1).any(1).sum())
+            if count:
+                raise FailedCheckError(
+                    f"{norm}: {count} of 8 examples come out otherwise in batches of 1, 4 and 3"
+                )
+
+        self._each(check)
+        return "the same examples at another batch size"
+
+    def check_determinism(self) -> str:
+        def check(norm: Norm, outcome: _Outcome) -> None:
+            if not _same_bits(self._attack(norm).adversarial, outcome.adversarial):
+                raise FailedCheckError(f"{norm}: a second run gives other examples")
+
+        self._each(check)
+        return "a second run gives the same examples, bit for bit"
+
+    def check_generators(self) -> str:
+        self._untouched("generators", "it moves {} global generator")
+
+        def check(norm: Norm, outcome: _Outcome) -> None:
+            other = self._attack(norm, global_seed=1).adversarial
+            if not _same_bits(other, outcome.adversarial):
+                raise FailedCheckError(f"{norm}: the examples depend on a global generator")
+
+        self._each(check)
+        return "no global generator is used or moved"
+
+    def check_settings(self) -> str:
+        self._untouched("settings", "it leaves {} changed")
+        return "the settings of torch are as they were"
+
+    def check_strength(self) -> str:
+        """Where the ball holds every image, a linear model has to fall to chance."""
+        linear = _Smooth(hidden=None)
+        said = []
+        for norm in self._expected():
+            eps = 1.0 if norm == "Linf" else math.sqrt(math.prod(SHAPE_CHW))
+            outcome = self._attack(norm, eps=eps, model=linear, count=24)
+            clean = linear(outcome.images).argmax(1)
+            accuracy = float((linear(outcome.adversarial).argmax(1) == clean).double().mean())
+            if accuracy > 1 / CLASSES:
+                raise FailedCheckError(
+                    f"{norm}: at eps {eps:g} a linear model keeps an accuracy of {accuracy:.2f}, "
+                    f"chance is {1 / CLASSES:.2f}"
+                )
+            said.append(f"{norm} at eps {eps:g}: accuracy {accuracy:.2f}")
+        return "linear model, " + "; ".join(said)

@@ -1,0 +1,64 @@
+"""A distilled set that is given: the method behind `robustdd evaluate`.
+
+The file is first copied into the shared store under its hash, so that the run's plan names the
+content and not a path, and any executor can find it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
+from robustdd_bench.errors import UsageError
+from robustdd_bench.files import atomic_write, file_sha256
+
+
+def store_set(path: Path, store: Path) -> str:
+    """Copy a set into the store; return the hash of the file.
+
+    Raises:
+        UsageError: there is no such file, or it is not a distilled set.
+    """
+    DistilledSet.load(path)
+    digest = file_sha256(path)
+    target = _stored(store, digest)
+    if not target.exists() or file_sha256(target) != digest:
+        with path.open("rb") as source, atomic_write(target) as copy:
+            shutil.copyfileobj(source, copy)
+    return digest
+
+
+def _stored(store: Path, digest: str) -> Path:
+    return store / "sets" / f"{digest}.safetensors"
+
+
+class GivenSet(Distiller):
+    """Evaluates a set that was made elsewhere."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """Which set."""
+
+        sha256: str = ""
+        """Hash of the set's file; `robustdd evaluate FILE` fills it in."""
+
+        def __post_init__(self) -> None:
+            if self.sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+                raise ValueError("sha256 must be the hash of a set's file")
+
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Read the set from the store.
+
+        Raises:
+            UsageError: it is not there, or was changed.
+        """
+        digest = self.config.sha256
+        if not digest:
+            raise UsageError("no set was given; use `robustdd evaluate FILE`")
+        path = _stored(task.store_dir, digest)
+        if not path.exists() or file_sha256(path) != digest:
+            raise UsageError(f"the set {digest[:12]} is not in the store; evaluate its file again")
+        return DistilledSet.load(path)
