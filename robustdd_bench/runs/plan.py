@@ -249,7 +249,7 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     if preset not in presets:
         if preset == DEFAULT_PRESET:
             return {}
-        raise unknown_name("preset", preset, [*presets, DEFAULT_PRESET])
+        raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
     table = presets[preset]
     return dict(table.get(track.name, table.get(track.data.dataset, {})))
 
