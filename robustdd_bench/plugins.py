@@ -142,7 +142,7 @@ def get_plugin_manager(
                 _add(manager, info, point.load())
             except UsageError:  # two plugins of one name: the user has to choose
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 problem = _one_line(error)
                 infos[point.name] = _with(info, "broken", problem)
                 warnings.warn(
@@ -155,7 +155,7 @@ def get_plugin_manager(
     return manager
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -193,15 +193,21 @@ def _add(manager: pluggy.PluginManager, info: PluginInfo, plugin: object) -> Non
 def collect(manager: pluggy.PluginManager) -> Registry:
     """Ask every plugin what it registers.
 
+    A plugin whose registration fails is named in a warning and marked as broken; nothing that it
+    registered before is kept.
+
     Raises:
         UsageError: two plugins own one name of one kind; the message names both.
-        PluginError: a registration hook raised; the message names the plugin.
     """
+    infos: dict[str, PluginInfo] = manager.infos  # type: ignore[attr-defined]
     entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+    broken: set[str] = set()
     for kind in KINDS:
         hook = getattr(manager.hook, f"robustdd_register_{kind}")
         for implementation in hook.get_hookimpls():
             owner = implementation.plugin_name
+            if owner in broken:
+                continue
 
             def register(
                 name: str, target: str, summary: str = "", *, kind: str = kind, owner: str = owner
@@ -213,19 +219,27 @@ def collect(manager: pluggy.PluginManager) -> Registry:
                         f"{owner!r}; set {DISABLED_VARIABLE}={owner} (or {first}) to choose"
                     )
                 if ":" not in target:
-                    raise PluginError(
-                        f"plugin {owner!r}: the target of {SINGULAR[kind]} {name!r} must read "
+                    raise ValueError(
+                        f"the target of {SINGULAR[kind]} {name!r} must read "
                         f"'package.module:attribute', not {target!r}"
                     )
                 entries[kind][name] = Entry(kind, name, target, summary, owner)
 
             try:
                 implementation.function(register=register)
-            except (UsageError, PluginError):
+            except UsageError:
                 raise
-            except Exception as error:
-                raise PluginError(
-                    f"plugin {owner!r}: robustdd_register_{kind} failed: {_one_line(error)}"
-                ) from error
-    infos: dict[str, PluginInfo] = manager.infos  # type: ignore[attr-defined]
-    return Registry({kind: dict(sorted(items.items())) for kind, items in entries.items()}, infos)
+            except (Exception, SystemExit) as error:
+                problem = f"robustdd_register_{kind} failed: {_one_line(error)}"
+                broken.add(owner)
+                infos[owner] = _with(infos[owner], "broken", problem)
+                warnings.warn(
+                    f"plugin {owner!r} ({infos[owner].distribution}) is left out: {problem}",
+                    PluginWarning,
+                    stacklevel=2,
+                )
+    found = {
+        kind: {name: entry for name, entry in sorted(items.items()) if entry.plugin not in broken}
+        for kind, items in entries.items()
+    }
+    return Registry(found, infos)

@@ -212,15 +212,26 @@ def test_a_hook_with_an_unknown_argument_is_refused_and_leaves_nothing_behind(
     assert registry.plugins["wrong"].status == "broken"
 
 
-def test_a_registration_hook_that_raises_is_an_error_that_names_the_plugin() -> None:
+def test_a_plugin_whose_registration_raises_is_named_in_a_warning_and_the_rest_works() -> None:
+    def robustdd_register_distillers(register: Any) -> None:
+        register("half", "types:SimpleNamespace")
+
     def robustdd_register_attacks(register: Any) -> None:
         raise KeyError("oops")
 
-    bad = plugin(robustdd_register_attacks=robustdd_register_attacks)
-    with pytest.raises(
-        PluginError, match=r"plugin 'bad': robustdd_register_attacks failed: KeyError: 'oops'"
+    bad = plugin(
+        robustdd_register_distillers=robustdd_register_distillers,
+        robustdd_register_attacks=robustdd_register_attacks,
+    )
+    good = offers("m", "types:SimpleNamespace")
+    manager = get_plugin_manager(extra=[("bad", bad), ("good", good)], entry_points=False)
+    with pytest.warns(
+        PluginWarning, match=r"'bad'.*left out: robustdd_register_attacks failed: KeyError: 'oops'"
     ):
-        collect(get_plugin_manager(extra=[("bad", bad)], entry_points=False))
+        registry = collect(manager)
+    assert registry.names("distillers") == ["m"], "nothing of the broken plugin is registered"
+    assert registry.plugins["bad"].status == "broken"
+    assert "KeyError" in registry.plugins["bad"].problem
 
 
 def _specs() -> list[str]:
@@ -292,8 +303,9 @@ def test_a_target_is_imported_when_it_is_used() -> None:
 
 def test_a_target_without_a_colon_is_refused_when_it_is_registered() -> None:
     manager = get_plugin_manager(extra=[("p", offers("m", "no.colon"))], entry_points=False)
-    with pytest.raises(PluginError, match=r"plugin 'p': the target of method 'm' must read .*no\."):
-        collect(manager)
+    with pytest.warns(PluginWarning, match=r"'p'.*the target of method 'm' must read .*no\.colon"):
+        registry = collect(manager)
+    assert registry.plugins["p"].status == "broken"
 
 
 @pytest.mark.parametrize(
@@ -371,6 +383,7 @@ LEAVES = {
     "errors",
     "files",
     "protocol.preprocessing",
+    "terminal",
     "toolkit.randomness",
     "toolkit.seeds",
 }

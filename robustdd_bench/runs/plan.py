@@ -19,11 +19,14 @@ from typing import Any
 from robustdd_bench import __version__
 from robustdd_bench.config import build_config, config_to_dict, parse_assignments
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
-from robustdd_bench.plugins import Registry
+from robustdd_bench.plugins import Entry, Registry
 from robustdd_bench.protocol.tracks import Track, load_track
 
 DEFAULT_TRACK = "digits-ipc10"
 DEFAULT_PRESET = "default"
+GIVEN = Entry(
+    "distillers", "given", "robustdd_bench.runs.given:GivenSet", "a set made elsewhere", "builtin"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +147,7 @@ def make_plan(
         UsageError: anything is unknown or out of range; one line says what and what to do.
         PluginError: a plugin does not load.
     """
-    entry = registry.get("distillers", method)
+    entry = method_entry(registry, method)
     resolved = load_track(track, registry)
     registry.get("datasets", resolved.data.dataset)
     registry.get("networks", resolved.network.name)
@@ -188,6 +191,15 @@ def make_plan(
         torch=importlib.metadata.version("torch"),
         harness=__version__,
     )
+
+
+def method_entry(registry: Registry, name: str) -> Entry:
+    """Where a method is; "given" is a set made elsewhere, which no plugin has to register.
+
+    Raises:
+        UsageError: nothing of that name is registered.
+    """
+    return GIVEN if name == GIVEN.name else registry.get("distillers", name)
 
 
 def config_class(plugged: Any, owner: str) -> type[Any]:

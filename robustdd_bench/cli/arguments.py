@@ -1,0 +1,108 @@
+"""Arguments that several commands take: names of registered things, folders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from robustdd_bench.cli.session import Session
+from robustdd_bench.errors import RobustDDError, unknown_name
+
+# Newer versions of click have a generic ParamType, older ones cannot be subscripted.
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DEFAULT_OUT = Path("runs")
+DEFAULT_DATA_ROOT = Path("data")
+
+
+def out_option(function: Function) -> Function:
+    """Add `--out DIR`, received as `out`."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_OUT,
+        show_default=True,
+        metavar="DIR",
+        help="Folder that holds the run folders.",
+    )(function)
+
+
+def data_root_option(function: Function) -> Function:
+    """Add `--data-root DIR`, received as `data_root`."""
+    return click.option(
+        "--data-root",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_DATA_ROOT,
+        show_default=True,
+        metavar="DIR",
+        help="Folder that holds the datasets, as torchvision lays them out.",
+    )(function)
+
+
+class OneOf(_TextType):
+    """One of a few words; another one is an error with a suggestion.
+
+    Args:
+        what: what the word is, for the message.
+        words: the words.
+    """
+
+    def __init__(self, what: str, words: Sequence[str]) -> None:
+        self.name = what
+        self.words = tuple(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word.
+
+        Raises:
+            UsageError: it is none of them.
+        """
+        if value not in self.words:
+            raise unknown_name(self.name, str(value), self.words)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The words that begin like this."""
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
+
+
+class RegisteredName(_TextType):
+    """The name of a registered thing. It is looked up by the command; here it is completed.
+
+    Args:
+        kind: one of `robustdd_bench.plugins.KINDS`.
+    """
+
+    name = "name"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The registered names that begin like this, with their summaries."""
+        session = ctx.find_object(Session) or Session()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                entries = session.registry.entries[self.kind]
+        except RobustDDError:
+            return []
+        return [
+            CompletionItem(name, help=entry.summary)
+            for name, entry in entries.items()
+            if name.startswith(incomplete)
+        ]

@@ -1,0 +1,167 @@
+"""The command `robustdd`: finds the command, runs it, and turns every end into an exit code.
+
+Exit codes: 0 done; 1 the run failed; 2 the call was wrong; 130 interrupted; 141 the reader of a
+pipe went away. Whatever goes wrong is one line on stderr; ROBUSTDD_DEBUG=1 adds the trace.
+
+Nothing heavy is imported here: a command's module is imported when the command is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from robustdd_bench import __version__
+from robustdd_bench.cli.group import LazyCommand, LazyGroup
+from robustdd_bench.cli.output import complain
+from robustdd_bench.cli.session import Session
+from robustdd_bench.errors import RobustDDError
+from robustdd_bench.plugins import PluginWarning
+
+DEBUG_VARIABLE = "ROBUSTDD_DEBUG"
+COMPLETE_VARIABLE = "_ROBUSTDD_COMPLETE"
+
+# Name -> where it is, and the line that `--help` shows: the first sentence of its docstring.
+COMMANDS = {
+    "list": LazyCommand(
+        "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."
+    ),
+    "show": LazyCommand("robustdd_bench.cli.show:show", "Show one method, attack or track."),
+    "plugins": LazyCommand(
+        "robustdd_bench.cli.plugins:plugins_command", "List the plugins and what they register."
+    ),
+    "doctor": LazyCommand(
+        "robustdd_bench.cli.doctor:doctor", "Check this machine and installation."
+    ),
+}
+
+cli = LazyGroup(
+    COMMANDS,
+    "robustdd",
+    help="Benchmark robust dataset distillation: distil, train naturally, attack, record, rank.",
+    epilog="Exit codes: 0 done; 1 the run failed; 2 the call was wrong; 130 interrupted.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli = click.version_option(__version__, prog_name="robustdd", message="%(prog)s %(version)s")(cli)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `robustdd` with these arguments (those of the process by default).
+
+    Returns:
+        The exit code.
+    """
+    session = Session()
+    for stream in (sys.stdout, sys.stderr):
+        # A locale that cannot write a character must not be the end of a run.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PluginWarning)
+        warnings.showwarning = _one_line_warnings(warnings.showwarning)
+        try:
+            code = _dispatch(list(sys.argv[1:] if args is None else args), session)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BaseException as error:
+            return _end(error, session)
+        return code
+
+
+def _dispatch(args: list[str], session: Session) -> int:
+    instruction = os.environ.get(COMPLETE_VARIABLE)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        warnings.simplefilter("ignore")  # a warning would land in the line the user is typing
+        return shell_complete(cli, {"obj": session}, "robustdd", COMPLETE_VARIABLE, instruction)
+    try:
+        with cli.make_context("robustdd", args, obj=session) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return 0
+
+
+def _one_line_warnings(otherwise: Callable[..., Any]) -> Callable[..., None]:
+    """A `warnings.showwarning` that shows what concerns plugins as one line, once."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, PluginWarning):
+            otherwise(message, category, *place, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            complain("warning", message)
+
+    return show
+
+
+def _end(error: BaseException, session: Session) -> int:
+    """Say in one line how the call ended; return the exit code."""
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, BrokenPipeError):
+        _silence_stdout()
+        return 141  # as of a process that dies of SIGPIPE
+    debug = os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, (KeyboardInterrupt, click.Abort, EOFError)):
+        # Whoever knows what is kept and how to go on raises KeyboardInterrupt(text).
+        print(error if str(error) else "interrupted", file=sys.stderr)
+        return 130
+    if isinstance(error, RobustDDError):
+        complain("error", error)
+        return error.exit_code
+    if isinstance(error, click.UsageError):
+        complain("error", _usage_line(error))
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        complain("error", error.format_message())
+        return error.exit_code
+    if isinstance(error, OSError):
+        _silence_stdout()  # a full disk under stdout would be reported once more at exit
+    plugin = session.blame(error)
+    where = f"plugin {plugin!r}: " if plugin else ""
+    hint = "" if debug else f" (set {DEBUG_VARIABLE}=1 for the trace)"
+    complain("error", f"{where}{type(error).__name__}: {error}{hint}")
+    return 1
+
+
+def _usage_line(error: click.UsageError) -> str:
+    """Click's complaint as one line, with a suggestion for a misspelt option."""
+    import difflib
+
+    path = error.ctx.command_path if error.ctx is not None else "robustdd"
+    if isinstance(error, click.NoSuchOption):
+        known = [
+            name
+            for param in (error.ctx.command.params if error.ctx is not None else ())
+            for name in (*param.opts, *param.secondary_opts)
+            if name.startswith("--")
+        ]
+        close = difflib.get_close_matches(error.option_name, [*known, "--help"], n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"see {path} --help"
+        return f"unknown option {error.option_name}; {hint}"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{message[:1].lower()}{message[1:]}; see {path} --help"
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the flush at exit does not complain again."""
+    try:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+    except (OSError, ValueError, AttributeError):
+        return

@@ -1,0 +1,152 @@
+"""`robustdd show`: one method, attack or track in full."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from robustdd_bench.cli.arguments import RegisteredName
+from robustdd_bench.cli.group import Group
+from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.plugins import SINGULAR, Registry
+
+
+def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
+    """Everything about a method or an attack, as JSON values.
+
+    Args:
+        registry: what the plugins registered.
+        kind: "distillers" or "attacks".
+        name: its name.
+
+    Raises:
+        UsageError: unknown name.
+        PluginError: its module does not import.
+    """
+    from robustdd_bench.config import describe_config
+
+    entry = registry.get(kind, name)
+    target = entry.load()
+    info = registry.plugins.get(entry.plugin)
+    config = getattr(target, "Config", None)
+    return {
+        "kind": SINGULAR[kind],
+        "name": name,
+        "summary": entry.summary,
+        "plugin": entry.plugin,
+        "distribution": info.distribution if info else "",
+        "version": info.version if info else "",
+        "target": entry.target,
+        "doc": inspect.getdoc(target) or "",
+        "config": [
+            {"name": key, "type": type_text, "default": default, "doc": doc}
+            for key, type_text, default, doc in (() if config is None else describe_config(config))
+        ],
+    }
+
+
+def describe_track(registry: Registry, name: str) -> dict[str, Any]:
+    """Everything about a track, as JSON values.
+
+    Args:
+        registry: what the plugins registered.
+        name: a registered track, or a path that ends in .toml.
+
+    Raises:
+        UsageError: unknown name, missing file or ill-formed track.
+    """
+    from robustdd_bench.protocol.tracks import load_track, read_track_text
+
+    track = load_track(name, registry)
+    entry = registry.entries["tracks"].get(name)
+    return {
+        "kind": "track",
+        "name": track.name,
+        "id": track.id,
+        "sha256": track.sha256(),
+        "summary": track.summary,
+        "plugin": entry.plugin if entry else "",
+        "source": read_track_text(name, registry)[1],
+        "command": f"robustdd run --method mat --track {name}",
+        "fields": track.model_dump(mode="json"),
+    }
+
+
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings; a list of mappings is numbered."""
+    for key, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            for number, item in enumerate(value):
+                yield from flatten(item, f"{prefix}{key}.{number}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
+    found = describe_entry(session.registry, kind, name)
+    if as_json:
+        print_json(found)
+        return
+    heads = [(key, found[key]) for key in ("name", "summary", "plugin", "distribution", "target")]
+    if found["version"]:
+        heads[3] = ("distribution", f"{found['distribution']} {found['version']}")
+    print_table((found["kind"], ""), heads)
+    print(f"\n{found['doc']}\n")
+    print_table(
+        ("key", "type", "default", "meaning"),
+        [(item["name"], item["type"], item["default"], item["doc"]) for item in found["config"]],
+        title="configuration (--set key=value)" if kind == "distillers" else "configuration",
+    )
+
+
+@click.group(cls=Group)
+def show() -> None:
+    """Show one method, attack or track."""
+
+
+@show.command("method")
+@click.argument("name", type=RegisteredName("distillers"))
+@json_option
+@pass_session
+def show_method(session: Session, name: str, as_json: bool) -> None:
+    """Show a method: where it comes from, what it does, its configuration."""
+    _show_entry(session, "distillers", name, as_json)
+
+
+@show.command("attack")
+@click.argument("name", type=RegisteredName("attacks"))
+@json_option
+@pass_session
+def show_attack(session: Session, name: str, as_json: bool) -> None:
+    """Show an attack: where it comes from, what it does, its configuration."""
+    _show_entry(session, "attacks", name, as_json)
+
+
+@show.command("track")
+@click.argument("name", type=RegisteredName("tracks"))
+@json_option
+@pass_session
+def show_track(session: Session, name: str, as_json: bool) -> None:
+    """Show a track: every field, its hash, and the command that runs it.
+
+    NAME is a registered track or a path that ends in .toml.
+    """
+    from robustdd_bench.protocol.tracks import eps_label
+
+    found = describe_track(session.registry, name)
+    if as_json:
+        print_json(found)
+        return
+    values = dict(flatten(found["fields"]))
+    values["threat.ladder"] = ", ".join(map(eps_label, values["threat.ladder"]))
+    values["threat.headline"] = eps_label(values["threat.headline"])
+    for key in ("sha256", "plugin", "source"):
+        values[key] = found[key]
+    print_table(("field", "value"), list(values.items()))
+    print(f"\n{found['command']}")

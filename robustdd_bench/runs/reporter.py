@@ -1,0 +1,255 @@
+"""How a run tells what it is doing, whatever the display.
+
+A `RunReporter` is the `Reporter` that methods get, with the stages of the pipeline on top. Whatever
+the display, values go to `metrics.jsonl`, notes to `run.log`, and both as events to the loggers of
+plugins (hook `robustdd_report`). Nothing here makes the device wait: values are read every few
+seconds, all at once.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import datetime
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pluggy
+from torch import Tensor
+
+from robustdd_bench.distillers import Progress
+from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.plugins import PluginWarning
+from robustdd_bench.runs.metrics import MetricsFile, Row, hold, read_values
+from robustdd_bench.terminal import one_line
+
+Publish = Callable[..., object]
+"""Called as `publish(event=...)`; see `plugin_loggers`."""
+
+FLUSH_S = 3.0
+MOST_ROWS = 4096
+
+
+def plugin_loggers(manager: pluggy.PluginManager) -> Publish:
+    """A function that hands an event to every plugin with the hook `robustdd_report`.
+
+    A logger that raises is named in a warning once and gets no more events: a run does not die of
+    the one who writes it down.
+    """
+    loggers = list(manager.hook.robustdd_report.get_hookimpls())
+
+    def publish(event: Mapping[str, Any]) -> None:
+        for logger in tuple(loggers):
+            try:
+                logger.function(**dict.fromkeys(logger.argnames, event))
+            except Exception as error:
+                loggers.remove(logger)
+                warnings.warn(
+                    f"plugin {logger.plugin_name!r}: robustdd_report failed and is left out: "
+                    f"{type(error).__name__}: {error}",
+                    PluginWarning,
+                    stacklevel=2,
+                )
+
+    return publish
+
+
+class Bar(abc.ABC):
+    """A progress bar, or what stands for it."""
+
+    def __init__(self, title: str, total: int, done: int, depth: int) -> None:
+        self.title, self.total, self.done, self.depth = title, total, done, depth
+
+    @abc.abstractmethod
+    def advance(self, steps: int = 1) -> None:
+        """Move on by `steps`."""
+
+    @abc.abstractmethod
+    def close(self, *, finished: bool) -> None:
+        """End it; `finished` is false where an exception ended it."""
+
+
+class RunReporter(abc.ABC):
+    """The reporter of one run; a context manager.
+
+    Args:
+        folder: the run's folder, for `metrics.jsonl` and `run.log`; None writes neither.
+        publish: called with each event as `publish(event=...)`.
+        flush_s: seconds between two readings of the buffered values.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        publish: Publish | None = None,
+        flush_s: float = FLUSH_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = None if folder is None else folder / "run.log"
+        self._file = None if folder is None else MetricsFile(folder / "metrics.jsonl")
+        self._publish = publish
+        self._flush_s = flush_s
+        self._clock = clock
+        self._flushed = clock()
+        self._rows: list[Row] = []
+        self._bars: list[Bar] = []
+        self._stage = ""
+        self._place = ""
+
+    @abc.abstractmethod
+    def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
+        """Begin to show a bar."""
+
+    def _say(self, text: str) -> None:
+        """Show a note, where the display shows notes."""
+        return
+
+    @contextlib.contextmanager
+    def _bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        bar = self._open(one_line(title, 60), total, done, len(self._bars))
+        self._bars.append(bar)
+        finished = False
+        try:
+            yield bar
+            finished = True
+        finally:
+            self._bars.remove(bar)
+            bar.close(finished=finished)
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        """A progress bar of `total` steps, nested in the one that is open."""
+        before = self._place
+        if not self._place:  # the outermost bar of a stage tells its metrics from its siblings'
+            self._place = title
+        try:
+            with self._bar(title, total) as bar:
+                yield bar
+        finally:
+            self._place = before
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+        """A stage of `total` cells, of which `done` are done; yields what tells of one more."""
+        stage, place = self._stage, self._place
+        self._stage, self._place = title, ""
+        start = self._clock()
+        self._event("stage", stage=title, status="started", total=total, done=done)
+        self._write(f"{title}: {done} of {total} done")
+        status = "failed"
+        try:
+            with self._bar(title, total, done) as bar:
+                yield bar.advance
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            wall_s = self._clock() - start
+            self._stage, self._place = stage, place
+            with contextlib.suppress(RunFailedError):  # what ended the stage is the better reason
+                self._write(f"{title}: {status} after {wall_s:.1f} s")
+            self._event("stage", stage=title, status=status, wall_s=wall_s)
+
+    def metrics(self, step: int, **values: float | Tensor) -> None:
+        """Values of one step; they are read later, in batches.
+
+        Raises:
+            ValueError: a value is not one number, or is called "step" or "stage".
+        """
+        where = "/".join(part for part in (self._stage, self._place) if part)
+        row = Row(where, int(step), hold(values))
+        if self._file is not None and self._file.holds(row):
+            return
+        self._rows.append(row)
+        if self._clock() - self._flushed >= self._flush_s or len(self._rows) >= MOST_ROWS:
+            self.flush()
+
+    def note(self, text: str) -> None:
+        """A line for the run's log."""
+        self._write(text)
+        self._say(one_line(text))
+        self._event("note", stage=self._stage, text=text)
+
+    def flush(self) -> None:
+        """Read the buffered values, write them and hand them to the loggers.
+
+        Raises:
+            RunFailedError: the file cannot be written.
+        """
+        self._flushed = self._clock()
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        found = read_values(rows)
+        if self._file is not None:
+            self._file.append(
+                [
+                    {"step": row.step, "stage": row.stage, **values}
+                    for row, values in zip(rows, found, strict=True)
+                ]
+            )
+        for row, values in zip(rows, found, strict=True):
+            self._event("metrics", stage=row.stage, step=row.step, values=values)
+
+    def close(self) -> None:
+        """Write what is left; further values may still be given."""
+        self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        # What ended the run must not be hidden by a disk that is full as well.
+        with contextlib.suppress(Exception):
+            self.close()
+        with contextlib.suppress(RunFailedError):
+            if isinstance(error, Exception) and not isinstance(error, UsageError):
+                self._write("".join(traceback.format_exception(error)))
+            else:
+                self._write(f"{type(error).__name__}: {error}")
+
+    def _event(self, event: str, **fields: Any) -> None:
+        if self._publish is not None:
+            self._publish(event={"event": event, **fields})
+
+    def _write(self, text: str) -> None:
+        if self._log is None:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{now} {text.rstrip()}\n")
+        except OSError as error:
+            raise RunFailedError(f"cannot write {self._log}: {error.strerror or error}") from error
+
+
+class _SilentBar(Bar):
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+
+    def close(self, *, finished: bool) -> None:
+        return
+
+
+class NullReporter(RunReporter):
+    """Shows nothing; the files and the loggers get everything."""
+
+    def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
+        return _SilentBar(title, total, done, depth)
