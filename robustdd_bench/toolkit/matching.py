@@ -278,6 +278,20 @@ class TrajectoryDistiller(StagedDistiller):
     The experts are the parts, one each; they live in the shared store.
     """
 
+    @classmethod
+    def quick_config(cls) -> TrajectoryConfig:
+        """Two short experts and a few steps, saved after each; for `robustdd check-plugin`."""
+        config: TrajectoryConfig = cls.Config(
+            experts=2,
+            expert_batch=16,
+            start_epochs=1,
+            match_epochs=1,
+            student_steps=2,
+            iterations=3,
+            checkpoint_seconds=0.0,
+        )
+        return config
+
     @abc.abstractmethod
     def recipe(self, task: DistillTask) -> ExpertRecipe:
         """How the experts are trained."""
