@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from robustdd_bench.cli.session import current_session
 from robustdd_bench.errors import unknown_name
+from robustdd_bench.plugins import PluginWarning
 
 
 class Group(click.Group):
@@ -72,6 +74,12 @@ class LazyGroup(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Built-in commands in the table's order, then those of plugins by name."""
         found = current_session(ctx).plugin_commands.commands
+        for name in sorted(found.keys() & self.table.keys()):
+            warnings.warn(
+                f"command {name!r} is built in; that of a plugin is left out",
+                PluginWarning,
+                stacklevel=2,
+            )
         return [*self.table, *sorted(found.keys() - self.table.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
