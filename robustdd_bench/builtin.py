@@ -53,9 +53,3 @@ def robustdd_register_executors(register: Register) -> None:
     register(
         "local", "robustdd_bench.runs.executors:LocalExecutor", "one cell after the other, here"
     )
-
-
-@hookimpl
-def robustdd_register_distillers(register: Register) -> None:
-    """Sets made elsewhere: no method, but they are judged like one."""
-    register("given", "robustdd_bench.runs.given:GivenSet", "a given set (robustdd evaluate FILE)")

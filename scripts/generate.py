@@ -38,7 +38,7 @@ def cli_reference() -> str:
         "`ROBUSTDD_DISABLED_PLUGINS=a,b` leaves plugins out.\n"
     )
     for name in COMMANDS:
-        parts.extend(_command(COMMANDS[name].load(name), name, root))
+        parts.extend(_command(COMMANDS[name].load(), name, root))
     return "\n".join(parts)
 
 

@@ -55,7 +55,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
 
         lazy = COMMANDS["list"]
         broken = click.Command("list", callback=callback)
-        monkeypatch.setattr(type(lazy), "load", lambda self, name: broken)
+        monkeypatch.setattr(type(lazy), "load", lambda self: broken)
         return main(["list"])
 
     return _call
@@ -116,7 +116,7 @@ def test_a_built_in_command_is_found_without_loading_a_plugin() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_loads_and_its_line_is_the_first_of_its_docstring(name: str) -> None:
-    command = COMMANDS[name].load(name)
+    command = COMMANDS[name].load()
     assert command.name == name
     assert (command.help or "").split("\n\n")[0] == COMMANDS[name].help
 

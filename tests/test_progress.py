@@ -20,6 +20,7 @@ from robustdd_bench.runs.progress import (
     PlainReporter,
     RichReporter,
     make_reporter,
+    plugin_loggers,
 )
 
 
@@ -249,7 +250,7 @@ def test_plugins_receive_each_event_through_the_hook_robustdd_report(tmp_path: P
         events.append(event)
 
     manager = get_plugin_manager([("logger", plugin(robustdd_report))], entry_points=False)
-    run = reporter(tmp_path, hook=manager.hook.robustdd_report, clock=Clock())
+    run = reporter(tmp_path, publish=plugin_loggers(manager), clock=Clock())
     with run, run.stage("distill", 2, 1):
         run.metrics(3, loss=torch.tensor(0.5), bad=float("nan"))
         run.note("a word")
@@ -273,7 +274,7 @@ def test_a_logger_that_raises_is_left_out_and_the_run_and_other_loggers_go_on() 
 
     extra = [("broken", plugin(broken)), ("sound", plugin(sound))]
     manager = get_plugin_manager(extra, entry_points=False)
-    with NullReporter(hook=manager.hook.robustdd_report) as run:
+    with NullReporter(publish=plugin_loggers(manager)) as run:
         with pytest.warns(PluginWarning, match=r"'broken': robustdd_report failed.*no network"):
             run.note("one")
         run.note("two")

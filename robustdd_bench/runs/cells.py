@@ -55,7 +55,7 @@ from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdou
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.runs.environment import PeakMemory
-from robustdd_bench.runs.plan import Plan
+from robustdd_bench.runs.plan import Plan, method_entry
 from robustdd_bench.toolkit.seeds import Seeds
 
 STAGES = ("experts", "distill", "students", "attacks", "sanity")
@@ -199,7 +199,7 @@ class Workbench:
     def distiller(self) -> Distiller:
         """The method, configured."""
         plan = self.plan
-        plugged = self.registry.get("distillers", plan.method).load()
+        plugged = method_entry(self.registry, plan.method).load()
         config = build_config(plugged.Config, plan.config, f"method {plan.method!r}")
         with blame(plan.plugin, f"method {plan.method!r}"):
             distiller = plugged(config)

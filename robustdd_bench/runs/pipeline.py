@@ -34,7 +34,6 @@ from robustdd_bench.runs.environment import environment, source_commit
 from robustdd_bench.runs.executors import Executor
 from robustdd_bench.runs.figures import save_distilled, save_robustness
 from robustdd_bench.runs.plan import Plan
-from robustdd_bench.runs.progress import RunReporter
 from robustdd_bench.runs.records import (
     AttackInfo,
     AttackResult,
@@ -53,6 +52,7 @@ from robustdd_bench.runs.records import (
     read_record,
     write_record,
 )
+from robustdd_bench.runs.reporter import RunReporter
 
 KEPT = ("record.json", "distilled.safetensors", "distilled.png", "robustness.png")
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from typing import Any
 from robustdd_bench import __version__
 from robustdd_bench.config import build_config, config_to_dict, parse_assignments
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
-from robustdd_bench.plugins import Registry
+from robustdd_bench.plugins import Entry, Registry
 from robustdd_bench.protocol.tracks import Track, load_track
 
 DEFAULT_TRACK = "digits-ipc10"
 DEFAULT_PRESET = "default"
+GIVEN = Entry(
+    "distillers", "given", "robustdd_bench.runs.given:GivenSet", "a set made elsewhere", "builtin"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,8 @@ class Plan:
     version: str
     """Version of the distribution the method comes from."""
     preset: str
+    overrides: Mapping[str, Any]
+    """What the call set; like the preset's name, not part of the run's identity."""
     config: Mapping[str, Any]
     """Every hyper-parameter of the method."""
     track: Track
@@ -69,6 +75,7 @@ class Plan:
             "distribution": self.distribution,
             "version": self.version,
             "preset": self.preset,
+            "overrides": dict(self.overrides),
             "config": dict(self.config),
             "track": self.track.model_dump(mode="json"),
             "attacks": [
@@ -92,8 +99,12 @@ class Plan:
         return cls(**values)
 
     def run_id(self) -> str:
-        """The first 12 hex digits of the plan's hash; the preset's name is not in it."""
-        fields = {key: value for key, value in self.to_dict().items() if key != "preset"}
+        """The first 12 hex digits of the plan's hash.
+
+        Where settings came from (preset, call) is not in it, only what they are.
+        """
+        origin = ("preset", "overrides")
+        fields = {key: value for key, value in self.to_dict().items() if key not in origin}
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -103,16 +114,22 @@ class Plan:
 
     def command(self) -> str:
         """The call that repeats the run."""
-        changed = [f"--set {key}={_toml(value)}" for key, value in sorted(self.config.items())]
+        changed = [
+            shlex.join(["--set", f"{key}={_assigned(value)}"])
+            for key, value in sorted(self.overrides.items())
+        ]
         parts = ["robustdd run", f"--method {self.method}", f"--track {self.track.name}"]
+        if self.preset != DEFAULT_PRESET:
+            parts.append(shlex.join(["--preset", self.preset]))
         parts += [f"--seed {self.seed}", f"--device {self.device}"]
         if self.split == "validation":
             parts.append("--validate")
         return " ".join(parts + changed)
 
 
-def _toml(value: Any) -> str:
-    return json.dumps(value) if not isinstance(value, str) else value
+def _assigned(value: Any) -> str:
+    """A value as `--set` reads it."""
+    return "none" if value is None else json.dumps(value, allow_nan=False)
 
 
 def make_plan(
@@ -144,7 +161,7 @@ def make_plan(
         UsageError: anything is unknown or out of range; one line says what and what to do.
         PluginError: a plugin does not load.
     """
-    entry = registry.get("distillers", method)
+    entry = method_entry(registry, method)
     resolved = load_track(track, registry)
     registry.get("datasets", resolved.data.dataset)
     registry.get("networks", resolved.network.name)
@@ -155,11 +172,12 @@ def make_plan(
     owner = f"method {method!r}"
     named = preset_values(distiller, preset, resolved, entry.plugin)
     config = build_config(config_class(distiller, owner), {**named, **overrides}, owner)
+    settings = config_to_dict(config)
     info = registry.plugins[entry.plugin]
     attacks = []
     for spec in resolved.attacks:
         attack = registry.get("attacks", spec.name)
-        settings = build_config(
+        configured = build_config(
             config_class(attack.load(), f"attack {spec.name!r}"),
             spec.config,
             f"track {resolved.name!r}, attack {spec.name!r}",
@@ -169,7 +187,7 @@ def make_plan(
                 name=spec.name,
                 plugin=attack.plugin,
                 version=registry.plugins[attack.plugin].version,
-                config=config_to_dict(settings),
+                config=config_to_dict(configured),
             )
         )
     return Plan(
@@ -178,7 +196,8 @@ def make_plan(
         distribution=info.distribution,
         version=info.version,
         preset=preset,
-        config=config_to_dict(config),
+        overrides={key: settings[key] for key in overrides},
+        config=settings,
         track=resolved,
         attacks=tuple(attacks),
         seed=seed,
@@ -188,6 +207,15 @@ def make_plan(
         torch=importlib.metadata.version("torch"),
         harness=__version__,
     )
+
+
+def method_entry(registry: Registry, name: str) -> Entry:
+    """Where a method is; "given" is a set made elsewhere, which no plugin has to register.
+
+    Raises:
+        UsageError: nothing of that name is registered.
+    """
+    return GIVEN if name == GIVEN.name else registry.get("distillers", name)
 
 
 def config_class(plugged: Any, owner: str) -> type[Any]:

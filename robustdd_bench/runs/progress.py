@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from robustdd_bench.runs.reporter import Bar, NullReporter, Publish, RunReporter
+from robustdd_bench.runs.reporter import Bar, NullReporter, Publish, RunReporter, plugin_loggers
 from robustdd_bench.terminal import is_terminal, no_colour
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "RichReporter",
     "RunReporter",
     "make_reporter",
+    "plugin_loggers",
 ]
 
 LINE_S = 5.0
@@ -183,7 +184,7 @@ def make_reporter(
     folder: Path | None = None,
     *,
     stream: IO[str] | None = None,
-    hook: Publish | None = None,
+    publish: Publish | None = None,
     quiet: bool = False,
 ) -> RunReporter:
     """The reporter that fits the stream: bars on a terminal, plain lines elsewhere.
@@ -191,12 +192,12 @@ def make_reporter(
     Args:
         folder: the run's folder, for `metrics.jsonl` and `run.log`.
         stream: where progress is shown; stderr by default.
-        hook: gets every event, such as `manager.hook.robustdd_report`.
+        publish: gets every event; see `plugin_loggers`.
         quiet: show nothing.
     """
     shown = sys.stderr if stream is None else stream
     if quiet or shown is None:
-        return NullReporter(folder, hook=hook)
+        return NullReporter(folder, publish=publish)
     if is_terminal(shown):
-        return RichReporter(shown, folder, hook=hook)
-    return PlainReporter(shown, folder, hook=hook)
+        return RichReporter(shown, folder, publish=publish)
+    return PlainReporter(shown, folder, publish=publish)

@@ -29,37 +29,28 @@ from robustdd_bench.runs.metrics import MetricsFile, Row, hold, read_values
 from robustdd_bench.terminal import one_line
 
 Publish = Callable[..., object]
-"""Called as `publish(event=...)`, such as the hook `robustdd_report`."""
+"""Called as `publish(event=...)`; see `plugin_loggers`."""
 
 FLUSH_S = 3.0
 MOST_ROWS = 4096
 
 
-def guarded(hook: Publish) -> Publish:
-    """The hook, of which a plugin that raises is left out: a run does not die of its logger.
+def plugin_loggers(manager: pluggy.PluginManager) -> Publish:
+    """A function that hands an event to every plugin with the hook `robustdd_report`.
 
-    Args:
-        hook: `manager.hook.robustdd_report`, or any function that takes `event`.
-
-    Returns:
-        A function of `event`. A logger that raises is named in a warning, once, and gets no more.
+    A logger that raises is named in a warning once and gets no more events: a run does not die of
+    the one who writes it down.
     """
-    if isinstance(hook, pluggy.HookCaller):
-        loggers = [
-            (impl.plugin_name, impl.function, impl.argnames) for impl in hook.get_hookimpls()
-        ]
-    else:
-        loggers = [(getattr(hook, "__module__", "?"), hook, ("event",))]
+    loggers = list(manager.hook.robustdd_report.get_hookimpls())
 
     def publish(event: Mapping[str, Any]) -> None:
         for logger in tuple(loggers):
-            name, function, arguments = logger
             try:
-                function(**dict.fromkeys(arguments, event))
+                logger.function(**dict.fromkeys(logger.argnames, event))
             except Exception as error:
                 loggers.remove(logger)
                 warnings.warn(
-                    f"plugin {name!r}: robustdd_report failed and is left out: "
+                    f"plugin {logger.plugin_name!r}: robustdd_report failed and is left out: "
                     f"{type(error).__name__}: {error}",
                     PluginWarning,
                     stacklevel=2,
@@ -88,7 +79,7 @@ class RunReporter(abc.ABC):
 
     Args:
         folder: the run's folder, for `metrics.jsonl` and `run.log`; None writes neither.
-        hook: gets each event as `hook(event=...)`; see `guarded`.
+        publish: called with each event as `publish(event=...)`.
         flush_s: seconds between two readings of the buffered values.
         clock: seconds that never run backwards.
     """
@@ -97,13 +88,13 @@ class RunReporter(abc.ABC):
         self,
         folder: Path | None = None,
         *,
-        hook: Publish | None = None,
+        publish: Publish | None = None,
         flush_s: float = FLUSH_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = None if folder is None else folder / "run.log"
         self._file = None if folder is None else MetricsFile(folder / "metrics.jsonl")
-        self._publish = None if hook is None else guarded(hook)
+        self._publish = publish
         self._flush_s = flush_s
         self._clock = clock
         self._flushed = clock()
