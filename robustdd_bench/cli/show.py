@@ -42,12 +42,20 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "distribution": info.distribution if info else "",
         "version": info.version if info else "",
         "target": entry.target,
-        "doc": inspect.getdoc(target) or "",
+        "doc": "\n\n".join(_docs(target)),
         "config": [
             {"name": key, "type": type_text, "default": default, "doc": doc}
             for key, type_text, default, doc in (() if config is None else describe_config(config))
         ],
     }
+
+
+def _docs(target: Any) -> Iterator[str]:
+    """The docstrings of a class and of its module, which names paper, equation and deviation."""
+    for what in (target, inspect.getmodule(target)):
+        text = what and inspect.getdoc(what)
+        if text:
+            yield text
 
 
 def describe_track(registry: Registry, name: str) -> dict[str, Any]:
