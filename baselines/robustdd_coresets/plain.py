@@ -6,6 +6,7 @@ Shapes: N images, S images per class, C channels, H height, W width, P pixels of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class Random(Distiller):
 
 class Full(Distiller):
     """All training images, whatever the images per class: the upper end of the scale."""
+
+    reference: ClassVar[bool] = True
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

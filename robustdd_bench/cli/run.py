@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option, out_option
-from robustdd_bench.cli.output import json_option, one_line, print_json, print_table
+from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.terminal import one_line
 
 if TYPE_CHECKING:
     from robustdd_bench.runs.pipeline import Finished
@@ -87,7 +88,7 @@ def run_options(function: Function) -> Function:
 @run_options
 @pass_session
 def run(
-    session: Session, method: str, assignments: Sequence[str], preset: str, **options: Any
+    session: Session, /, method: str, assignments: Sequence[str], preset: str, **options: Any
 ) -> None:
     """Distil a dataset, train students on the set, attack them and write a record.
 
@@ -121,7 +122,7 @@ def run(
 )
 @run_options
 @pass_session
-def evaluate(session: Session, file: Path, file_format: str, **options: Any) -> None:
+def evaluate(session: Session, /, file: Path, file_format: str, **options: Any) -> None:
     """Train students on a distilled set that is given, and attack them.
 
     SET is a `distilled.safetensors` written by `robustdd run`.
@@ -149,15 +150,16 @@ def _execute(session: Session, plan: Plan, options: dict[str, Any]) -> None:
         _print_plan(plan, options)
         return
     from robustdd_bench.runs.pipeline import execute
-    from robustdd_bench.runs.progress import make_reporter
+    from robustdd_bench.runs.progress import make_reporter, plugin_loggers
 
+    publish = plugin_loggers(session.manager)
     finished = execute(
         plan,
         session.registry,
         executor.load()(),
         out=options["out"],
         data_root=options["data_root"],
-        reporter=lambda folder: make_reporter(folder, hook=session.manager.hook.robustdd_report),
+        reporter=lambda folder: make_reporter(folder, publish=publish),
         download=options["download"],
         fresh=options["fresh"],
     )
