@@ -117,6 +117,7 @@ class Workbench:
         self.download = download
         self.device = torch.device(plan.device)
         self.seeds = Seeds(plan.seed, plan.track.name, plan.method)
+        self._factories: dict[Preprocessing, NetworkFactory] = {}
 
     @cached_property
     def _data(self) -> ImageData:
@@ -179,17 +180,19 @@ class Workbench:
 
     def factory(self, preprocessing: Preprocessing) -> NetworkFactory:
         """Networks of the track behind a preprocessing layer."""
-        spec = self.plan.track.network
-        build = self.registry.get("networks", spec.name).load()
-        return NetworkFactory(
-            build,
-            spec.options,
-            self.shape_CHW,
-            self.num_classes,
-            preprocessing,
-            self.train.images,
-            self.device,
-        )
+        if preprocessing not in self._factories:  # whitening is costly to fit
+            spec = self.plan.track.network
+            build = self.registry.get("networks", spec.name).load()
+            self._factories[preprocessing] = NetworkFactory(
+                build,
+                spec.options,
+                self.shape_CHW,
+                self.num_classes,
+                preprocessing,
+                self.train.images,
+                self.device,
+            )
+        return self._factories[preprocessing]
 
     def threat(self, eps: float) -> ThreatModel:
         """The track's threat model at an eps."""
@@ -244,6 +247,7 @@ class Workbench:
             store_dir=self.store,
             data_sha256=self.data_hashes[0],
             allow_flip=track.data.flip,
+            network_with=self.factory,
         )
 
     @property
