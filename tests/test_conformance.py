@@ -28,7 +28,7 @@ from robustdd_bench.distillers import (
 )
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
-from robustdd_bench.plugins import Entry
+from robustdd_bench.plugins import Entry, collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 
@@ -702,3 +702,19 @@ def test_the_checks_leave_no_files_behind(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys.modules["tempfile"], "tempdir", str(tmp_path))
     check_distiller(_entry(Staged, "distillers"))
     assert list(tmp_path.iterdir()) == []
+
+
+# --- what this distribution ships ------------------------------------------------------------
+
+SHIPPED = {
+    (kind, name): entry
+    for kind, entries in collect(get_plugin_manager()).entries.items()
+    if kind in ("distillers", "attacks")
+    for name, entry in entries.items()
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), SHIPPED)
+def test_every_shipped_method_and_attack_passes_every_check(kind: str, name: str) -> None:
+    check = check_distiller if kind == "distillers" else check_attack
+    assert _failed(check(SHIPPED[kind, name])) == {}

@@ -21,6 +21,7 @@ from robustdd_bench.plugins import (
     DISABLED_VARIABLE,
     KINDS,
     PluginWarning,
+    Registry,
     collect,
     get_plugin_manager,
 )
@@ -47,6 +48,12 @@ def offers(name: str, target: str = "collections:OrderedDict") -> types.SimpleNa
         register(name, target, "a method")
 
     return plugin(robustdd_register_distillers=robustdd_register_distillers)
+
+
+def methods(registry: Registry) -> list[str]:
+    """Names of the methods that are not the harness's own."""
+    entries = registry.entries["distillers"]
+    return [name for name, entry in entries.items() if entry.plugin != "builtin"]
 
 
 class FakePoint:
@@ -120,7 +127,7 @@ def test_a_broken_plugin_is_named_in_a_warning_and_the_rest_works(
     with pytest.warns(PluginWarning, match=r"'bad' \(robustdd-bad\) is left out: ImportError: no"):
         manager = get_plugin_manager()
     registry = collect(manager)
-    assert registry.names("distillers") == ["fine"]
+    assert methods(registry) == ["fine"]
     assert registry.plugins["bad"].status == "broken"
     assert registry.plugins["bad"].problem == "ImportError: no module named torch_xyz"
 
@@ -135,7 +142,7 @@ def test_disabled_plugins_are_listed_but_not_imported(
     monkeypatch.setenv(DISABLED_VARIABLE, " one, two,")
     registry = collect(get_plugin_manager())
     assert registry.plugins["one"].status == registry.plugins["two"].status == "disabled"
-    assert registry.names("distillers") == ["m"]
+    assert methods(registry) == ["m"]
 
 
 def test_two_plugins_of_one_name_are_an_error_that_names_both(
@@ -158,8 +165,8 @@ def test_no_plugin_may_take_the_name_of_the_built_in_one(install: Callable[..., 
 def test_every_manager_is_a_new_one(install: Callable[..., None]) -> None:
     install()
     first = get_plugin_manager(extra=[("mine", offers("m"))])
-    assert collect(first).names("distillers") == ["m"]
-    assert collect(get_plugin_manager()).names("distillers") == []
+    assert methods(collect(first)) == ["m"]
+    assert methods(collect(get_plugin_manager())) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -185,7 +192,7 @@ def test_a_hook_that_does_not_exist_is_refused_and_leaves_nothing_behind(
     install(FakePoint("typo", lambda: bad))
     with pytest.warns(PluginWarning, match=r"'typo'.*robustdd_register_distiller"):
         manager = get_plugin_manager()
-    assert collect(manager).names("distillers") == []
+    assert methods(collect(manager)) == []
 
 
 def test_a_hook_with_an_unknown_argument_is_refused_and_leaves_nothing_behind(
@@ -201,7 +208,7 @@ def test_a_hook_with_an_unknown_argument_is_refused_and_leaves_nothing_behind(
         manager = get_plugin_manager()
     assert "\n" not in str(caught[0].message)
     registry = collect(manager)
-    assert registry.names("distillers") == ["fine"]
+    assert methods(registry) == ["fine"]
     assert registry.plugins["wrong"].status == "broken"
 
 
@@ -284,8 +291,9 @@ def test_an_unknown_name_is_met_with_the_nearest_or_with_all(name: str, hint: st
 
 def test_an_unknown_name_where_nothing_is_installed_says_so() -> None:
     registry = collect(get_plugin_manager(entry_points=False))
-    with pytest.raises(UsageError, match="unknown method 'mat'; none are installed"):
-        registry.get("distillers", "mat")
+    assert registry.names("attacks") == []
+    with pytest.raises(UsageError, match="unknown attack 'pgd'; none are installed"):
+        registry.get("attacks", "pgd")
 
 
 def test_a_target_is_imported_when_it_is_used() -> None:

@@ -45,6 +45,11 @@ class DC(Distiller):
         def __post_init__(self) -> None:
             _recipe(self, "none")
 
+    @classmethod
+    def quick_config(cls) -> DC.Config:
+        """A few steps, saved after each; for `robustdd check-plugin`."""
+        return cls.Config(iterations=3, outer=2, inner=1, checkpoint_seconds=0.0)
+
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Optimise the images; resumes from `task.work_dir`."""
         return match_gradients(task, reporter, _recipe(self.config, "none"), "dc")
@@ -82,6 +87,11 @@ class DSA(Distiller):
 
         def __post_init__(self) -> None:
             _recipe(self, self.augmentation)
+
+    @classmethod
+    def quick_config(cls) -> DSA.Config:
+        """A few steps, saved after each; for `robustdd check-plugin`."""
+        return cls.Config(iterations=3, outer=2, inner=1, checkpoint_seconds=0.0)
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Optimise the images; resumes from `task.work_dir`."""

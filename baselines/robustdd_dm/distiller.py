@@ -78,6 +78,11 @@ class DM(Distiller):
                 raise ValueError("checkpoint_seconds must be at least 0")
             Augmentation.parse(self.augmentation)
 
+    @classmethod
+    def quick_config(cls) -> DM.Config:
+        """A few steps, saved after each; for `robustdd check-plugin`."""
+        return cls.Config(iterations=4, checkpoint_seconds=0.0)
+
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Optimise the images; resumes from `task.work_dir`.
 

@@ -8,7 +8,7 @@ import click
 
 from robustdd_bench.cli.group import Group
 from robustdd_bench.cli.output import json_option, print_json, print_table
-from robustdd_bench.errors import unknown_name
+from robustdd_bench.errors import UsageError, unknown_name
 
 board_option = click.option(
     "--board",
@@ -79,6 +79,8 @@ def board_show(track: str | None, root: Path, as_json: bool) -> None:
 
     runs = published(root)
     names = sorted({run.record.track.name for run in runs})
+    if not names:
+        raise UsageError(f"nothing is published under {root}; see `robustdd publish`")
     if track is not None and track not in names:
         raise unknown_name("track on this board", track, names)
     chosen = names if track is None else [track]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from robustdd_bench.cli.session import current_session
 from robustdd_bench.errors import unknown_name
+from robustdd_bench.plugins import PluginWarning
 
 
 class Group(click.Group):
@@ -39,19 +41,14 @@ class LazyCommand:
     """Where a command is, and its line in `--help`, so that neither needs an import."""
 
     target: str
-    """"package.module:command", or "package.module" whose `register(cli)` adds the command."""
+    """"package.module:command"."""
     help: str
 
-    def load(self, name: str) -> click.Command:
+    def load(self) -> click.Command:
         """Import the command."""
-        module_name, _, attribute = self.target.partition(":")
-        module = importlib.import_module(module_name)
-        if attribute:
-            command: click.Command = getattr(module, attribute)
-            return command
-        own = click.Group("robustdd")
-        module.register(own)
-        return own.commands[name]
+        module, _, attribute = self.target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
 
 
 class LazyGroup(Group):
@@ -72,12 +69,18 @@ class LazyGroup(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Built-in commands in the table's order, then those of plugins by name."""
         found = current_session(ctx).plugin_commands.commands
+        for name in sorted(found.keys() & self.table.keys()):
+            warnings.warn(
+                f"command {name!r} is built in; that of a plugin is left out",
+                PluginWarning,
+                stacklevel=2,
+            )
         return [*self.table, *sorted(found.keys() - self.table.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command; a built-in one is found without loading any plugin."""
         if cmd_name in self.table:
-            return self.table[cmd_name].load(cmd_name)
+            return self.table[cmd_name].load()
         return current_session(ctx).plugin_command(cmd_name)
 
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:

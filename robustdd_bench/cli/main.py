@@ -29,15 +29,37 @@ COMPLETE_VARIABLE = "_ROBUSTDD_COMPLETE"
 
 # Name -> where it is, and the line that `--help` shows: the first sentence of its docstring.
 COMMANDS = {
+    "run": LazyCommand(
+        "robustdd_bench.cli.run:run",
+        "Distil a dataset, train students on the set, attack them and write a record.",
+    ),
+    "evaluate": LazyCommand(
+        "robustdd_bench.cli.run:evaluate",
+        "Train students on a distilled set that is given, and attack them.",
+    ),
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."
     ),
-    "show": LazyCommand("robustdd_bench.cli.show:show", "Show one method, attack or track."),
+    "show": LazyCommand("robustdd_bench.cli.show:show", "Show one method, attack, track or run."),
     "plugins": LazyCommand(
         "robustdd_bench.cli.plugins:plugins_command", "List the plugins and what they register."
     ),
     "doctor": LazyCommand(
         "robustdd_bench.cli.doctor:doctor", "Check this machine and installation."
+    ),
+    "publish": LazyCommand(
+        "robustdd_bench.cli.board:publish_command", "Copy a run to the board and rebuild it."
+    ),
+    "board": LazyCommand(
+        "robustdd_bench.cli.board:board", "Build, check and show the board of published runs."
+    ),
+    "check-plugin": LazyCommand(
+        "robustdd_bench.cli.check:check_plugin",
+        "Hold an installed method or attack against what the benchmark relies on.",
+    ),
+    "new-plugin": LazyCommand(
+        "robustdd_bench.cli.check:new_plugin",
+        "Write the package of a new method or attack that passes check-plugin.",
     ),
 }
 

@@ -17,6 +17,16 @@ import click
 
 from robustdd_bench.terminal import is_terminal, no_colour, one_line
 
+__all__ = [
+    "complain",
+    "json_option",
+    "jsonable",
+    "one_line",
+    "plain_table",
+    "print_json",
+    "print_table",
+]
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -150,7 +150,8 @@ def _execute(session: Session, plan: Plan, options: dict[str, Any]) -> None:
         _print_plan(plan, options)
         return
     from robustdd_bench.runs.pipeline import execute
-    from robustdd_bench.runs.progress import make_reporter, plugin_loggers
+    from robustdd_bench.runs.progress import make_reporter
+    from robustdd_bench.runs.reporter import plugin_loggers
 
     publish = plugin_loggers(session.manager)
     finished = execute(

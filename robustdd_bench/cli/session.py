@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import click
 import pluggy
@@ -18,6 +20,8 @@ from robustdd_bench.plugins import (
     collect,
     get_plugin_manager,
 )
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +135,11 @@ def current_session(ctx: click.Context) -> Session:
     return ctx.ensure_object(Session)
 
 
-pass_session = click.make_pass_decorator(Session, ensure=True)
+def pass_session(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Give the command the session of this call as its first argument."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **options: Any) -> Result:
+        return function(current_session(click.get_current_context()), *args, **options)
+
+    return command

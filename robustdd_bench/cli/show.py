@@ -1,9 +1,10 @@
-"""`robustdd show`: one method, attack or track in full."""
+"""`robustdd show`: one method, attack, track or run in full."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -41,12 +42,20 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "distribution": info.distribution if info else "",
         "version": info.version if info else "",
         "target": entry.target,
-        "doc": inspect.getdoc(target) or "",
+        "doc": "\n\n".join(_docs(target)),
         "config": [
             {"name": key, "type": type_text, "default": default, "doc": doc}
             for key, type_text, default, doc in (() if config is None else describe_config(config))
         ],
     }
+
+
+def _docs(target: Any) -> Iterator[str]:
+    """The docstrings of a class and of its module, which names paper, equation and deviation."""
+    for what in (target, inspect.getmodule(target)):
+        text = what and inspect.getdoc(what)
+        if text:
+            yield text
 
 
 def describe_track(registry: Registry, name: str) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
 
 @click.group(cls=Group)
 def show() -> None:
-    """Show one method, attack or track."""
+    """Show one method, attack, track or run."""
 
 
 @show.command("method")
@@ -150,3 +159,32 @@ def show_track(session: Session, name: str, as_json: bool) -> None:
         values[key] = found[key]
     print_table(("field", "value"), list(values.items()))
     print(f"\n{found['command']}")
+
+
+@show.command("run")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+@json_option
+def show_run(folder: Path, as_json: bool) -> None:
+    """Show a run: its table, its settings, its checks.
+
+    RUN is the folder of a run, or its record.json.
+    """
+    from robustdd_bench.cli.run import print_result, summary
+    from robustdd_bench.runs.records import read_record
+
+    record = read_record(folder if folder.suffix == ".json" else folder / "record.json")
+    if as_json:
+        print_json(summary(record))
+        return
+    if record.aggregates is not None:
+        print_result(record)
+    facts = [("run id", record.run_id), ("status", record.status)]
+    if record.failure is not None:
+        facts.append(("failure", f"{record.failure.cell}: {record.failure.reason}"))
+    facts += [
+        ("command", record.command),
+        ("failed checks", ", ".join(summary(record)["failed_checks"]) or "none"),
+        *((f"  {key}", str(value)) for key, value in record.method.config.items()),
+        *((stage.stage, f"{stage.wall_s:.1f} s") for stage in record.costs.stages),
+    ]
+    print_table(("", "run"), facts)

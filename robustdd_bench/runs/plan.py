@@ -51,6 +51,8 @@ class Plan:
     version: str
     """Version of the distribution the method comes from."""
     preset: str
+    overrides: Mapping[str, Any]
+    """What the call set; like the preset's name, not part of the run's identity."""
     config: Mapping[str, Any]
     """Every hyper-parameter of the method."""
     track: Track
@@ -76,6 +78,7 @@ class Plan:
             "distribution": self.distribution,
             "version": self.version,
             "preset": self.preset,
+            "overrides": dict(self.overrides),
             "config": dict(self.config),
             "track": self.track.model_dump(mode="json"),
             "track_source": self.track_source,
@@ -102,10 +105,10 @@ class Plan:
     def run_id(self) -> str:
         """The first 12 hex digits of the plan's hash.
 
-        Names of preset and track file are not in it: what they stand for is.
+        Where settings came from (preset, call, track file) is not in it, only what they are.
         """
-        names = ("preset", "track_source")
-        fields = {key: value for key, value in self.to_dict().items() if key not in names}
+        origin = ("preset", "overrides", "track_source")
+        fields = {key: value for key, value in self.to_dict().items() if key not in origin}
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -116,11 +119,13 @@ class Plan:
     def command(self) -> str:
         """The call that repeats the run."""
         words = ["robustdd", "run", "--method", self.method, "--track", self.track_source]
+        if self.preset != DEFAULT_PRESET:
+            words += ["--preset", self.preset]
         words += ["--seed", str(self.seed), "--device", self.device]
         words += ["--threads", str(self.threads)]
         if self.split == "validation":
             words.append("--validate")
-        for key, value in sorted(self.config.items()):
+        for key, value in sorted(self.overrides.items()):
             words += ["--set", assignment(key, value)]
         return shlex.join(words)
 
@@ -200,11 +205,12 @@ def make_plan(
     except UsageError as error:
         raise PluginError(f"plugin {entry.plugin!r}: {owner}, {error}") from error
     config = build_config(settings_class, {**named, **overrides}, owner)
+    settings = config_to_dict(config)
     info = registry.plugins[entry.plugin]
     attacks = []
     for spec in resolved.attacks:
         attack = registry.get("attacks", spec.name)
-        settings = build_config(
+        configured = build_config(
             config_class(attack.load(), f"attack {spec.name!r}"),
             spec.config,
             f"track {resolved.name!r}, attack {spec.name!r}",
@@ -214,7 +220,7 @@ def make_plan(
                 name=spec.name,
                 plugin=attack.plugin,
                 version=registry.plugins[attack.plugin].version,
-                config=config_to_dict(settings),
+                config=config_to_dict(configured),
             )
         )
     return Plan(
@@ -223,7 +229,8 @@ def make_plan(
         distribution=info.distribution,
         version=info.version,
         preset=preset,
-        config=config_to_dict(config),
+        overrides={key: settings[key] for key in overrides},
+        config=settings,
         track=resolved,
         track_source=Path(track).name if track.endswith(".toml") else track,
         attacks=tuple(attacks),
@@ -275,7 +282,7 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
         except (OSError, ValueError) as error:
             raise PluginError(f"plugin {plugin!r}: cannot read its presets: {error}") from error
     if preset != DEFAULT_PRESET and preset not in presets:
-        raise unknown_name("preset", preset, [*presets, DEFAULT_PRESET])
+        raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
     tables = presets.get(preset, {})
     for name in (track.name, track.data.dataset):
         values = tables.get(name) if isinstance(tables, dict) else tables

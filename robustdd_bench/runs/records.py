@@ -91,6 +91,7 @@ class Record(Part):
             distribution=method.distribution,
             version=method.version,
             preset=method.preset,
+            overrides={},
             config=method.config,
             track=self.track,
             track_source=self.track.name,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ from robustdd_bench.toolkit.seeds import Seeds
 
 # Raise when a change of the code below changes trajectories, so that stored ones are not reused.
 TRAINER_VERSION = 1
+_FORMAT = "robustdd-expert-1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +138,7 @@ class ExpertStore:
             self.task, self.recipe, self.seeds, index, reporter
         )
         metadata = {
-            "format": "robustdd-expert-1",
+            "format": _FORMAT,
             "description": json.dumps(self._description(), sort_keys=True),
             "train_accuracy": f"{accuracy:.6f}",
             "losses": json.dumps([round(x, 6) for x in losses]),
@@ -150,16 +152,24 @@ class ExpertStore:
             UsageError: an expert is missing or damaged.
         """
         loaded = []
+        size = FlatNetwork(self.task.network(0)).size
         for part in self.parts(count):
             tensors, metadata = read_safetensors(part.output)
             snapshots = tensors.get("snapshots")
-            if metadata.get("format") != "robustdd-expert-1" or snapshots is None:
+            if metadata.get("format") != _FORMAT or snapshots is None:
                 raise UsageError(f"{part.output} is not a stored expert; delete it")
-            if len(snapshots) != self.recipe.epochs + 1:
+            if snapshots.ndim != 2 or len(snapshots) != self.recipe.epochs + 1:
                 raise UsageError(
                     f"{part.output} holds {len(snapshots) - 1} epochs, not {self.recipe.epochs}; "
                     "delete it"
                 )
+            if snapshots.shape[1] != size or snapshots.dtype != torch.float32:
+                raise UsageError(
+                    f"{part.output} does not hold the {size} weights of this network; delete it"
+                )
+            # The last alone: the others stay on the disk until matching wants them.
+            if not bool(torch.isfinite(snapshots[-1]).all()):
+                raise UsageError(f"{part.output} holds NaN or infinity; delete it")
             loaded.append(snapshots)
         return Trajectories(loaded, self.task.device, self.key)
 
@@ -174,6 +184,11 @@ class Trajectories:
 
     def __len__(self) -> int:
         return len(self._snapshots)
+
+    @property
+    def epochs(self) -> int:
+        """The last epoch of which every expert has a snapshot."""
+        return min(len(snapshots) for snapshots in self._snapshots) - 1
 
     def at(self, expert: int, epoch: int) -> Tensor:
         """The weights (P,) of an expert after `epoch` epochs, on the device."""
@@ -239,7 +254,7 @@ def train_expert(
                 total += loss.detach()
             snapshots[epoch] = phi.cpu()
             losses.append(float(total) / len(batches))
-            if not torch.isfinite(snapshots[epoch]).all() or losses[-1] != losses[-1]:
+            if not torch.isfinite(snapshots[epoch]).all() or not math.isfinite(losses[-1]):
                 raise RunFailedError(
                     f"expert {index} diverged in epoch {epoch} (loss {losses[-1]}); lower "
                     "expert_lr or the eps of the experts"

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustdd_bench.toolkit.instancenorm import with_fast_norm
+
 Augment = Callable[[Tensor], Tensor]
 
 
@@ -31,11 +33,13 @@ class FlatNetwork:
         if not isinstance(network, nn.Sequential) or len(network) != 2:
             raise ValueError("a flat network wants nn.Sequential(preprocessing, network)")
         self.preprocess: nn.Module = network[0]
-        self.body: nn.Module = network[1]
+        original: nn.Module = network[1]
+        # The same values and names; only second derivatives take another, shorter way.
+        self.body: nn.Module = with_fast_norm(original)
         for name, buffer in self.body.named_buffers():
             if buffer.is_floating_point() and "running" in name:
                 raise ValueError(f"running statistics ({name}) cannot be part of a trajectory")
-        parameters = dict(self.body.named_parameters())
+        parameters = dict(original.named_parameters())
         self.names = tuple(parameters)
         self.shapes = tuple(p.shape for p in parameters.values())
         self.sizes = tuple(p.numel() for p in parameters.values())

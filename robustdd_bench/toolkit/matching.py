@@ -31,6 +31,7 @@ from robustdd_bench.distillers import (
     Reporter,
     StagedDistiller,
 )
+from robustdd_bench.errors import UsageError
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.checkpoint import (
     Checkpoint,
@@ -158,6 +159,13 @@ class TrajectoryMatcher:
         self.trajectories = trajectories
         self.seeds = family_seeds(task.seeds)
         self.ipc = task.required_ipc()
+        wanted = config.start_epochs - 1 + config.match_epochs
+        if len(trajectories) < 1 or trajectories.epochs < wanted:
+            have = trajectories.epochs if len(trajectories) else 0
+            raise UsageError(
+                f"start_epochs {config.start_epochs} and match_epochs {config.match_epochs} need "
+                f"{wanted} epochs of each expert, and {have} are stored; lower them or train more"
+            )
         # The recipes' learning rates hold in the network's input space, behind the preprocessing.
         self.layer, body = split_network(task.network(self.seeds.seed("student-shape")))
         self.network = FlatNetwork(nn.Sequential(nn.Identity(), body))
@@ -278,6 +286,20 @@ class TrajectoryDistiller(StagedDistiller):
     The experts are the parts, one each; they live in the shared store.
     """
 
+    @classmethod
+    def quick_config(cls) -> TrajectoryConfig:
+        """Two short experts and a few steps, saved after each; for `robustdd check-plugin`."""
+        config: TrajectoryConfig = cls.Config(
+            experts=2,
+            expert_batch=16,
+            start_epochs=1,
+            match_epochs=1,
+            student_steps=2,
+            iterations=3,
+            checkpoint_seconds=0.0,
+        )
+        return config
+
     @abc.abstractmethod
     def recipe(self, task: DistillTask) -> ExpertRecipe:
         """How the experts are trained."""
@@ -287,7 +309,12 @@ class TrajectoryDistiller(StagedDistiller):
         """The outer loss, or None for the matching loss."""
 
     def parts(self, task: DistillTask) -> Sequence[Part]:
-        """The experts."""
+        """The experts.
+
+        Raises:
+            UsageError: a class has too few images for the set: said before anything is trained.
+        """
+        task.required_ipc()
         return ExpertStore(task, self.recipe(task)).parts(self.config.experts)
 
     def make_part(self, part: Part, task: DistillTask, reporter: Reporter) -> None:

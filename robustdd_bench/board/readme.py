@@ -1,0 +1,109 @@
+"""The README's tables and picture, made from the published records."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustdd_bench.board.publish import current, published
+from robustdd_bench.board.tables import columns, markdown, ranked, row
+from robustdd_bench.errors import UsageError
+from robustdd_bench.files import atomic_write
+from robustdd_bench.protocol.tracks import eps_label
+from robustdd_bench.runs.records import Record
+
+BEGIN, END = "<!-- begin board -->", "<!-- end board -->"
+
+
+def section(root: Path) -> str:
+    """Markdown: a table a track, with what it was measured on and the commands that repeat it."""
+    runs = published(root)
+    parts = []
+    for name in sorted({run.record.track.name for run in runs}):
+        records = ranked(current(runs, name))
+        track = records[0].track
+        attacks = ", ".join(attack.name for attack in track.attacks)
+        examples = records[0].data.evaluation_examples if records[0].data else 0
+        parts.append(f"**{track.id}**: {track.summary}.\n")
+        parts.append(markdown(columns(track), [row(record) for record in records]))
+        parts.append(
+            f"Accuracy in %, mean ± standard deviation over {track.students.count} students; "
+            f"{examples} test images; {track.threat.norm} eps, * headline; worst case over "
+            f"{attacks}. {_where(records)}\n"
+        )
+        commands = "\n".join(record.command for record in records)
+        parts.append(f"```console\n{commands}\n```\n")
+    return "\n".join(parts) if parts else "Nothing has been published yet.\n"
+
+
+def _where(records: Sequence[Record]) -> str:
+    """Seeds, machines and versions of some records, in a sentence."""
+    seeds = sorted({record.seed for record in records})
+    machines = sorted({str(r.costs.environment.get("processor", "?")) for r in records})
+    torch = sorted({record.torch for record in records})
+    return (
+        f"Seed {', '.join(map(str, seeds))}; measured on {'; '.join(machines)} "
+        f"({', '.join(sorted({r.device for r in records}))}), torch {', '.join(torch)}."
+    )
+
+
+def with_section(text: str, root: Path) -> str:
+    """A README's text with the part between the marks replaced.
+
+    Raises:
+        UsageError: the marks are missing.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"the README lacks the marks {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{section(root)}\n{END}{tail}"
+
+
+def plot(path: Path, root: Path, track: str) -> None:
+    """Accuracy over eps of every published method of a track, as PNG.
+
+    Raises:
+        UsageError: nothing of that track is published.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    records = ranked(current(published(root), track))
+    if not records:
+        raise UsageError(f"nothing of track {track!r} is published under {root}")
+    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    protocol = records[0].track
+    ladder = [0.0, *protocol.threat.ladder]
+    for record in records:
+        assert record.aggregates is not None
+        points = [record.aggregates.clean, *(r.accuracy for r in record.aggregates.robust)]
+        axes.errorbar(
+            ladder,
+            [100 * p.mean for p in points],
+            yerr=[100 * (p.std or 0.0) for p in points],
+            marker="o",
+            markersize=4,
+            capsize=2,
+            linestyle="--" if record.method.reference else "-",
+            label=row(record)[0],
+        )
+    axes.axvline(protocol.threat.headline, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in protocol.threat.ladder)])
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(f"eps ({protocol.threat.norm}; dotted: headline)")
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(
+        f"{protocol.id}: natural training on the set, worst case over the suite "
+        f"(bars: std over {protocol.students.count} students)",
+        fontsize=9,
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
