@@ -74,6 +74,15 @@ def test_publishing_again_changes_nothing(board) -> None:
     assert tree(board) == before
 
 
+def test_the_same_run_called_by_another_command_is_the_same_publication(board, tmp_path) -> None:
+    folder = copy_of(example("random"), tmp_path / "runs")
+    record = example("random").record
+    write_record(folder / "record.json", bent(record, command=f"{record.command} --preset other"))
+    before = tree(board)
+    publish(folder, board)
+    assert tree(board) == before
+
+
 def test_a_damaged_publication_is_repaired(board) -> None:
     record = example("random").record
     path = board / "results/fast/random" / record.run_id / "distilled.safetensors"

@@ -89,7 +89,7 @@ def test_the_record_holds_the_plan_the_set_and_every_student(method) -> None:
     assert not finished.reused
     assert record == read_record(finished.folder / "record.json")
     assert (record.status, record.split, record.run_id) == ("complete", "test", plan.run_id())
-    assert record.plan() == dataclasses.replace(plan, track_source="fast")
+    assert record.plan() == dataclasses.replace(plan, track_source="fast", overrides=plan.config)
     distilled = DistilledSet.load(finished.folder / "distilled.safetensors")
     assert record.distilled.sha256 == distilled.sha256()
     assert record.distilled.images_per_class == (2,) * 10
