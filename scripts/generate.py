@@ -21,7 +21,7 @@ import click
 import pydantic
 
 from robustdd_bench.board.build import board
-from robustdd_bench.board.publish import published
+from robustdd_bench.board.publish import current, published
 from robustdd_bench.board.readme import plot, with_section
 from robustdd_bench.cli.main import COMMANDS, cli
 from robustdd_bench.files import json_text
@@ -193,7 +193,7 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted, encoding="utf-8")
             print(path.relative_to(arguments.root))
-    if not arguments.check and arguments.root == ROOT:
+    if not arguments.check and arguments.root == ROOT and current(published(BOARD), PICTURE):
         plot(ROOT / "docs" / "images" / f"{PICTURE}.png", BOARD, PICTURE)
     return 1 if arguments.check and found else 0
 
