@@ -276,7 +276,7 @@ class DistilledSet:
             raise UsageError(f"{path} is not a distilled set of robustdd-bench")
         try:
             rate, augmentation, spec, provenance = (
-                json.loads(metadata[key])
+                json.loads(metadata[key], parse_constant=_refuse)
                 for key in ("learning_rate", "augmentation", "preprocessing", "provenance")
             )
             # A set may come from a stranger: what a caller computes with has to be what it says.
@@ -294,6 +294,10 @@ class DistilledSet:
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise UsageError(f"{path}: damaged metadata ({error})") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not allowed")
 
 
 class Distiller(abc.ABC):

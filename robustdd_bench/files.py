@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -64,15 +65,33 @@ def read_json(path: Path) -> Any:
     Raises:
         UsageError: the file is missing or is not JSON (NaN and infinity are not).
     """
+    try:
+        return parse_json(path.read_bytes(), path)
+    except FileNotFoundError as error:
+        raise UsageError(f"no file {path}") from error
+    except OSError as error:
+        raise UsageError(f"{path} is not readable JSON: {error.strerror or error}") from error
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """The JSON value of a file's content; `path` is for messages.
+
+    Raises:
+        UsageError: it is not JSON; NaN, infinity and numbers that overflow to it are not.
+    """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not allowed")
 
+    def finite(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError("a number is too large")
+        return value
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except FileNotFoundError as error:
-        raise UsageError(f"no file {path}") from error
-    except (OSError, ValueError) as error:
+        return json.loads(content.decode("utf-8"), parse_constant=refuse, parse_float=finite)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not readable JSON: {error}") from error
 
 

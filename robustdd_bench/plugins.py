@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from robustdd_bench.errors import PluginError, UsageError, unknown_name
 
 ENTRY_POINT_GROUP = "robustdd"
 DISABLED_VARIABLE = "ROBUSTDD_DISABLED_PLUGINS"
+# Names become parts of paths: of a run's folder, of files in it, of places on the board.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 KINDS = ("distillers", "attacks", "datasets", "networks", "tracks", "executors")
 SINGULAR = {
     "distillers": "method",
@@ -217,6 +220,11 @@ def collect(manager: pluggy.PluginManager) -> Registry:
                     raise UsageError(
                         f"{SINGULAR[kind]} {name!r} is registered by two plugins, {first!r} and "
                         f"{owner!r}; set {DISABLED_VARIABLE}={owner} (or {first}) to choose"
+                    )
+                if not re.match(NAME_PATTERN, name):
+                    raise ValueError(
+                        f"the name of {SINGULAR[kind]} {name!r} must be made of letters, digits, "
+                        "'.', '_' and '-', and begin with a letter or digit"
                     )
                 if ":" not in target:
                     raise ValueError(

@@ -2,9 +2,9 @@
 
 import importlib
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,12 +92,14 @@ def test_help_and_lists_import_nothing_heavy(args: list[str]) -> None:
 @pytest.mark.parametrize("args", [["--help"], ["list"]])
 def test_help_and_list_answer_in_less_than_three_tenths_of_a_second(args: list[str]) -> None:
     def once() -> float:
-        start = time.perf_counter()
+        # Processor time of the child, not the clock: other processes do not count.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert robustdd(*args, capture_output=True).returncode == 0
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     best = 1.0
-    for _ in range(5):  # the best of five: a busy machine is no fault of the command
+    for _ in range(5):  # the first call may have to compile the modules
         best = min(best, once())
         if best < 0.3:
             return

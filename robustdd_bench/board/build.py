@@ -8,7 +8,8 @@ from typing import Any
 from robustdd_bench.board.publish import Published, current, published
 from robustdd_bench.board.tables import ranked
 from robustdd_bench.files import write_json
-from robustdd_bench.runs.records import AggregateInfo, Record
+from robustdd_bench.runs.record_parts import AggregateInfo
+from robustdd_bench.runs.records import Record
 
 BOARD_VERSION = 1
 

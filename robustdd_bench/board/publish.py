@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdd_bench.distillers import DistilledSet
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.runs.records import Record, read_record
 
 SET_NAME = "distilled.safetensors"
 PREVIEW_NAME = "distilled.png"
+STAGING = ".publishing."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +71,50 @@ def publish(run: Path, board: Path) -> Published:
     if reasons:
         raise UsageError(f"{run} cannot be published: {'; '.join(reasons)}")
     target = board / "results" / record.track.name / record.method.name / record.run_id
+    before = _already(target, record)
+    if before is not None:
+        return before
     names = ["record.json", PREVIEW_NAME]
     if not record.method.reference:
         names.append(SET_NAME)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".publishing.", dir=target.parent))
+    staging = old = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parent))
         for name in names:
             shutil.copyfile(run / name, staging / name)
         os.chmod(staging, 0o755)
         if target.exists():
-            shutil.rmtree(target)
+            old = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parent))
+            os.replace(target, old)
         os.replace(staging, target)
+    except OSError as error:
+        raise RunFailedError(f"cannot publish to {target}: {error.strerror or error}") from error
     finally:
-        if staging.exists():
-            shutil.rmtree(staging)
+        for left in (staging, old):
+            if left is not None:
+                shutil.rmtree(left, ignore_errors=True)
     return Published(record, target)
+
+
+def _already(target: Path, record: Record) -> Published | None:
+    """The run, if it is published and whole; a damaged one is to be published again.
+
+    Raises:
+        UsageError: the same plan is published with other results.
+    """
+    if not target.exists():
+        return None
+    try:
+        before = read_record(target / "record.json")
+    except UsageError:
+        return None
+    if before.results_sha256 != record.results_sha256:
+        raise UsageError(
+            f"{target} is published with other results of the same plan; find out why they differ, "
+            "and delete that folder to replace them"
+        )
+    return None if reasons_against(before, target) else Published(before, target)
 
 
 def published(board: Path) -> list[Published]:
@@ -95,14 +124,23 @@ def published(board: Path) -> list[Published]:
         UsageError: a record is not valid, or does not lie where it belongs.
     """
     found = []
-    for path in sorted((board / "results").glob("*/*/*/record.json")):
+    protocols: dict[str, str] = {}
+    results = board / "results"
+    for path in sorted(results.rglob("record.json")):
+        if path.parent.name.startswith(STAGING):  # left by a process that was killed
+            continue
         record = read_record(path)
         place = (record.track.name, record.method.name, record.run_id)
-        if place != path.parts[-4:-1]:
+        if path.parent != results.joinpath(*place):
             raise UsageError(f"{path}: the record belongs under {'/'.join(place)}")
         reasons = reasons_against(record, path.parent)
         if reasons:
             raise UsageError(f"{path}: {'; '.join(reasons)}")
+        if protocols.setdefault(record.track.id, record.track_sha256) != record.track_sha256:
+            raise UsageError(
+                f"{path}: its track {record.track.id} is another one than that of the records "
+                "before it; a changed protocol needs a new version"
+            )
         found.append(Published(record, path.parent))
     return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from robustdd_bench.protocol.tracks import Track, eps_label
-from robustdd_bench.runs.records import AggregateInfo, Record
+from robustdd_bench.runs.record_parts import AggregateInfo
+from robustdd_bench.runs.records import Record
 
 
 def percent(accuracy: AggregateInfo) -> str:
@@ -46,9 +47,9 @@ def row(record: Record) -> list[str]:
 def ranked(records: Iterable[Record]) -> list[Record]:
     """Records by headline accuracy, best first; references after the methods."""
 
-    def key(record: Record) -> tuple[bool, float, str]:
+    def key(record: Record) -> tuple[bool, float, str, str]:
         headline = record.aggregates.headline.mean if record.aggregates else 0.0
-        return record.method.reference, -headline, record.method.name
+        return record.method.reference, -headline, record.method.name, record.run_id
 
     return sorted(records, key=key)
 

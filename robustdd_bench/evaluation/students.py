@@ -69,7 +69,7 @@ def train_student(
         reporter: progress.
 
     Raises:
-        RunFailedError: the loss became NaN or infinite.
+        RunFailedError: the loss or a weight became NaN or infinite.
     """
     device = next(network.parameters()).device
     images, labels = distilled.images.to(device), distilled.labels.to(device)
@@ -110,7 +110,9 @@ def train_student(
             progress.advance()
     network.eval()
     final = float(loss.detach())
-    if not math.isfinite(final):
+    # The loss is that of the last step's start; its end can be infinite all the same.
+    finite = all(bool(torch.isfinite(p).all()) for p in network.parameters())
+    if not math.isfinite(final) or not finite:
         raise RunFailedError(
             f"student {index} diverged (loss {final}) at learning rate {rate:g}; "
             "the distilled set's learning rate does not fit the track's recipe"

@@ -6,13 +6,13 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-EXCEPT = ":(top,exclude)leaderboard"
+# What decides a result; published records, docs and tests do not make the code another one.
+CODE = (":/robustdd_bench", ":/plugins", ":/baselines", ":/pyproject.toml")
 PACKAGES = (
     "robustdd-bench",
     "torch",
@@ -81,8 +81,7 @@ def source_commit() -> dict[str, Any] | None:
     # An installed copy may lie inside somebody else's repository.
     if root is None or commit is None or not (Path(root) / "robustdd_bench").is_dir():
         return None
-    # Published results are data: adding them does not make the code another one.
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", EXCEPT)
+    changed = git("status", "--porcelain", "--untracked-files=all", "--", *CODE)
     return {"sha": commit, "dirty": bool(changed)}
 
 
@@ -111,5 +110,7 @@ class PeakMemory:
                     return int(line.split()[1]) * 1024
         except OSError:
             pass
+        import resource  # not on every system
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.files import atomic_write
 from robustdd_bench.protocol.tracks import Track, eps_label
-from robustdd_bench.runs.records import Aggregates
+from robustdd_bench.runs.record_parts import Aggregates
 
 MAX_COLUMNS = 20
 MIN_SIDE_PX = 32
@@ -26,6 +26,8 @@ def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX
     from torchvision.utils import make_grid
 
     images = distilled.images.clamp(0, 1)
+    if images.shape[1] not in (1, 3):  # no picture has so many channels: show their mean
+        images = images.mean(1, keepdim=True)
     labels = distilled.labels.argmax(1) if distilled.soft_labels else distilled.labels
     scale = -(-MIN_SIDE_PX // images.shape[-1])
     rows = []

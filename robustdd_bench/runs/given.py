@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import atomic_write, file_sha256
 
 
@@ -20,7 +20,8 @@ def store_set(path: Path, store: Path) -> str:
     """Copy a set into the store; return the hash of the file.
 
     Raises:
-        UsageError: there is no such file, or it is not a distilled set.
+        UsageError: there is no such file, it is not a distilled set, or it is being written to.
+        RunFailedError: the store cannot be written.
     """
     DistilledSet.load(path)
     digest = file_sha256(path)
@@ -28,6 +29,8 @@ def store_set(path: Path, store: Path) -> str:
     if not target.exists() or file_sha256(target) != digest:
         with path.open("rb") as source, atomic_write(target) as copy:
             shutil.copyfileobj(source, copy)
+        if file_sha256(target) != digest:
+            raise UsageError(f"{path} changed while it was read")
     return digest
 
 
@@ -53,7 +56,7 @@ class GivenSet(Distiller):
         """Read the set from the store.
 
         Raises:
-            UsageError: it is not there, or was changed.
+            UsageError: it is not there, was changed, or does not fit the track.
         """
         digest = self.config.sha256
         if not digest:
@@ -61,4 +64,9 @@ class GivenSet(Distiller):
         path = _stored(task.store_dir, digest)
         if not path.exists() or file_sha256(path) != digest:
             raise UsageError(f"the set {digest[:12]} is not in the store; evaluate its file again")
-        return DistilledSet.load(path)
+        found = DistilledSet.load(path)
+        try:
+            found.check(task.images.shape[1:], task.num_classes, task.ipc)
+        except RunFailedError as error:  # whoever gave the set can choose another
+            raise UsageError(f"the set does not fit the track: {error}") from error
+        return found

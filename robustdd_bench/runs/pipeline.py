@@ -10,51 +10,32 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
 import torch
 
+from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
-from robustdd_bench.evaluation.robustness import pack_bits
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.plugins import Registry
-from robustdd_bench.runs.cells import (
-    STAGES,
-    Cell,
-    Workbench,
-    read_outcomes,
-    run_cell,
-    student_facts,
-)
-from robustdd_bench.runs.environment import environment, source_commit
-from robustdd_bench.runs.executors import Executor
+from robustdd_bench.runs.assembly import assemble, failed
+from robustdd_bench.runs.cells import STAGES, Cell, receipts_hold
+from robustdd_bench.runs.executors import Executor, Job
 from robustdd_bench.runs.figures import save_distilled, save_robustness
 from robustdd_bench.runs.plan import Plan
-from robustdd_bench.runs.records import (
-    AttackInfo,
-    AttackResult,
-    Commit,
-    Costs,
-    DataInfo,
-    Failure,
-    Flag,
-    MethodInfo,
-    Record,
-    SetInfo,
-    StageTime,
-    StudentResult,
-    aggregate_students,
-    make_record,
-    read_record,
-    write_record,
-)
+from robustdd_bench.runs.records import Record, read_record, write_record
 from robustdd_bench.runs.reporter import RunReporter
+from robustdd_bench.runs.work import run_cell, threads
+from robustdd_bench.runs.workbench import Workbench
 
 KEPT = ("record.json", "distilled.safetensors", "distilled.png", "robustness.png")
+# What `files.atomic_write` leaves behind if it is killed between its two steps.
+_TORN = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +48,18 @@ class Finished:
 
 
 ReporterFactory = Callable[[Path], contextlib.AbstractContextManager[RunReporter]]
+
+
+@dataclass(slots=True)
+class _Position:
+    """How far a run has come; for messages and for the record of a failure."""
+
+    stage: str = "set-up"
+    cell: str = "set-up"
+    cells: dict[str, list[Cell]] = field(default_factory=dict)
+
+    def known(self) -> list[Cell]:
+        return [cell for cells in self.cells.values() for cell in cells]
 
 
 def execute(
@@ -98,61 +91,100 @@ def execute(
         KeyboardInterrupt: interrupted; the text says what is kept and how to go on.
     """
     folder = plan.folder(out)
-    with _locked(folder), _threads(plan.threads):
+    with _locked(folder), threads(plan.threads):
         if fresh:
             _forget(folder)
-        finished = _existing(folder, plan)
+        _sweep(folder)
+        bench = Workbench(plan, registry, out, data_root, download=download)
+        finished = _existing(bench)
         if finished is not None:
             return finished
         started = _started(folder, plan)
-        bench = Workbench(plan, registry, out, data_root, download=download)
+        position = _Position()
         with reporter(folder) as progress:
-            cell: Cell | None = None
             try:
-                _ = bench.train, bench.evaluation  # a missing dataset is told before any work
-                _ = bench.distiller, bench.task.network(0)  # so is a network that does not fit
-
-                def run(one: Cell) -> None:
-                    nonlocal cell
-                    cell = one
-                    run_cell(bench, one, progress)
-
-                for stage in STAGES:
-                    cells = bench.cells(stage)
-                    todo = [one for one in cells if not one.done()]
-                    if todo:
-                        with progress.stage(stage, len(cells), len(cells) - len(todo)) as step:
-
-                            def counted(one: Cell, step: Callable[[], None] = step) -> None:
-                                run(one)
-                                step()
-
-                            executor.run(todo, counted)
-                record = assemble(bench, started)
+                bench.prepare()
+                _run_stages(bench, executor, progress, out, position)
+                position.stage = position.cell = "record"
+                record = assemble(bench, position.known(), started)
+                _save_figures(bench, record)
             except KeyboardInterrupt as interrupt:
-                raise KeyboardInterrupt(_kept(bench)) from interrupt
+                raise KeyboardInterrupt(_kept(bench, position)) from interrupt
             except UsageError:
                 raise
-            except RobustDDError as error:
-                record = _failed(bench, started, cell, error)
-                write_record(folder / "record.json", record)
-                raise
-            except torch.OutOfMemoryError as error:
-                failure = RunFailedError(
-                    f"out of memory in {cell.name if cell else 'the set-up'}: use a smaller batch"
+            except Exception as error:
+                failure = _failure(error, position.cell)
+                record = failed(
+                    bench, position.known(), started, position.stage, position.cell, failure
                 )
-                write_record(folder / "record.json", _failed(bench, started, cell, failure))
+                # On a full disk the record cannot be written either; the first reason is told.
+                with contextlib.suppress(RunFailedError):
+                    write_record(folder / "record.json", record)
+                if failure is error:
+                    raise
                 raise failure from error
-            save_distilled(folder / "distilled.png", bench.distilled(), bench.num_classes)
-            assert record.aggregates is not None
-            save_robustness(
-                folder / "robustness.png",
-                record.aggregates,
-                plan.track,
-                f"{plan.method} on {plan.track.name} ({plan.split} split, seed {plan.seed})",
-            )
             write_record(folder / "record.json", record)
+        shutil.rmtree(folder / "work", ignore_errors=True)
     return Finished(record, folder, reused=False)
+
+
+def _run_stages(
+    bench: Workbench, executor: Executor, progress: RunReporter, out: Path, position: _Position
+) -> None:
+    """Let the executor run what is not done, stage after stage."""
+
+    def run_here(cell: Cell) -> None:
+        position.cell = cell.name
+        run_cell(bench, cell, progress)
+
+    for stage in STAGES:
+        position.stage = position.cell = stage
+        cells = position.cells[stage] = bench.cells(stage)
+        todo = [cell for cell in cells if not cell.done()]
+        if not todo:
+            continue
+        with progress.stage(stage, len(cells), len(cells) - len(todo)) as step:
+
+            def finished(cell: Cell, step: Callable[[], None] = step) -> None:
+                step()
+
+            executor.run(
+                todo,
+                Job(
+                    plan=bench.plan,
+                    out=out,
+                    data_root=bench.data_root,
+                    run_here=run_here,
+                    finished=finished,
+                ),
+            )
+        left = [cell.name for cell in todo if not cell.done()]
+        if left:
+            raise RunFailedError(f"the executor left cells undone: {', '.join(left[:3])}")
+
+
+def _save_figures(bench: Workbench, record: Record) -> None:
+    plan = bench.plan
+    assert record.aggregates is not None
+    save_distilled(bench.folder / "distilled.png", bench.distilled(), bench.num_classes)
+    save_robustness(
+        bench.folder / "robustness.png",
+        record.aggregates,
+        plan.track,
+        f"{plan.method} on {plan.track.name} ({plan.split} split, seed {plan.seed})",
+    )
+
+
+def _failure(error: Exception, where: str) -> RobustDDError:
+    """What ended the run, as an error with one line for the user."""
+    if isinstance(error, RobustDDError):
+        return error
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return RunFailedError(
+            f"out of memory in {where}: set a smaller batch size, or use a larger device"
+        )
+    text = " ".join(str(error).split())
+    return RunFailedError(f"{where} failed: {type(error).__name__}: {text}")
 
 
 @contextlib.contextmanager
@@ -171,45 +203,57 @@ def _locked(folder: Path) -> Iterator[None]:
             f"another process is running into {folder}; wait for it, or choose another --out"
         ) from None
     except OSError as error:
-        raise UsageError(f"cannot write into {folder}: {error.strerror}; see --out") from error
+        raise UsageError(
+            f"cannot write into {folder}: {error.strerror or error}; see --out"
+        ) from error
     try:
         yield
     finally:
         lock.release()
 
 
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _forget(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name == ".lock":
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
-def _existing(folder: Path, plan: Plan) -> Finished | None:
-    """The run, if it ended before and its record is whole."""
+def _sweep(folder: Path) -> None:
+    """Delete half-written files of a process that was killed."""
+    for path in folder.rglob(".*"):
+        if _TORN.fullmatch(path.name) and path.is_file():
+            path.unlink()
+
+
+def _existing(bench: Workbench) -> Finished | None:
+    """The run, if it ended before, its files are whole and the data are the same.
+
+    Where the data are not at hand any more, the record stands.
+    """
+    folder, plan = bench.folder, bench.plan
     path = folder / "record.json"
     if not path.exists():
         return None
     try:
         record = read_record(path)
+        if record.status != "complete" or record.run_id != plan.run_id():
+            return None
+        assert record.data is not None
+        assert record.distilled is not None
+        if not all((folder / name).is_file() for name in KEPT) or not receipts_hold(folder):
+            return None
+        if DistilledSet.load(bench.set_path).sha256() != record.distilled.sha256:
+            return None
     except UsageError:
         return None
-    whole = all((folder / name).exists() for name in KEPT)
-    if record.status != "complete" or record.run_id != plan.run_id() or not whole:
-        return None
+    with contextlib.suppress(RobustDDError):
+        if bench.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
+            return None
+    shutil.rmtree(folder / "work", ignore_errors=True)
     return Finished(record, folder, reused=True)
 
 
@@ -224,168 +268,15 @@ def _started(folder: Path, plan: Plan) -> datetime.datetime:
     return now
 
 
-def _kept(bench: Workbench) -> str:
+def _kept(bench: Workbench, position: _Position) -> str:
     """What an interrupted run keeps, and how to go on."""
     parts = []
-    with contextlib.suppress(RobustDDError):
-        for stage in STAGES:
-            cells = bench.cells(stage)
-            done = sum(cell.done() for cell in cells)
-            if cells and done:
-                parts.append(f"{stage} {done}/{len(cells)}")
+    for stage, cells in position.cells.items():
+        done = sum(cell.done() for cell in cells)
+        if done:
+            parts.append(f"{stage} {done}/{len(cells)}")
     work = bench.folder / "work"
-    if work.is_dir() and any(work.iterdir()) and not bench.set_path.exists():
+    if position.stage == "distill" and work.is_dir() and any(work.iterdir()):
         parts.append("a checkpoint of the distillation")
     kept = ", ".join(parts) if parts else "nothing yet"
     return f"interrupted; kept in {bench.folder}: {kept}. Run the same command again to go on."
-
-
-def _stage_times(bench: Workbench) -> tuple[StageTime, ...]:
-    """Costs by stage, from the receipts of its cells."""
-    times = []
-    for stage in STAGES:
-        receipts = [read_json(cell.receipt) for cell in bench.cells(stage) if cell.done()]
-        if receipts:
-            wall = sum(r["wall_s"] for r in receipts)
-            items = sum(r["items"] for r in receipts)
-            times.append(
-                StageTime(
-                    stage=stage,
-                    cells=len(receipts),
-                    wall_s=round(wall, 3),
-                    items=items,
-                    unit=receipts[0]["unit"],
-                    items_per_s=round(items / wall, 3) if wall > 0 else 0.0,
-                    peak_bytes=max(r["peak_bytes"] for r in receipts),
-                )
-            )
-    return tuple(times)
-
-
-def _common(bench: Workbench, started: datetime.datetime) -> dict[str, object]:
-    """What complete and failed records share."""
-    plan = bench.plan
-    commit = source_commit()
-    return {
-        "schema_version": 1,
-        "run_id": plan.run_id(),
-        "split": plan.split,
-        "track": plan.track,
-        "track_sha256": plan.track.sha256(),
-        "method": MethodInfo(
-            name=plan.method,
-            plugin=plan.plugin,
-            distribution=plan.distribution,
-            version=plan.version,
-            preset=plan.preset,
-            config=dict(plan.config),
-            reference=bench.reference,
-        ),
-        "attacks": tuple(
-            AttackInfo(name=a.name, plugin=a.plugin, version=a.version, config=dict(a.config))
-            for a in plan.attacks
-        ),
-        "seed": plan.seed,
-        "device": plan.device,
-        "threads": plan.threads,
-        "torch": plan.torch,
-        "harness": plan.harness,
-        "command": plan.command(),
-        "costs": Costs(
-            started=started,
-            finished=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-            stages=_stage_times(bench),
-            environment=environment(),
-            commit=None if commit is None else Commit(**commit),
-        ),
-    }
-
-
-def _failed(
-    bench: Workbench, started: datetime.datetime, cell: Cell | None, error: RobustDDError
-) -> Record:
-    return make_record(
-        **_common(bench, started),
-        status="failed",
-        data=None,
-        distilled=None,
-        students=(),
-        aggregates=None,
-        flags=(),
-        failure=Failure(
-            stage=cell.stage if cell else "set-up",
-            cell=cell.name if cell else "set-up",
-            error=type(error).__name__,
-            reason=str(error),
-        ),
-    )
-
-
-def assemble(bench: Workbench, started: datetime.datetime) -> Record:
-    """The record of a run whose cells are all done, from their files."""
-    plan, track = bench.plan, bench.plan.track
-    students = []
-    flags: list[Flag] = []
-    for index in range(track.students.count):
-        results = [
-            AttackResult(
-                attack=found.attack,
-                eps=found.threat.eps,
-                seed=found.seed,
-                robust=pack_bits(found.robust),
-                broken=found.broken,
-                violations=found.violations.examples,
-                forwards=found.forwards,
-                batch_size=found.batch_size,
-                verify_batch_size=found.verify_batch_size,
-            )
-            for attack in plan.attacks
-            for found in read_outcomes(bench, attack.name, index)
-        ]
-        students.append(StudentResult(**student_facts(bench, index), attacks=tuple(results)))
-        flags += [
-            Flag(student=index, **check)
-            for check in read_json(bench.folder / "cells" / f"sanity-{index}.json")
-        ]
-    return make_record(
-        **_common(bench, started),
-        status="complete",
-        data=_data_info(bench),
-        distilled=_set_info(bench),
-        students=tuple(students),
-        aggregates=aggregate_students(students, track),
-        flags=tuple(flags),
-        failure=None,
-    )
-
-
-def _data_info(bench: Workbench) -> DataInfo:
-    train, evaluation = bench.data_hashes
-    channels, height, width = bench.shape_CHW
-    return DataInfo(
-        dataset=bench.plan.track.data.dataset,
-        num_classes=bench.num_classes,
-        shape=(channels, height, width),
-        train_examples=len(bench.train),
-        train_sha256=train,
-        evaluation_examples=len(bench.evaluation),
-        evaluation_sha256=evaluation,
-    )
-
-
-def _set_info(bench: Workbench) -> SetInfo:
-    distilled = bench.distilled()
-    labels = distilled.labels.argmax(1) if distilled.soft_labels else distilled.labels
-    counts = torch.bincount(labels, minlength=bench.num_classes).tolist()
-    return SetInfo(
-        sha256=distilled.sha256(),
-        images=len(distilled),
-        images_per_class=tuple(counts),
-        labels="soft" if distilled.soft_labels else "hard",
-        learning_rate=distilled.learning_rate,
-        augmentation=distilled.augmentation,
-        preprocessing=None if distilled.preprocessing is None else asdict(distilled.preprocessing),
-        pixel_min=float(distilled.images.min()),
-        pixel_max=float(distilled.images.max()),
-        provenance=dict(distilled.provenance),
-    )

@@ -25,6 +25,7 @@ from robustdd_bench.protocol.tracks import Track, load_track
 
 DEFAULT_TRACK = "digits-ipc10"
 DEFAULT_PRESET = "default"
+DEVICES = ("auto", "cpu", "cuda")
 GIVEN = Entry(
     "distillers", "given", "robustdd_bench.runs.given:GivenSet", "a set made elsewhere", "builtin"
 )
@@ -55,6 +56,8 @@ class Plan:
     config: Mapping[str, Any]
     """Every hyper-parameter of the method."""
     track: Track
+    track_source: str
+    """What follows --track: a registered name, or the name of a .toml file."""
     attacks: tuple[PlannedAttack, ...]
     seed: int
     split: str
@@ -78,6 +81,7 @@ class Plan:
             "overrides": dict(self.overrides),
             "config": dict(self.config),
             "track": self.track.model_dump(mode="json"),
+            "track_source": self.track_source,
             "attacks": [
                 {"name": a.name, "plugin": a.plugin, "version": a.version, "config": dict(a.config)}
                 for a in self.attacks
@@ -101,9 +105,9 @@ class Plan:
     def run_id(self) -> str:
         """The first 12 hex digits of the plan's hash.
 
-        Where settings came from (preset, call) is not in it, only what they are.
+        Where settings came from (preset, call, track file) is not in it, only what they are.
         """
-        origin = ("preset", "overrides")
+        origin = ("preset", "overrides", "track_source")
         fields = {key: value for key, value in self.to_dict().items() if key not in origin}
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -114,22 +118,41 @@ class Plan:
 
     def command(self) -> str:
         """The call that repeats the run."""
-        changed = [
-            shlex.join(["--set", f"{key}={_assigned(value)}"])
-            for key, value in sorted(self.overrides.items())
-        ]
-        parts = ["robustdd run", f"--method {self.method}", f"--track {self.track.name}"]
+        words = ["robustdd", "run", "--method", self.method, "--track", self.track_source]
         if self.preset != DEFAULT_PRESET:
-            parts.append(shlex.join(["--preset", self.preset]))
-        parts += [f"--seed {self.seed}", f"--device {self.device}"]
+            words += ["--preset", self.preset]
+        words += ["--seed", str(self.seed), "--device", self.device]
+        words += ["--threads", str(self.threads)]
         if self.split == "validation":
-            parts.append("--validate")
-        return " ".join(parts + changed)
+            words.append("--validate")
+        for key, value in sorted(self.overrides.items()):
+            words += ["--set", assignment(key, value)]
+        return shlex.join(words)
 
 
-def _assigned(value: Any) -> str:
-    """A value as `--set` reads it."""
-    return "none" if value is None else json.dumps(value, allow_nan=False)
+def assignment(key: str, value: Any) -> str:
+    """The text `key=value` that `parse_assignments` reads back as that JSON value.
+
+    None is written "none", which a field that may be None and is no text takes for it.
+    """
+    if isinstance(value, str):
+        bare = f"{key}={value}"
+        if parse_assignments([bare])[key] == value:
+            return bare
+    return f"{key}={'none' if value is None else _toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    """A JSON value other than null as TOML."""
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for the one control character that JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        inside = (f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items())
+        return "{" + ", ".join(inside) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, allow_nan=False)
 
 
 def make_plan(
@@ -161,17 +184,27 @@ def make_plan(
         UsageError: anything is unknown or out of range; one line says what and what to do.
         PluginError: a plugin does not load.
     """
+    # Whatever can be told to be wrong without the method's code comes first.
     entry = method_entry(registry, method)
-    resolved = load_track(track, registry)
-    registry.get("datasets", resolved.data.dataset)
-    registry.get("networks", resolved.network.name)
     overrides = parse_assignments(assignments)
     if seed < 0:
         raise UsageError(f"--seed must not be negative, not {seed}")
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    resolved = load_track(track, registry)
+    registry.get("datasets", resolved.data.dataset)
+    registry.get("networks", resolved.network.name)
+    for spec in resolved.attacks:
+        registry.get("attacks", spec.name)
     distiller = entry.load()
     owner = f"method {method!r}"
+    settings_class = config_class(distiller, owner)
     named = preset_values(distiller, preset, resolved, entry.plugin)
-    config = build_config(config_class(distiller, owner), {**named, **overrides}, owner)
+    try:
+        build_config(settings_class, named, f"preset {preset!r}")
+    except UsageError as error:
+        raise PluginError(f"plugin {entry.plugin!r}: {owner}, {error}") from error
+    config = build_config(settings_class, {**named, **overrides}, owner)
     settings = config_to_dict(config)
     info = registry.plugins[entry.plugin]
     attacks = []
@@ -199,6 +232,7 @@ def make_plan(
         overrides={key: settings[key] for key in overrides},
         config=settings,
         track=resolved,
+        track_source=Path(track).name if track.endswith(".toml") else track,
         attacks=tuple(attacks),
         seed=seed,
         split="validation" if validate else "test",
@@ -233,10 +267,11 @@ def config_class(plugged: Any, owner: str) -> type[Any]:
 def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dict[str, Any]:
     """The values that a method's presets.toml names for a track.
 
-    A preset is a table of tables: `[<preset>.<track>]`, else `[<preset>.<dataset>]`.
+    A preset is a table of tables: `[<preset>.<track>]`, else `[<preset>.<dataset>]`. Where the
+    preset "default" has neither, the method's own defaults hold.
 
     Raises:
-        UsageError: the method has no preset of that name.
+        UsageError: the method has no preset of that name, or none for this track.
         PluginError: the file is damaged.
     """
     path = getattr(distiller, "PRESETS", None)
@@ -244,14 +279,26 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     if path is not None:
         try:
             presets = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise PluginError(f"plugin {plugin!r}: cannot read its presets: {error}") from error
-    if preset not in presets:
-        if preset == DEFAULT_PRESET:
-            return {}
+    if preset != DEFAULT_PRESET and preset not in presets:
         raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
-    table = presets[preset]
-    return dict(table.get(track.name, table.get(track.data.dataset, {})))
+    tables = presets.get(preset, {})
+    for name in (track.name, track.data.dataset):
+        values = tables.get(name) if isinstance(tables, dict) else tables
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise PluginError(
+                f"plugin {plugin!r}: its presets are damaged: [{preset}.{name}] must be a table"
+            )
+        return dict(values)
+    if preset != DEFAULT_PRESET:
+        raise UsageError(
+            f"preset {preset!r} has no values for track {track.name!r}; it has them for "
+            f"{', '.join(tables) or 'none'}"
+        )
+    return {}
 
 
 def resolve_device(device: str) -> str:
@@ -265,8 +312,8 @@ def resolve_device(device: str) -> str:
     """
     import torch
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown_name("device", device, ["auto", "cpu", "cuda"])
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UsageError("no CUDA device can be used here; see `robustdd doctor`, or --device cpu")

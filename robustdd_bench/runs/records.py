@@ -4,6 +4,9 @@ A record holds raw outcomes (which examples each student got right, with and wit
 every aggregate in it can be computed from them again, and reading a record does so. Unknown keys
 are forbidden and numbers are finite. `schema_version` rises with any change of meaning; old
 versions stay loadable.
+
+A record may come from a stranger: what it says of itself (hashes, run id, aggregates, counts) is
+computed again when it is read, and names that become folders are held to a pattern.
 """
 
 from __future__ import annotations
@@ -11,196 +14,39 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.robustness import unpack_bits, worst_case
 from robustdd_bench.evaluation.statistics import aggregate
-from robustdd_bench.files import read_json, write_json
+from robustdd_bench.files import parse_json, write_json
 from robustdd_bench.protocol.tracks import Track
+from robustdd_bench.runs.plan import Plan, PlannedAttack
+from robustdd_bench.runs.record_parts import (
+    AggregateInfo,
+    Aggregates,
+    AttackAggregate,
+    AttackInfo,
+    Costs,
+    DataInfo,
+    Failure,
+    Flag,
+    MethodInfo,
+    Part,
+    RobustAggregate,
+    SetInfo,
+    Sha256,
+    StudentResult,
+)
 
 SCHEMA_VERSION = 1
-Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-Bits = Field(pattern=r"^[0-9]{1,9}:[A-Za-z0-9+/]*={0,2}$")
+MAX_BYTES = 64 * 2**20
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class MethodInfo(_Model):
-    """Which method, from where, with which hyper-parameters (all of them)."""
-
-    name: str
-    plugin: str
-    distribution: str
-    version: str
-    preset: str
-    config: dict[str, Any]
-    reference: bool
-    """An end of the scale (full data) rather than a distilled set."""
-
-
-class AttackInfo(_Model):
-    """Which attack, from where, with which settings."""
-
-    name: str
-    plugin: str
-    version: str
-    config: dict[str, Any]
-
-
-class DataInfo(_Model):
-    """The data the run saw."""
-
-    dataset: str
-    num_classes: int = Field(gt=1)
-    shape: tuple[int, int, int]
-    train_examples: int = Field(gt=0)
-    train_sha256: str = Sha256
-    evaluation_examples: int = Field(gt=0)
-    evaluation_sha256: str = Sha256
-
-
-class SetInfo(_Model):
-    """The distilled set."""
-
-    sha256: str = Sha256
-    images: int = Field(gt=0)
-    images_per_class: tuple[int, ...]
-    labels: Literal["hard", "soft"]
-    learning_rate: float | None
-    augmentation: str | None
-    preprocessing: dict[str, Any] | None
-    pixel_min: float
-    pixel_max: float
-    provenance: dict[str, Any]
-
-
-class AttackResult(_Model):
-    """What one attack at one eps did to one student."""
-
-    attack: str
-    eps: float = Field(gt=0)
-    seed: int
-    robust: str = Bits
-    """Examples that the student still gets right, one bit each: "N:base64"."""
-    broken: int = Field(ge=0)
-    violations: int = Field(ge=0)
-    """Examples that left the ball or [0,1], or were not finite; none counts as broken."""
-    forwards: int = Field(ge=0)
-    """Images the attack passed through the student."""
-    batch_size: int = Field(gt=0)
-    verify_batch_size: int = Field(gt=0)
-
-
-class StudentResult(_Model):
-    """One student: how it was trained, and its raw outcomes."""
-
-    index: int = Field(ge=0)
-    seed: int
-    sha256: str = Sha256
-    """Hash of its weights."""
-    steps: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    final_loss: float
-    train_accuracy: float = Field(ge=0, le=1)
-    clean: str = Bits
-    attacks: tuple[AttackResult, ...]
-
-
-class AggregateInfo(_Model):
-    """An accuracy in [0,1] over students.
-
-    `std` is over students (ddof 1); `low` and `high` are the 95 % Wilson interval over examples.
-    """
-
-    mean: float = Field(ge=0, le=1)
-    std: float | None = Field(ge=0)
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    values: tuple[float, ...]
-    n_students: int = Field(gt=0)
-    n_examples: int = Field(gt=0)
-
-
-class RobustAggregate(_Model):
-    """Accuracy at one eps, per example the worst case over the suite and over smaller eps."""
-
-    eps: float = Field(gt=0)
-    accuracy: AggregateInfo
-
-
-class AttackAggregate(_Model):
-    """Accuracy under one attack at one eps."""
-
-    attack: str
-    eps: float = Field(gt=0)
-    accuracy: AggregateInfo
-
-
-class Aggregates(_Model):
-    """What tables show."""
-
-    clean: AggregateInfo
-    headline_eps: float
-    headline: AggregateInfo
-    robust: tuple[RobustAggregate, ...]
-    attacks: tuple[AttackAggregate, ...]
-
-
-class Flag(_Model):
-    """One sanity check on one student; a run with a failed one does not rank."""
-
-    student: int = Field(ge=0)
-    name: str
-    passed: bool
-    evidence: str
-
-
-class StageTime(_Model):
-    """What a stage cost; not part of the result."""
-
-    stage: str
-    cells: int = Field(ge=0)
-    wall_s: float = Field(ge=0)
-    items: int = Field(ge=0)
-    unit: str
-    items_per_s: float = Field(ge=0)
-    peak_bytes: int = Field(ge=0)
-
-
-class Commit(_Model):
-    """The code's commit."""
-
-    sha: str
-    dirty: bool
-
-
-class Costs(_Model):
-    """When, where and at what cost; a repeated run differs here and only here."""
-
-    started: datetime
-    finished: datetime
-    stages: tuple[StageTime, ...]
-    environment: dict[str, Any]
-    commit: Commit | None
-
-
-class Failure(_Model):
-    """Why a run failed."""
-
-    stage: str
-    cell: str
-    error: str
-    reason: str
-
-
-class Record(_Model):
+class Record(Part):
     """A run: complete with results, or failed with a reason."""
 
     schema_version: Literal[1] = 1
@@ -236,27 +82,96 @@ class Record(_Model):
             and all(flag.passed for flag in self.flags)
         )
 
+    def plan(self) -> Plan:
+        """The plan the run was made from."""
+        method = self.method
+        return Plan(
+            method=method.name,
+            plugin=method.plugin,
+            distribution=method.distribution,
+            version=method.version,
+            preset=method.preset,
+            overrides={},
+            config=method.config,
+            track=self.track,
+            track_source=self.track.name,
+            attacks=tuple(PlannedAttack(**attack.model_dump()) for attack in self.attacks),
+            seed=self.seed,
+            split=self.split,
+            device=self.device,
+            threads=self.threads,
+            torch=self.torch,
+            harness=self.harness,
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> Record:
         if self.track_sha256 != self.track.sha256():
             raise ValueError("track_sha256 is not the hash of the track")
+        if self.run_id != self.plan().run_id():
+            raise ValueError("run_id is not the hash of the plan (method, track, seed, ...)")
         if self.results_sha256 != results_hash(self):
             raise ValueError("results_sha256 is not the hash of the results: the record was edited")
+        if [a.name for a in self.attacks] != [a.name for a in self.track.attacks]:
+            raise ValueError("the attacks are not the track's")
         if (self.status == "failed") != (self.failure is not None):
             raise ValueError("a failed record needs a failure, a complete one has none")
         if self.status == "complete":
             if self.aggregates is None or self.data is None or self.distilled is None:
                 raise ValueError("a complete record needs data, distilled set and aggregates")
-            if len(self.students) != self.track.students.count:
-                raise ValueError("the number of students is not the track's")
+            _check_set(self.distilled, self.data, self)
+            _check_students(self.students, self.data, self.track)
+            _check_flags(self.flags, len(self.students))
             again = aggregate_students(self.students, self.track)
             if again != self.aggregates:
                 raise ValueError("the aggregates are not those of the raw outcomes")
-            if {len(unpack_bits(s.clean)) for s in self.students} != {
-                self.data.evaluation_examples
-            }:
-                raise ValueError("the number of outcomes is not the number of examples")
         return self
+
+
+def _check_set(found: SetInfo, data: DataInfo, record: Record) -> None:
+    """Raise ValueError if the distilled set is not what track and data allow."""
+    if len(found.images_per_class) != data.num_classes or sum(found.images_per_class) != (
+        found.images
+    ):
+        raise ValueError("images_per_class does not add up to the images of the set")
+    if data.dataset != record.track.data.dataset:
+        raise ValueError("the dataset is not the track's")
+    if not record.method.reference and found.images > data.num_classes * record.track.data.ipc:
+        raise ValueError("the set has more images than the track allows")
+
+
+def _check_students(students: Sequence[StudentResult], data: DataInfo, track: Track) -> None:
+    """Raise ValueError if raw outcomes are missing, doubled or contradict one another."""
+    if len(students) != track.students.count:
+        raise ValueError("the number of students is not the track's")
+    if [student.index for student in students] != list(range(len(students))):
+        raise ValueError("the students are not numbered 0, 1, ...")
+    for student in students:
+        who = f"student {student.index}"
+        clean = unpack_bits(student.clean)
+        if len(clean) != data.evaluation_examples:
+            raise ValueError(f"{who}: the number of outcomes is not the number of examples")
+        suite = [(result.attack, result.eps) for result in student.attacks]
+        if len(set(suite)) != len(suite):
+            raise ValueError(f"{who}: an attack at an eps stands there twice")
+        for result in student.attacks:
+            robust = unpack_bits(result.robust)
+            where = f"{who}, {result.attack} at eps {result.eps:g}"
+            if len(robust) != len(clean):
+                raise ValueError(f"{where}: the number of outcomes is not the number of examples")
+            if bool((robust & ~clean).any()):
+                raise ValueError(f"{where}: an example is right under attack but not without")
+            if result.broken != int(clean.sum()) - int(robust.sum()):
+                raise ValueError(f"{where}: broken is not the number of examples that fell")
+
+
+def _check_flags(flags: Sequence[Flag], students: int) -> None:
+    """Raise ValueError unless every student has the same checks: none may have been left out."""
+    names = [[flag.name for flag in flags if flag.student == index] for index in range(students)]
+    if not names[0] or any(found != names[0] for found in names):
+        raise ValueError("flags: every student needs the same sanity checks")
+    if len(set(names[0])) != len(names[0]) or sum(map(len, names)) != len(flags):
+        raise ValueError("flags: a check stands there twice, or for a student that is not there")
 
 
 def results_hash(record: Record) -> str:
@@ -336,16 +251,31 @@ def read_record(path: Path) -> Record:
     Raises:
         UsageError: missing, not JSON, or not a record; the message names the keys.
     """
-    value = read_json(path)
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UsageError(f"{path}: schema_version {version!r} is not known here; update robustdd")
     try:
-        return Record.model_validate(value)
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"no file {path}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{path} is not a valid record: it is larger than {MAX_BYTES >> 20} MiB")
+    value = parse_json(content, path)
+    if not isinstance(value, dict) or "schema_version" not in value:
+        raise UsageError(f"{path} is not a record: it has no schema_version")
+    version = value["schema_version"]
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        shown = repr(version)[:20]
+        raise UsageError(
+            f"{path}: schema_version {shown} is not known here (this is {SCHEMA_VERSION}); "
+            "update robustdd-bench"
+        )
+    try:
+        return Record.model_validate_json(content, strict=True)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}"
-            for item in error.errors()[:5]
+            f"{'.'.join(map(str, item['loc']))[:100] or 'record'}: {item['msg'][:200]}"
+            for item in error.errors(include_url=False, include_input=False)[:5]
         )
         raise UsageError(f"{path} is not a valid record: {problems}") from error
     except UsageError as error:

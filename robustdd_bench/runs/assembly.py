@@ -1,0 +1,198 @@
+"""The record of a run, put together from the files of its cells."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from robustdd_bench.errors import RobustDDError
+from robustdd_bench.evaluation.robustness import pack_bits
+from robustdd_bench.files import read_json
+from robustdd_bench.runs.cells import STAGES, Cell
+from robustdd_bench.runs.environment import environment, source_commit
+from robustdd_bench.runs.record_parts import (
+    AttackInfo,
+    AttackResult,
+    Commit,
+    Costs,
+    DataInfo,
+    Failure,
+    Flag,
+    MethodInfo,
+    SetInfo,
+    StageTime,
+    StudentResult,
+)
+from robustdd_bench.runs.records import SCHEMA_VERSION, Record, aggregate_students, make_record
+from robustdd_bench.runs.work import read_outcomes
+from robustdd_bench.runs.workbench import Workbench
+
+MAX_REASON = 2000
+
+
+def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> Record:
+    """The record of a run whose cells are all done, from their files."""
+    plan, track = bench.plan, bench.plan.track
+    students = []
+    flags: list[Flag] = []
+    for index in range(track.students.count):
+        results = [
+            AttackResult(
+                attack=found.attack,
+                eps=found.threat.eps,
+                seed=found.seed,
+                robust=pack_bits(found.robust),
+                broken=found.broken,
+                violations=found.violations.examples,
+                forwards=found.forwards,
+                batch_size=found.batch_size,
+                verify_batch_size=found.verify_batch_size,
+            )
+            for attack in plan.attacks
+            for found in read_outcomes(bench, attack.name, index)
+        ]
+        students.append(StudentResult(**bench.student_facts(index), attacks=tuple(results)))
+        flags += [Flag(student=index, **check) for check in read_json(bench.sanity_path(index))]
+    return make_record(
+        **_common(bench, cells, started),
+        status="complete",
+        data=_data_info(bench),
+        distilled=_set_info(bench),
+        students=tuple(students),
+        aggregates=aggregate_students(students, track),
+        flags=tuple(flags),
+        failure=None,
+    )
+
+
+def failed(
+    bench: Workbench,
+    cells: Sequence[Cell],
+    started: datetime.datetime,
+    stage: str,
+    cell: str,
+    error: RobustDDError,
+) -> Record:
+    """The record of a run that failed.
+
+    Args:
+        bench: the run.
+        cells: the cells that are known so far.
+        started: when the run was first started.
+        stage: the stage that failed, or "set-up".
+        cell: the cell that failed, where that is known, else the stage.
+        error: why.
+    """
+    return make_record(
+        **_common(bench, cells, started),
+        status="failed",
+        data=None,
+        distilled=None,
+        students=(),
+        aggregates=None,
+        flags=(),
+        failure=Failure(
+            stage=stage,
+            cell=cell,
+            error=type(error).__name__,
+            reason=" ".join(str(error).split())[:MAX_REASON],
+        ),
+    )
+
+
+def _stage_times(cells: Sequence[Cell]) -> tuple[StageTime, ...]:
+    """Costs by stage, from the receipts of its cells."""
+    times = []
+    for stage in STAGES:
+        found = [cell.receipt() for cell in cells if cell.stage == stage]
+        receipts = [receipt for receipt in found if receipt is not None]
+        if receipts:
+            wall = sum(r.wall_s for r in receipts)
+            items = sum(r.items for r in receipts)
+            times.append(
+                StageTime(
+                    stage=stage,
+                    cells=len(receipts),
+                    wall_s=round(wall, 3),
+                    items=items,
+                    unit=receipts[0].unit,
+                    items_per_s=round(items / wall, 3) if wall > 0 else 0.0,
+                    peak_bytes=max(r.peak_bytes for r in receipts),
+                )
+            )
+    return tuple(times)
+
+
+def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> dict[str, Any]:
+    """What complete and failed records share."""
+    plan = bench.plan
+    commit = source_commit()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": plan.run_id(),
+        "split": plan.split,
+        "track": plan.track,
+        "track_sha256": plan.track.sha256(),
+        "method": MethodInfo(
+            name=plan.method,
+            plugin=plan.plugin,
+            distribution=plan.distribution,
+            version=plan.version,
+            preset=plan.preset,
+            config=dict(plan.config),
+            reference=bench.reference,
+        ),
+        "attacks": tuple(
+            AttackInfo(name=a.name, plugin=a.plugin, version=a.version, config=dict(a.config))
+            for a in plan.attacks
+        ),
+        "seed": plan.seed,
+        "device": plan.device,
+        "threads": plan.threads,
+        "torch": plan.torch,
+        "harness": plan.harness,
+        "command": plan.command(),
+        "costs": Costs(
+            started=started,
+            finished=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+            stages=_stage_times(cells),
+            environment=environment(),
+            commit=None if commit is None else Commit(**commit),
+        ),
+    }
+
+
+def _data_info(bench: Workbench) -> DataInfo:
+    train, evaluation = bench.data_hashes
+    channels, height, width = bench.shape_CHW
+    return DataInfo(
+        dataset=bench.plan.track.data.dataset,
+        num_classes=bench.num_classes,
+        shape=(channels, height, width),
+        train_examples=len(bench.train),
+        train_sha256=train,
+        evaluation_examples=len(bench.evaluation),
+        evaluation_sha256=evaluation,
+    )
+
+
+def _set_info(bench: Workbench) -> SetInfo:
+    distilled = bench.distilled()
+    labels = distilled.labels.argmax(1) if distilled.soft_labels else distilled.labels
+    counts = torch.bincount(labels, minlength=bench.num_classes).tolist()
+    return SetInfo(
+        sha256=distilled.sha256(),
+        images=len(distilled),
+        images_per_class=tuple(counts),
+        labels="soft" if distilled.soft_labels else "hard",
+        learning_rate=distilled.learning_rate,
+        augmentation=distilled.augmentation,
+        preprocessing=None if distilled.preprocessing is None else asdict(distilled.preprocessing),
+        pixel_min=float(distilled.images.min()),
+        pixel_max=float(distilled.images.max()),
+        provenance=dict(distilled.provenance),
+    )

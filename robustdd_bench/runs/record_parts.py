@@ -1,0 +1,188 @@
+"""The parts of a record: what each of them says, and which values it may hold."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from robustdd_bench.plugins import NAME_PATTERN
+
+Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+Bits = Field(pattern=r"^[0-9]{1,7}:[A-Za-z0-9+/]*={0,2}$", max_length=2_000_000)
+Name = Field(pattern=NAME_PATTERN)
+
+
+class Part(BaseModel):
+    """What every part of a record has in common: no unknown keys, no NaN, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MethodInfo(Part):
+    """Which method, from where, with which hyper-parameters (all of them)."""
+
+    name: str = Name
+    plugin: str
+    distribution: str
+    version: str
+    preset: str
+    config: dict[str, Any]
+    reference: bool
+    """An end of the scale (full data) rather than a distilled set."""
+
+
+class AttackInfo(Part):
+    """Which attack, from where, with which settings."""
+
+    name: str = Name
+    plugin: str
+    version: str
+    config: dict[str, Any]
+
+
+class DataInfo(Part):
+    """The data the run saw."""
+
+    dataset: str
+    num_classes: int = Field(gt=1)
+    shape: tuple[int, int, int]
+    train_examples: int = Field(gt=0)
+    train_sha256: str = Sha256
+    evaluation_examples: int = Field(gt=0)
+    evaluation_sha256: str = Sha256
+
+
+class SetInfo(Part):
+    """The distilled set."""
+
+    sha256: str = Sha256
+    images: int = Field(gt=0)
+    images_per_class: tuple[int, ...]
+    labels: Literal["hard", "soft"]
+    learning_rate: float | None
+    augmentation: str | None
+    preprocessing: dict[str, Any] | None
+    pixel_min: float
+    pixel_max: float
+    provenance: dict[str, Any]
+
+
+class AttackResult(Part):
+    """What one attack at one eps did to one student."""
+
+    attack: str
+    eps: float = Field(gt=0)
+    seed: int
+    robust: str = Bits
+    """Examples that the student still gets right, one bit each: "N:base64"."""
+    broken: int = Field(ge=0)
+    violations: int = Field(ge=0)
+    """Examples that left the ball or [0,1], or were not finite; none counts as broken."""
+    forwards: int = Field(ge=0)
+    """Images the attack passed through the student."""
+    batch_size: int = Field(gt=0)
+    verify_batch_size: int = Field(gt=0)
+
+
+class StudentResult(Part):
+    """One student: how it was trained, and its raw outcomes."""
+
+    index: int = Field(ge=0)
+    seed: int
+    sha256: str = Sha256
+    """Hash of its weights."""
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    final_loss: float
+    train_accuracy: float = Field(ge=0, le=1)
+    clean: str = Bits
+    attacks: tuple[AttackResult, ...]
+
+
+class AggregateInfo(Part):
+    """An accuracy in [0,1] over students.
+
+    `std` is over students (ddof 1); `low` and `high` are the 95 % Wilson interval over examples.
+    """
+
+    mean: float = Field(ge=0, le=1)
+    std: float | None = Field(ge=0)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    values: tuple[float, ...]
+    n_students: int = Field(gt=0)
+    n_examples: int = Field(gt=0)
+
+
+class RobustAggregate(Part):
+    """Accuracy at one eps, per example the worst case over the suite and over smaller eps."""
+
+    eps: float = Field(gt=0)
+    accuracy: AggregateInfo
+
+
+class AttackAggregate(Part):
+    """Accuracy under one attack at one eps."""
+
+    attack: str
+    eps: float = Field(gt=0)
+    accuracy: AggregateInfo
+
+
+class Aggregates(Part):
+    """What tables show."""
+
+    clean: AggregateInfo
+    headline_eps: float
+    headline: AggregateInfo
+    robust: tuple[RobustAggregate, ...]
+    attacks: tuple[AttackAggregate, ...]
+
+
+class Flag(Part):
+    """One sanity check on one student; a run with a failed one does not rank."""
+
+    student: int = Field(ge=0)
+    name: str
+    passed: bool
+    evidence: str
+
+
+class StageTime(Part):
+    """What a stage cost; not part of the result."""
+
+    stage: str
+    cells: int = Field(ge=0)
+    wall_s: float = Field(ge=0)
+    items: int = Field(ge=0)
+    unit: str
+    items_per_s: float = Field(ge=0)
+    peak_bytes: int = Field(ge=0)
+
+
+class Commit(Part):
+    """The code's commit."""
+
+    sha: str
+    dirty: bool
+
+
+class Costs(Part):
+    """When, where and at what cost; a repeated run differs here and only here."""
+
+    started: datetime
+    finished: datetime
+    stages: tuple[StageTime, ...]
+    environment: dict[str, Any]
+    commit: Commit | None
+
+
+class Failure(Part):
+    """Why a run failed."""
+
+    stage: str
+    cell: str
+    error: str
+    reason: str

@@ -1,0 +1,291 @@
+"""What each kind of cell does. `run_cell` is all that an executor needs; `run_remote` is its other
+end, in a process that has nothing but the message of a job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.distillers import DistilledSet, Progress, Reporter, StagedDistiller
+from robustdd_bench.errors import PluginError, RobustDDError
+from robustdd_bench.evaluation.robustness import (
+    AttackOutcome,
+    Violations,
+    accuracy,
+    attack_student,
+    classified,
+    pack_bits,
+    unpack_bits,
+)
+from robustdd_bench.evaluation.sanity import check_student
+from robustdd_bench.evaluation.students import train_student
+from robustdd_bench.files import read_json, write_json, write_safetensors
+from robustdd_bench.plugins import Registry
+from robustdd_bench.runs.cells import Cell
+from robustdd_bench.runs.environment import PeakMemory
+from robustdd_bench.runs.plan import Plan
+from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.toolkit.augment import Augmenter
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a cell did, for its throughput."""
+
+    items: int
+    unit: str
+
+
+def run_cell(bench: Workbench, cell: Cell, reporter: Reporter) -> None:
+    """Run a cell and write its receipt; do nothing if that is done already."""
+    if cell.done():
+        return
+    memory = PeakMemory(bench.plan.device)
+    start = time.perf_counter()
+    work = _WORK[cell.stage](bench, cell, reporter)
+    if bench.plan.device == "cuda":
+        torch.cuda.synchronize()
+    wall_s = time.perf_counter() - start
+    cell.sign(wall_s=wall_s, peak_bytes=memory.read(), items=work.items, unit=work.unit)
+
+
+def run_remote(
+    message: Mapping[str, Any], name: str, registry: Registry, reporter: Reporter
+) -> None:
+    """Run one cell in a worker process.
+
+    Args:
+        message: `Job.message()` of the run.
+        name: the cell's name.
+        registry: the plugins installed here; they must be those of the process that planned.
+        reporter: where progress goes.
+    """
+    plan = Plan.from_dict(message["plan"])
+    bench = Workbench(plan, registry, Path(message["out"]), Path(message["data_root"]))
+    with threads(plan.threads):
+        run_cell(bench, bench.cell(name), reporter)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many CPU threads; afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Counter:
+    """A reporter that counts the steps of the outermost progress bar, for the throughput."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self.inner = inner
+        self.steps = 0
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        outer = self
+        with self.inner.progress(title, total) as bar:
+            self._depth += 1
+            counted = self._depth == 1
+
+            class Counted:
+                first = True
+
+                def advance(self, steps: int = 1) -> None:
+                    bar.advance(steps)
+                    # A first jump tells of work that a killed process did: this one has not.
+                    if counted and not (self.first and steps > 1):
+                        outer.steps += steps
+                    self.first = self.first and steps == 0
+
+            try:
+                yield Counted()
+            finally:
+                self._depth -= 1
+
+    def metrics(self, step: int, **values: float | Tensor) -> None:
+        self.inner.metrics(step, **values)
+
+    def note(self, text: str) -> None:
+        self.inner.note(text)
+
+
+def _experts(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
+    distiller = bench.distiller
+    assert isinstance(distiller, StagedDistiller)
+    part = next(p for p in bench.parts() if p.output == cell.output)
+    counter = _Counter(reporter)
+    with bench.method(f", part {part.name!r}"):
+        distiller.make_part(part, bench.task, counter)
+    if not part.output.is_file():
+        raise PluginError(
+            f"plugin {bench.plan.plugin!r}: part {part.name!r} did not write {part.output.name}"
+        )
+    return Work(counter.steps, "steps")
+
+
+def _distill(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
+    plan = bench.plan
+    counter = _Counter(reporter)
+    with bench.method():
+        distilled = bench.distiller.distill(bench.task, counter)
+    if not isinstance(distilled, DistilledSet):
+        raise PluginError(
+            f"plugin {plan.plugin!r}: method {plan.method!r} must return a DistilledSet, "
+            f"not {type(distilled).__name__}"
+        )
+    ipc = None if bench.reference else plan.track.data.ipc
+    distilled.check(bench.shape_CHW, bench.num_classes, ipc)
+    _check_recipe(bench, distilled)
+    distilled.save(cell.output)
+    return Work(counter.steps, "steps")
+
+
+def _check_recipe(bench: Workbench, distilled: DistilledSet) -> None:
+    """Refuse a set that no student could be trained on, before it is written."""
+    plan = bench.plan
+    try:
+        json.dumps([distilled.learning_rate, dict(distilled.provenance)], allow_nan=False)
+        if distilled.augmentation is not None:
+            Augmenter(distilled.augmentation, torch.Generator())
+        bench.student_network(distilled, 0)
+    except (RobustDDError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise PluginError(
+            f"plugin {plan.plugin!r}: the set of method {plan.method!r} cannot be used: {text}"
+        ) from error
+
+
+def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
+    assert cell.student is not None
+    plan, index = bench.plan, cell.student
+    distilled = bench.distilled()
+    seeds = bench.seeds.shared()
+    seed = seeds.seed("student-init", index)
+    student = train_student(
+        bench.student_network(distilled, seed),
+        distilled,
+        plan.track.students,
+        seeds,
+        index,
+        flip=plan.track.data.flip,
+        reporter=reporter,
+    )
+    evaluation = bench.evaluation
+    clean = classified(
+        student.network, evaluation.pixels(), evaluation.labels, plan.track.threat.batch_size
+    )
+    reporter.metrics(
+        index, loss=student.final_loss, train_accuracy=student.train_accuracy, clean=accuracy(clean)
+    )
+    facts = {
+        "index": index,
+        "seed": seed,
+        "sha256": student.sha256(),
+        "steps": student.steps,
+        "learning_rate": student.learning_rate,
+        "final_loss": student.final_loss,
+        "train_accuracy": student.train_accuracy,
+        "clean": pack_bits(clean),
+    }
+    write_safetensors(
+        cell.output, student.network.state_dict(), {"student": json.dumps(facts, sort_keys=True)}
+    )
+    images = student.steps * min(plan.track.students.batch_size, len(distilled))
+    return Work(images, "images")
+
+
+def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
+    assert cell.student is not None
+    assert cell.attack is not None
+    plan, index, name = bench.plan, cell.student, cell.attack
+    network, attack = bench.student(index), bench.attack(name)
+    clean = unpack_bits(bench.student_facts(index)["clean"])
+    evaluation, plugin = bench.evaluation, bench.registry.get("attacks", name).plugin
+    pixels, results, forwards = evaluation.pixels(), [], 0
+    with reporter.progress(f"{name} on student {index}", len(plan.track.threat.ladder)) as progress:
+        for eps in plan.track.threat.ladder:
+            outcome = attack_student(
+                network,
+                pixels,
+                evaluation.labels,
+                attack,
+                bench.threat(eps),
+                bench.seeds.shared().seed("attack", name, index),
+                plan.track.threat.batch_size,
+                clean,
+                name=name,
+                plugin=plugin,
+            )
+            forwards += outcome.forwards
+            results.append(outcome)
+            progress.advance()
+    write_json(cell.output, [outcome_to_json(outcome) for outcome in results])
+    return Work(forwards, "forwards")
+
+
+def outcome_to_json(outcome: AttackOutcome) -> dict[str, Any]:
+    """An outcome as JSON values, less its wall time, which belongs to the receipt."""
+    fields = dataclasses.asdict(outcome)
+    del fields["wall_s"]
+    return fields | {"robust": pack_bits(outcome.robust)}
+
+
+def read_outcomes(bench: Workbench, attack: str, student: int) -> list[AttackOutcome]:
+    """What an attack did to a student, an outcome for each eps of the ladder."""
+    outcomes = []
+    for fields in read_json(bench.attack_path(attack, student)):
+        values = dict(fields)
+        values["threat"] = ThreatModel(**values["threat"])
+        values["violations"] = Violations(**values["violations"])
+        values["robust"] = unpack_bits(values["robust"])
+        outcomes.append(AttackOutcome(**values, wall_s=0.0))
+    return outcomes
+
+
+def _sanity(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
+    assert cell.student is not None
+    index, plan = cell.student, bench.plan
+    outcomes = []
+    for attack in plan.attacks:
+        outcomes += read_outcomes(bench, attack.name, index)
+    evaluation = bench.evaluation
+    checks = check_student(
+        bench.student(index),
+        evaluation.pixels(),
+        evaluation.labels,
+        clean=unpack_bits(bench.student_facts(index)["clean"]),
+        outcomes=outcomes,
+        unconstrained=bench.attack(plan.attacks[-1].name),
+        seed=bench.seeds.shared().seed("sanity", index),
+        batch_size=plan.track.threat.batch_size,
+    )
+    write_json(
+        cell.output,
+        [{"name": c.name, "passed": bool(c.passed), "evidence": c.evidence} for c in checks],
+    )
+    return Work(len(checks), "checks")
+
+
+_WORK = {
+    "experts": _experts,
+    "distill": _distill,
+    "students": _students,
+    "attacks": _attacks,
+    "sanity": _sanity,
+}

@@ -1,0 +1,374 @@
+"""The workbench of a run: data, networks, method, attacks and cells, made from the plan when used.
+
+Workers of a distributed executor build their own from the plan and the folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.config import build_config
+from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Part, StagedDistiller
+from robustdd_bench.errors import PluginError, RobustDDError, UsageError
+from robustdd_bench.files import read_safetensors
+from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
+from robustdd_bench.protocol.networks import NetworkFactory
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.runs.cells import STAGES, Cell
+from robustdd_bench.runs.plan import Plan, method_entry
+from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+
+
+class Workbench:
+    """Everything cells need, made from the plan when first used.
+
+    Args:
+        plan: the run.
+        registry: the installed plugins.
+        out: the folder under which runs and the shared store live.
+        data_root: where datasets are looked for.
+        download: whether a missing dataset may be downloaded.
+    """
+
+    def __init__(
+        self, plan: Plan, registry: Registry, out: Path, data_root: Path, *, download: bool = False
+    ) -> None:
+        self.plan = plan
+        self.registry = registry
+        self.folder = plan.folder(out)
+        self.store = out / "store"
+        self.data_root = data_root
+        self.download = download
+        self.device = torch.device(plan.device)
+        self.seeds = Seeds(plan.seed, plan.track.name, plan.method)
+        self._factories: dict[Preprocessing, NetworkFactory] = {}
+
+    @cached_property
+    def _data(self) -> ImageData:
+        spec = self.plan.track.data
+        entry = self.registry.get("datasets", spec.dataset)
+        try:
+            data = entry.load()(self.data_root, self.download, **spec.options)
+        except RobustDDError:
+            raise
+        except TypeError as error:
+            raise UsageError(f"track {self.plan.track.name!r}, data.options: {error}") from error
+        except Exception as error:
+            raise PluginError(
+                f"plugin {entry.plugin!r}: dataset {entry.name!r} failed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(data, ImageData):
+            raise PluginError(
+                f"plugin {entry.plugin!r}: dataset {entry.name!r} must return ImageData, "
+                f"not {type(data).__name__}"
+            )
+        return data.check(spec.dataset)
+
+    @cached_property
+    def _splits(self) -> tuple[Split, Split]:
+        """What is trained on, and what is evaluated on; the test split is touched only here."""
+        data, spec = self._data, self.plan.track.data
+        if self.plan.split == "test":
+            return _alone(data.train), data.test
+        kept, held = stratified_holdout(
+            data.train.labels, spec.validation_fraction, spec.split_seed
+        )
+        return data.train.take(kept), data.train.take(held)
+
+    @cached_property
+    def train(self) -> Split:
+        """The training images, on the device."""
+        return self._splits[0].to(self.device)
+
+    @cached_property
+    def evaluation(self) -> Split:
+        """The images students are judged on, on the device."""
+        return self._splits[1].to(self.device)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self._data.num_classes
+
+    @property
+    def shape_CHW(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return tuple(self._data.train.images.shape[1:])
+
+    @cached_property
+    def data_hashes(self) -> tuple[str, str]:
+        """Hashes of the training and the evaluation split."""
+        return self._splits[0].sha256(), self._splits[1].sha256()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The track's preprocessing."""
+        return Preprocessing(**self.plan.track.preprocessing.model_dump())
+
+    def factory(self, preprocessing: Preprocessing) -> NetworkFactory:
+        """Networks of the track behind a preprocessing layer (ZCA is fitted once)."""
+        if preprocessing not in self._factories:
+            spec = self.plan.track.network
+            self._factories[preprocessing] = NetworkFactory(
+                self.registry.get("networks", spec.name).load(),
+                spec.options,
+                self.shape_CHW,
+                self.num_classes,
+                preprocessing,
+                self.train.images,
+                self.device,
+            )
+        return self._factories[preprocessing]
+
+    def threat(self, eps: float) -> ThreatModel:
+        """The track's threat model at an eps."""
+        return ThreatModel(self.plan.track.threat.norm, eps)
+
+    @cached_property
+    def distiller(self) -> Distiller:
+        """The method, configured."""
+        plan = self.plan
+        plugged = method_entry(self.registry, plan.method).load()
+        config = build_config(plugged.Config, plan.config, f"method {plan.method!r}")
+        with blame(plan.plugin, f"method {plan.method!r}"):
+            distiller = plugged(config)
+        if not isinstance(distiller, Distiller):
+            raise PluginError(f"plugin {plan.plugin!r}: {plan.method!r} is not a Distiller")
+        return distiller
+
+    @property
+    def reference(self) -> bool:
+        """Whether the method is an end of the scale rather than a distilled set."""
+        return bool(getattr(method_entry(self.registry, self.plan.method).load(), "reference", 0))
+
+    def attack(self, name: str) -> Attack:
+        """An attack of the suite, configured."""
+        planned = next(a for a in self.plan.attacks if a.name == name)
+        plugged = self.registry.get("attacks", name).load()
+        config = build_config(plugged.Config, planned.config, f"attack {name!r}")
+        with blame(planned.plugin, f"attack {name!r}"):
+            attack = plugged(config)
+        if not isinstance(attack, Attack):
+            raise PluginError(f"plugin {planned.plugin!r}: {name!r} is not an Attack")
+        return attack
+
+    @cached_property
+    def task(self) -> DistillTask:
+        """What the method gets. The evaluation split is not in it."""
+        track = self.plan.track
+        work = self.folder / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        return DistillTask(
+            images=self.train.images,
+            labels=self.train.labels,
+            num_classes=self.num_classes,
+            ipc=track.data.ipc,
+            network=self.factory(self.preprocessing),
+            preprocessing=self.preprocessing,
+            threat=self.threat(track.threat.headline),
+            augmentation=track.students.augmentation,
+            device=self.device,
+            seeds=self.seeds,
+            work_dir=work,
+            store_dir=self.store,
+            data_sha256=self.data_hashes[0],
+            allow_flip=track.data.flip,
+            network_with=self.factory,
+        )
+
+    def prepare(self) -> None:
+        """Make whatever can be told to be missing or wrong before anything is computed.
+
+        Raises:
+            UsageError: data are missing, or do not fit the track's network or images per class.
+            PluginError: method or attacks cannot be made.
+        """
+        _ = self.train, self.evaluation, self.distiller
+        self.task.network(0)
+        if not self.reference:
+            self.task.required_ipc()
+        for attack in self.plan.attacks:
+            self.attack(attack.name)
+
+    @contextlib.contextmanager
+    def method(self, what: str = "") -> Iterator[None]:
+        """Run code of the method.
+
+        It is blamed for what it raises; what it draws from the global generator is seeded and
+        leaves no trace; and it must leave the training data, which students share, as they are.
+        """
+        plan, data = self.plan, (self.train.images, self.train.labels)
+        before = [tensor._version for tensor in data]
+        who = f"method {plan.method!r}{what}"
+        with blame(plan.plugin, who), isolated_rng(self.seeds.seed("global", what)):
+            yield
+        if [tensor._version for tensor in data] != before:
+            raise PluginError(
+                f"plugin {plan.plugin!r}: {who} wrote into the training images or labels; "
+                "it has to work on a copy"
+            )
+
+    @property
+    def set_path(self) -> Path:
+        """The distilled set."""
+        return self.folder / "distilled.safetensors"
+
+    def distilled(self) -> DistilledSet:
+        """The distilled set, read from its file."""
+        return DistilledSet.load(self.set_path)
+
+    def student_path(self, index: int) -> Path:
+        """Where a trained student is."""
+        return self.folder / "cells" / f"student-{index}.safetensors"
+
+    def attack_path(self, name: str, index: int) -> Path:
+        """Where the outcomes of an attack on a student are."""
+        return self.folder / "cells" / f"attack-{name}-{index}.json"
+
+    def sanity_path(self, index: int) -> Path:
+        """Where the checks of a student are."""
+        return self.folder / "cells" / f"sanity-{index}.json"
+
+    def student_network(self, distilled: DistilledSet, seed: int) -> nn.Module:
+        """A fresh student, behind the set's preprocessing or else the track's."""
+        return self.factory(distilled.preprocessing or self.preprocessing)(seed)
+
+    def student(self, index: int) -> nn.Module:
+        """A trained student, read from its file, in eval mode with frozen weights."""
+        network = self.student_network(self.distilled(), 0)
+        tensors, _ = read_safetensors(self.student_path(index))
+        network.load_state_dict(tensors)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        return network.eval()
+
+    def student_facts(self, index: int) -> dict[str, Any]:
+        """What is known of a trained student, from its file."""
+        _, metadata = read_safetensors(self.student_path(index))
+        facts: dict[str, Any] = json.loads(metadata["student"])
+        return facts
+
+    def parts(self) -> tuple[Part, ...]:
+        """Independent work before the distillation, for methods that have any.
+
+        Raises:
+            PluginError: the method's parts are not told apart by name and output.
+        """
+        if not isinstance(self.distiller, StagedDistiller):
+            return ()
+        with self.method(", parts"):
+            parts = tuple(self.distiller.parts(self.task))
+        if len({p.name for p in parts}) < len(parts) or len({p.output for p in parts}) < len(parts):
+            raise PluginError(
+                f"plugin {self.plan.plugin!r}: two parts of method {self.plan.method!r} have one "
+                "name or one output"
+            )
+        return parts
+
+    def cells(self, stage: str) -> list[Cell]:
+        """The cells of a stage, independent of one another, in a fixed order."""
+        students, attacks = range(self.plan.track.students.count), self.plan.attacks
+        train, evaluation = self.data_hashes
+        distilled = self.set_path
+        if stage in ("experts", "distill"):
+            parts = self.parts()
+            if stage == "distill":
+                inputs = tuple(part.output for part in parts)
+                return [
+                    Cell(stage=stage, name=stage, output=distilled, inputs=inputs, data=(train,))
+                ]
+            return [
+                Cell(stage=stage, name=f"{stage}/{p.name}", output=p.output, data=(train,))
+                for p in parts
+            ]
+        if stage == "students":
+            return [
+                Cell(
+                    stage=stage,
+                    name=f"{stage}/{r}",
+                    output=self.student_path(r),
+                    inputs=(distilled,),
+                    data=(train, evaluation),
+                    student=r,
+                )
+                for r in students
+            ]
+        if stage == "attacks":
+            return [
+                Cell(
+                    stage=stage,
+                    name=f"{stage}/{r}/{a.name}",
+                    output=self.attack_path(a.name, r),
+                    inputs=(distilled, self.student_path(r)),
+                    data=(train, evaluation),
+                    student=r,
+                    attack=a.name,
+                )
+                for r in students
+                for a in attacks
+            ]
+        return [
+            Cell(
+                stage=stage,
+                name=f"{stage}/{r}",
+                output=self.sanity_path(r),
+                inputs=(
+                    distilled,
+                    self.student_path(r),
+                    *(self.attack_path(a.name, r) for a in attacks),
+                ),
+                data=(train, evaluation),
+                student=r,
+            )
+            for r in students
+        ]
+
+    def cell(self, name: str) -> Cell:
+        """The cell of that name.
+
+        Raises:
+            UsageError: the run has none of that name.
+        """
+        stage = name.partition("/")[0]
+        for cell in self.cells(stage) if stage in STAGES else ():
+            if cell.name == name:
+                return cell
+        raise UsageError(f"run {self.plan.run_id()} has no cell {name!r}")
+
+
+def _alone(split: Split) -> Split:
+    """The split in memory of its own: a view of a larger tensor could carry the test split."""
+
+    def own(tensor: Tensor) -> Tensor:
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return tensor if whole else tensor.clone()
+
+    return Split(own(split.images), own(split.labels))
+
+
+@contextlib.contextmanager
+def blame(plugin: str, what: str) -> Iterator[None]:
+    """Turn any exception of a plugin's code into a PluginError that names it.
+
+    The harness's own errors and a lack of memory pass.
+    """
+    try:
+        yield
+    except (RobustDDError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise PluginError(
+            f"plugin {plugin!r}: {what} failed: {type(error).__name__}: {text}"
+        ) from error
