@@ -131,6 +131,9 @@ def augmentation(images: int) -> Workload:
         source = torch.Generator().manual_seed(0)
         x = torch.randn(images, 3, 32, 32, generator=source)
         drawn = [Augmentation((family,)).draw(images, (32, 32), source) for family in FAMILIES]
+        for parameters in drawn:  # the first use of a kernel is not the method's
+            values = parameters.values[:2]
+            apply(x[:2], AugmentationParams(parameters.family, values))
         if variant == "batch":
             return lambda: [apply(x, parameters) for parameters in drawn]
 
