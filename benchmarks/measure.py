@@ -3,8 +3,8 @@
     python benchmarks/measure.py [NAME]... [--n 5]
 
 Each measurement is one process of one thread that prepares its workload, calls it once and prints
-wall time, processor time and peak resident set above what it had before; the variants take turns, so that a busy
-machine troubles both alike.
+wall time, processor time and peak resident set above what it had before; the variants take turns,
+so that a busy machine troubles both alike.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def measure(name: str, n: int) -> Result:
         )
     commit = source_commit()
     one, two = variants[naive], variants[ours]
-    about_memory = name.startswith("engine")
+    about_memory = "unrolled" in naive
     return Result(
         schema_version=1,
         name=name,
