@@ -3,8 +3,8 @@
     python benchmarks/measure.py [NAME]... [--n 5]
 
 Each measurement is one process of one thread that prepares its workload, calls it once and prints
-wall time and peak resident set above what it had before; the variants take turns, so that a busy
-machine troubles both alike.
+wall time, processor time and peak resident set above what it had before; the variants take turns,
+so that a busy machine troubles both alike.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ def child(name: str, variant: str) -> None:
     gc.collect()
     before = _resident()
     memory = PeakMemory("cpu")
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     work()
-    wall = time.perf_counter() - start
-    print(json.dumps({"wall_s": wall, "peak_bytes": max(0, memory.read() - before)}))
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    peak = max(0, memory.read() - before)
+    print(json.dumps({"wall_s": wall, "cpu_s": cpu, "peak_bytes": peak}))
 
 
 def _resident() -> int:
@@ -80,17 +81,20 @@ def measure(name: str, n: int) -> Result:
     variants = {}
     for variant, values in taken.items():
         wall = [round(v["wall_s"], 6) for v in values]
+        cpu = [round(v["cpu_s"], 6) for v in values]
         peak = [int(v["peak_bytes"]) for v in values]
         variants[variant] = Variant(
             name=variant,
             wall_s=wall,
+            cpu_s=cpu,
             peak_bytes=peak,
             median_wall_s=statistics.median(wall),
+            median_cpu_s=statistics.median(cpu),
             median_peak_bytes=statistics.median(peak),
         )
     commit = source_commit()
     one, two = variants[naive], variants[ours]
-    about_memory = name.startswith("engine")
+    about_memory = "unrolled" in naive
     return Result(
         schema_version=1,
         name=name,
@@ -110,6 +114,7 @@ def measure(name: str, n: int) -> Result:
         naive=one,
         ours=two,
         speedup=one.median_wall_s / two.median_wall_s,
+        speedup_cpu=one.median_cpu_s / two.median_cpu_s,
         memory_ratio=two.median_peak_bytes / one.median_peak_bytes if about_memory else None,
     )
 
@@ -134,7 +139,9 @@ def main() -> None:
         path = RESULTS / f"{name}.json"
         path.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         memory = "" if result.memory_ratio is None else f", memory x {result.memory_ratio:.3f}"
-        print(f"{name}: {result.speedup:.2f} times as fast{memory}")
+        print(
+            f"{name}: {result.speedup:.2f} times as fast, {result.speedup_cpu:.2f} in CPU{memory}"
+        )
 
 
 if __name__ == "__main__":

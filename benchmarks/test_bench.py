@@ -13,5 +13,5 @@ def test_workload(benchmark, name, variant):
     """One variant of one benchmark."""
     benchmark.group = name
     work = BENCHMARKS[name][0](variant)
-    rounds = 1 if name.startswith("engine") else 5
+    rounds = 1 if name.startswith(("engine", "field")) else 5
     assert benchmark.pedantic(work, rounds=rounds, warmup_rounds=0) is not None
