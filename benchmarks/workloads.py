@@ -95,12 +95,13 @@ def experts(width: int, epochs: int, batch: int) -> Workload:
     def prepare(variant: str) -> Callable[[], object]:
         folder = Path(tempfile.gettempdir())
         task = _digits_task(folder, width)
-        if variant == "trainer":
+
+        def trainer(epochs: int) -> Tensor:
             recipe = ExpertRecipe(epochs=epochs, learning_rate=0.05, batch_size=batch)
             seeds = family_seeds(task.seeds)
-            return lambda: train_expert(task, recipe, seeds, 0, NullReporter()).snapshots
+            return train_expert(task, recipe, seeds, 0, NullReporter()).snapshots
 
-        def plain() -> list[Tensor]:
+        def dataloader(epochs: int) -> list[Tensor]:
             network = task.network(0)
             optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
             data = TensorDataset(task.images, task.labels)
@@ -117,7 +118,9 @@ def experts(width: int, epochs: int, batch: int) -> Workload:
                 network(task.images)
             return snapshots
 
-        return plain
+        train = trainer if variant == "trainer" else dataloader
+        train(1)  # torch's optimisers import much on first use: two seconds that are not training
+        return lambda: train(epochs)
 
     return prepare
 
