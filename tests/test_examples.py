@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from robustdd_bench.cli.main import COMMANDS
-
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if (path / "tests").is_dir())
 
@@ -98,7 +96,6 @@ def test_the_examples_pass_their_own_tests_and_the_checks_of_the_benchmark(
     assert int(passed[1]) >= 10
 
 
-@pytest.mark.skipif("run" not in COMMANDS, reason="the command line has no `run` yet")
 def test_an_installed_method_is_run_by_its_name(python: Path, tmp_path: Path) -> None:
     args = ("run", "--method", "mean", "--track", "digits-ipc1", "--device", "cpu")
     out = tmp_path / "runs"
