@@ -74,6 +74,27 @@ class DistillTask:
     """Hash of images and labels, for keys of what is shared between runs."""
     allow_flip: bool = True
     """Whether mirrored images keep their label (no for digits)."""
+    network_with: Callable[[Preprocessing], Callable[[int], torch.nn.Module]] | None = None
+    """`network_with(preprocessing)`: what `network` is, behind another preprocessing layer."""
+
+    def behind(self, preprocessing: Preprocessing) -> DistillTask:
+        """The same task with its networks behind another preprocessing layer.
+
+        A set made so has to name that preprocessing (`DistilledSet.preprocessing`).
+
+        Raises:
+            UsageError: the caller of the method gave no way to build such networks.
+        """
+        if preprocessing == self.preprocessing:
+            return self
+        if self.network_with is None:
+            raise UsageError(
+                f"networks behind {preprocessing.kind!r} preprocessing cannot be built here; "
+                f"use the track's ({self.preprocessing.kind!r})"
+            )
+        return dataclasses.replace(
+            self, network=self.network_with(preprocessing), preprocessing=preprocessing
+        )
 
     def pixels(self, index: Tensor | None = None) -> Tensor:
         """Training images as float32 in [0,1], all of them or those at `index`."""

@@ -54,9 +54,14 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def json_text(value: Any) -> str:
+    """A value as the text of a JSON file, keys sorted; NaN and infinity are refused."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Write JSON atomically."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:

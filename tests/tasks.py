@@ -75,12 +75,16 @@ def digits_task(
     if uint8:
         images = (images * 255).round().to(torch.uint8)
     options, shape = {"depth": 2, "width": width}, images.shape[1:]
+
+    def networks(kind):
+        return NetworkFactory(convnet, options, shape, classes, kind, images, device)
+
     return DistillTask(
         images=images,
         labels=split.labels[index],
         num_classes=classes,
         ipc=ipc,
-        network=NetworkFactory(convnet, options, shape, classes, preprocessing, images, device),
+        network=networks(preprocessing),
         preprocessing=preprocessing,
         threat=ThreatModel("Linf", 0.1),
         augmentation="none",
@@ -90,4 +94,5 @@ def digits_task(
         store_dir=Path(work_dir) / "store",
         data_sha256="0" * 64,
         allow_flip=allow_flip,
+        network_with=networks,
     )

@@ -9,6 +9,7 @@ from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.toolkit.adversarial import (
     FLAVOURS,
     Adversary,
+    OverfittingGuard,
     adversarial_loss,
     boosted_cross_entropy,
 )
@@ -227,6 +228,21 @@ def test_networks_see_pixels_that_the_preprocessing_then_changes(setting):
     found = attack.maximise(objective, x, noise())
     two = nn.functional.cross_entropy(network(network.theta(), 3 * found), y)
     assert one.item() == pytest.approx(two.item(), rel=1e-12)
+
+
+def test_the_guard_measures_accuracy_under_pgd_and_tells_a_collapse(setting):
+    network, x, _ = setting
+    trained = network.theta()
+    y = network(trained, x).argmax(1)
+    guard = OverfittingGuard(network, x, y, ThreatModel("Linf", 0.0), seed=1)
+    constant = torch.zeros_like(trained)
+    constant[-K:] = torch.eye(K, dtype=torch.float64)[int((y[0] + 1) % K)]
+    expected = float((y == (y[0] + 1) % K).double().mean())
+    assert [guard.collapsed(t) for t in (constant, trained, constant)] == [False, False, True]
+    assert guard.accuracies == pytest.approx([expected, 1.0, expected])
+    wide = OverfittingGuard(network, x, y, ThreatModel("Linf", 0.5), seed=1)
+    assert wide.measure(trained) < 1
+    assert wide.measure(trained) == wide.measure(trained)
 
 
 class Scale(nn.Module):

@@ -10,6 +10,7 @@ from tasks import RecordingReporter, digits_task
 
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
+from robustdd_bench.toolkit.adversarial import OverfittingGuard
 from robustdd_bench.toolkit.experts import ExpertRecipe, ExpertStore, family_seeds, train_expert
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import Seeds
@@ -62,14 +63,15 @@ def test_trajectories_are_those_of_a_plain_loop_with_the_average_by_its_formula(
     task, momentum, weight_decay, ema
 ):
     recipe = dataclasses.replace(RECIPE, momentum=momentum, weight_decay=weight_decay, ema=ema)
-    snapshots, _, _ = train(task, recipe)
+    snapshots = train(task, recipe).snapshots
     torch.testing.assert_close(
         snapshots.double(), naive_expert(task, recipe, 0), rtol=1e-4, atol=1e-5
     )
 
 
 def test_the_first_snapshot_is_the_initialisation_and_all_are_true_copies(task):
-    snapshots, losses, _ = train(task)
+    expert = train(task)
+    snapshots, losses = expert.snapshots, expert.losses
     seed = family_seeds(task.seeds).seed("expert-init", 0)
     assert torch.equal(snapshots[0], FlatNetwork(task.network(seed)).theta())
     assert len(snapshots) == RECIPE.epochs + 1
@@ -81,38 +83,39 @@ def test_the_first_snapshot_is_the_initialisation_and_all_are_true_copies(task):
 @pytest.mark.parametrize("recipe", [RECIPE, PGD])
 def test_the_seed_and_the_number_decide_and_the_global_generator_is_left_alone(tmp_path, recipe):
     before = torch.random.get_rng_state()
-    one, again, other = (train(digits_task(tmp_path), recipe, k)[0] for k in (0, 0, 1))
+    one, again, other = (train(digits_task(tmp_path), recipe, k).snapshots for k in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, train(digits_task(tmp_path, seed=1), recipe)[0])
+    assert not torch.equal(one, train(digits_task(tmp_path, seed=1), recipe).snapshots)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_average_changes_what_is_kept_and_not_what_is_trained(task):
-    plain, losses, _ = train(task)
-    smooth, smooth_losses, _ = train(task, dataclasses.replace(RECIPE, ema=0.9))
-    assert losses == smooth_losses
+    one, two = train(task), train(task, dataclasses.replace(RECIPE, ema=0.9))
+    plain, smooth = one.snapshots, two.snapshots
+    assert one.losses == two.losses
     assert (smooth[-1] - smooth[0]).norm() < (plain[-1] - plain[0]).norm()
 
 
-@pytest.mark.parametrize("flavour", ["pgd", "trades", "mart"])
+@pytest.mark.parametrize("flavour", ["pgd", "fast", "trades", "mart"])
 def test_adversarial_experts_go_another_way(task, flavour):
     recipe = dataclasses.replace(PGD, flavour=flavour)
-    assert not torch.equal(train(task)[0], train(task, recipe)[0])
+    assert not torch.equal(train(task).snapshots, train(task, recipe).snapshots)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_pgd_of_radius_zero_is_natural_training_bit_for_bit(task, norm):
     # Not by the canonical form: the attack is run, and finds nothing.
     recipe = dataclasses.replace(PGD, norm=norm, eps=0.0, attack_step_size=0.0)
-    assert torch.equal(train(task, recipe)[0], train(task)[0])
+    assert torch.equal(train(task, recipe).snapshots, train(task).snapshots)
 
 
 def test_the_loss_falls_and_the_accuracy_is_that_of_the_last_snapshot(tmp_path):
     task = digits_task(tmp_path, per_class=40)
     recipe = ExpertRecipe(epochs=12, learning_rate=0.1, batch_size=16)
-    snapshots, losses, accuracy = train(task, recipe)
-    assert losses[-1] < 0.2 * losses[0]
+    expert = train(task, recipe)
+    snapshots, accuracy = expert.snapshots, expert.accuracy
+    assert expert.losses[-1] < 0.2 * expert.losses[0]
     network = FlatNetwork(task.network(0))
     hits = network(snapshots[-1], task.images).argmax(1) == task.labels
     assert accuracy == pytest.approx(float(hits.float().mean()))
@@ -123,6 +126,42 @@ def test_a_diverging_expert_says_so_and_leaves_no_file(task):
     store = ExpertStore(task, dataclasses.replace(RECIPE, learning_rate=1e30))
     (part,) = store.parts(1)
     with pytest.raises(RunFailedError, match=r"expert 0 diverged in epoch 1.*lower expert_lr"):
+        store.train(part, RecordingReporter())
+    assert not store.folder.exists()
+
+
+def test_fast_training_takes_one_step_of_five_quarters_of_eps(task):
+    fast = dataclasses.replace(PGD, flavour="fast").canonical()
+    assert (fast.attack_steps, fast.attack_step_size) == (1, 0.125)
+    slow = dataclasses.replace(PGD, attack_steps=1, attack_step_size=0.125)
+    assert torch.equal(train(task, fast).snapshots, train(task, slow).snapshots)
+
+
+def test_fast_training_watches_accuracy_under_pgd_and_the_watch_changes_nothing(task):
+    fast = dataclasses.replace(PGD, flavour="fast").canonical()
+    expert = train(task, fast)
+    assert len(expert.guard) == RECIPE.epochs
+    assert all(0 <= accuracy <= 1 for accuracy in expert.guard)
+    assert train(task, PGD).guard == []
+    # One epoch more, and with it one look of the guard more: the epochs before are the same.
+    longer = train(task, dataclasses.replace(fast, epochs=4))
+    assert torch.equal(longer.snapshots[:4], expert.snapshots)
+    assert longer.guard[:3] == expert.guard
+
+
+@pytest.mark.parametrize(("fall", "collapses"), [(0.19, False), (0.21, True)])
+def test_a_collapse_of_fast_training_stops_the_expert_and_leaves_no_file(
+    task, monkeypatch, fall, collapses
+):
+    measured = iter([0.4, 0.6, 0.6 - fall])
+    monkeypatch.setattr(OverfittingGuard, "measure", lambda *_: next(measured))
+    store = ExpertStore(task, dataclasses.replace(PGD, flavour="fast"))
+    (part,) = store.parts(1)
+    if not collapses:
+        store.train(part, RecordingReporter())
+        assert part.output.exists()
+        return
+    with pytest.raises(RunFailedError, match=r"collapsed in epoch 3 .* from 60% to 39%.*flavour"):
         store.train(part, RecordingReporter())
     assert not store.folder.exists()
 
@@ -142,7 +181,7 @@ def test_what_is_stored_comes_back(task):
     loaded = store.load(2)
     assert len(loaded) == 2
     for k in range(2):
-        snapshots = train(task, RECIPE, k)[0]
+        snapshots = train(task, RECIPE, k).snapshots
         for epoch in range(RECIPE.epochs + 1):
             assert torch.equal(loaded.at(k, epoch), snapshots[epoch])
 
@@ -173,6 +212,7 @@ def test_the_key_tells_apart_everything_that_shapes_a_trajectory(task, tmp_path)
         *(
             dataclasses.replace(PGD, **change)
             for change in (
+                {"flavour": "fast"},
                 {"flavour": "trades"},
                 {"flavour": "mart"},
                 {"norm": "L2"},
@@ -200,8 +240,12 @@ def test_the_key_leaves_out_what_shapes_nothing(task):
         RECIPE,
         dataclasses.replace(RECIPE, eps=0.3, beta=1.0, attack_steps=1, norm="L2"),
         dataclasses.replace(PGD, eps=0.0),
+        dataclasses.replace(PGD, flavour="fast", eps=0.0),
     ]
     assert len({ExpertStore(task, recipe).key for recipe in same}) == 1
+    fast = dataclasses.replace(PGD, flavour="fast")
+    steps = dataclasses.replace(fast, attack_steps=7, attack_step_size=0.3, beta=1.0)
+    assert ExpertStore(task, steps).key == ExpertStore(task, fast).key
     beta = dataclasses.replace(PGD, beta=1.0)
     assert ExpertStore(task, beta).key == ExpertStore(task, PGD).key
 

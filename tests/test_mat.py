@@ -3,14 +3,18 @@ import dataclasses
 import pytest
 import torch
 from robustdd_mat.distiller import MAT
+from robustdd_mat.joint import JointOuter
 from robustdd_mtt.distiller import MTT
-from tasks import RecordingReporter, digits_task
+from tasks import InterruptedRunError, RecordingReporter, digits_task
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.toolkit.adversarial import Adversary
 from robustdd_bench.toolkit.experts import ExpertStore
+from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.toolkit.unroll import Step, adjoint_gradients, unrolled_gradients
 
 SMALL = {
     "experts": 2,
@@ -83,7 +87,7 @@ def test_an_adversary_or_an_average_makes_other_experts(tmp_path):
     assert len(set(made)) == 3
 
 
-@pytest.mark.parametrize("flavour", ["pgd", "trades", "mart"])
+@pytest.mark.parametrize("flavour", ["pgd", "fast", "trades", "mart"])
 def test_every_flavour_makes_a_set(tmp_path, flavour):
     task = digits_task(tmp_path)
     made, reporter = run(MAT(MAT.Config(**SMALL, flavour=flavour, attack_steps=2)), task)
@@ -100,9 +104,6 @@ def test_the_adversary_is_the_tracks_unless_an_eps_is_named(tmp_path):
 
 
 def test_adversarial_experts_are_more_robust_than_natural_ones(tmp_path):
-    from robustdd_bench.toolkit.adversarial import Adversary
-    from robustdd_bench.toolkit.flat import FlatNetwork
-
     task = digits_task(tmp_path, per_class=60, width=16)
     changes = SMALL | {"experts": 1, "expert_batch": 16, "expert_lr": 0.1, "start_epochs": 10}
     correct = {}
@@ -122,6 +123,81 @@ def test_adversarial_experts_are_more_robust_than_natural_ones(tmp_path):
     assert correct[0.15] > correct[0.0] + 0.1
 
 
+# The joint robust term.
+
+
+def joint(task, eps=0.1, weight=2.0, batch=10):
+    adversary = Adversary(threat=ThreatModel("Linf", eps), steps=3, step_size=eps / 2)
+    return JointOuter(task, adversary, weight, batch)
+
+
+def test_a_joint_weight_of_zero_is_the_matching_loss_alone(tmp_path):
+    assert MAT(MAT.Config(joint_weight=0.0)).outer(digits_task(tmp_path)) is None
+
+
+def test_a_joint_weight_makes_another_set_that_a_kill_does_not_change(tmp_path):
+    task = digits_task(tmp_path)
+    plain, _ = run(MAT(MAT.Config(**SMALL)), task)
+    config = MAT.Config(**SMALL, joint_weight=1.0, joint_batch=16, checkpoint_seconds=0.0)
+    made, told = run(MAT(config), dataclasses.replace(task, work_dir=tmp_path / "a"))
+    assert not torch.equal(plain.images, made.images)
+    # matching loss plus cross-entropy
+    assert min(told.values["loss"]) > 0.5
+    killed = dataclasses.replace(task, work_dir=tmp_path / "b")
+    with pytest.raises(InterruptedRunError):
+        MAT(config).distill(killed, RecordingReporter(3))
+    assert run(MAT(config), killed)[0].sha256() == made.sha256()
+
+
+def test_the_joint_batch_is_drawn_anew_in_each_iteration_from_the_seed(tmp_path):
+    task = digits_task(tmp_path)
+    outer = joint(task)
+    one, two = outer.batch(0)[0], outer.batch(1)[0]
+    assert one.shape == (10, 1, 8, 8)
+    assert not torch.equal(one, two)
+    assert torch.equal(one, joint(task).batch(0)[0])
+    assert not torch.equal(one, joint(digits_task(tmp_path, seed=1)).batch(0)[0])
+    assert len(joint(task, batch=10_000).batch(0)[0]) == len(task.images)
+
+
+def test_the_joint_loss_is_matching_plus_cross_entropy_on_attacked_pixels(tmp_path):
+    task = digits_task(tmp_path)
+    network = FlatNetwork(task.network(0))
+    start = network.theta()
+    theta, target = start + 0.02, start + 0.1
+    value = joint(task, eps=0.0)(0, start, target)(theta)
+    x, y = joint(task).batch(0)
+    matching = (theta - target).square().sum() / (start - target).square().sum()
+    clean = torch.nn.functional.cross_entropy(network(theta, x), y)
+    torch.testing.assert_close(value, matching + 2 * clean)
+    assert joint(task, eps=0.2)(0, start, target)(theta) > value
+
+
+@pytest.mark.parametrize("learn_labels", [False, True])
+def test_the_engine_is_exact_with_the_joint_term(tmp_path, learn_labels):
+    task = digits_task(tmp_path)
+    outer = joint(task)
+    network = FlatNetwork(task.network(0).double())
+    outer._network = network
+    task64 = dataclasses.replace(task, images=task.images.double())
+    outer._task = task64
+    source = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 1, 8, 8, generator=source, dtype=torch.float64)
+    labels = torch.arange(8) % 4
+    if learn_labels:
+        labels = torch.nn.functional.one_hot(labels, 4).double() * 0.9 + 0.025
+    start = network.theta()
+    target = start + 0.05 * torch.randn(start.shape, generator=source, dtype=torch.float64)
+    loss = outer(3, start, target)
+    alpha = torch.tensor(0.05, dtype=torch.float64)
+    arguments = (network, images, labels, alpha, start, loss, [Step()] * 4)
+    fast, naive = adjoint_gradients(*arguments), unrolled_gradients(*arguments)
+    assert float(fast.loss) == pytest.approx(float(naive.loss), rel=1e-12)
+    for name in ("images", "alpha", *(["labels"] if learn_labels else [])):
+        a, b = getattr(fast, name), getattr(naive, name)
+        assert float((a - b).norm() / b.norm()) < 1e-8
+
+
 def test_an_ipc_larger_than_a_class_is_refused_before_experts_are_trained(tmp_path):
     with pytest.raises(UsageError, match="ipc 24 is larger than class 0"):
         MAT(MAT.Config(**SMALL)).parts(digits_task(tmp_path, ipc=24))
@@ -137,6 +213,8 @@ def test_an_ipc_larger_than_a_class_is_refused_before_experts_are_trained(tmp_pa
         ({"ema": 1.0}, "ema"),
         ({"flavour": "strong"}, "flavour"),
         ({"experts": 0}, "experts"),
+        ({"joint_weight": -1.0}, "joint_weight"),
+        ({"joint_batch": 0}, "joint_batch"),
     ],
 )
 def test_values_out_of_range_are_refused(bad, message):

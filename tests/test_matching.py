@@ -8,8 +8,9 @@ from tasks import InterruptedRunError, RecordingReporter, digits_task
 
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.dsa import STRATEGY
-from robustdd_bench.toolkit.experts import Trajectories
+from robustdd_bench.toolkit.experts import ExpertStore, Trajectories
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.inputspace import split_network
 from robustdd_bench.toolkit.matching import TrajectoryMatcher
@@ -175,8 +176,6 @@ def test_the_result_is_a_hand_written_step_on_the_images_in_the_networks_input_s
     method = prepare(task, config())
     matcher = TrajectoryMatcher(config(), task, Trajectories([torch.zeros(3, 1)] * 2, task.device))
     expert, epoch, _ = matcher._steps(0, matcher.initial_images()[0])
-    from robustdd_bench.toolkit.experts import ExpertStore
-
     stored = ExpertStore(task, method.recipe(task)).load(2)
     start, target = stored.at(expert, epoch), stored.at(expert, epoch + 1)
     layer, _ = split_network(task.network(0))
@@ -247,6 +246,67 @@ def test_kept_graphs_change_nothing_but_rounding(tmp_path, keep):
     torch.testing.assert_close(kept, plain, rtol=1e-4, atol=1e-5)
 
 
+def test_soft_labels_are_learned_beside_the_images(tmp_path):
+    task = digits_task(tmp_path)
+    hard = distil(task)
+    reporter = RecordingReporter()
+    made = distil(task, reporter, learn_labels=True, label_lr=0.2)
+    made.check((1, 8, 8), 4, 2)
+    assert made.soft_labels
+    assert made.labels.argmax(1).tolist() == hard.labels.tolist()
+    start = torch.full((8, 4), 0.1 / 3)
+    start[torch.arange(8), hard.labels] = 0.9
+    assert (made.labels - start).abs().max() > 1e-3
+    assert not torch.equal(made.images, hard.images)
+
+
+def test_a_killed_run_with_learned_labels_ends_in_the_set_it_would_have_made(tmp_path):
+    changes = {"learn_labels": True, "alpha_space": "linear", "alpha_optimiser": "sgd"}
+    task = digits_task(tmp_path / "whole")
+    whole = distil(task, **changes)
+    killed = dataclasses.replace(task, work_dir=tmp_path / "killed")
+    with pytest.raises(InterruptedRunError):
+        distil(killed, RecordingReporter(3), checkpoint_seconds=0, **changes)
+    assert distil(killed, checkpoint_seconds=0, **changes).sha256() == whole.sha256()
+
+
+@pytest.mark.parametrize("kind", ["none", "normalise", "zca"])
+def test_the_preprocessing_can_be_the_methods_own_and_the_set_carries_it(tmp_path, kind):
+    task = digits_task(tmp_path, preprocessing=Preprocessing())
+    usual = distil(task)
+    assert usual.preprocessing is None
+    made = distil(task, preprocessing=kind)
+    made.check((1, 8, 8), 4, 2)
+    if kind == "none":
+        assert made.sha256() == usual.sha256()
+        return
+    assert made.preprocessing.kind == kind
+    keys = {
+        ExpertStore(config(preprocessing=k).task(task), MTT(config()).recipe(task)).key
+        for k in ("track", kind)
+    }
+    assert len(keys) == 2
+    if kind == "normalise":
+        pixels = task.pixels()
+        assert made.preprocessing.mean == pytest.approx([float(pixels.mean())])
+        assert made.preprocessing.std == pytest.approx([float(pixels.std(correction=0))])
+
+
+def test_images_are_what_the_networks_saw_whatever_the_preprocessing(tmp_path):
+    task = digits_task(tmp_path, preprocessing=Preprocessing())
+    start = distil(task, iterations=0).images
+    for kind in ("normalise", "zca"):
+        made = distil(task, iterations=0, preprocessing=kind)
+        torch.testing.assert_close(made.images, start, rtol=1e-4, atol=1e-4)
+
+
+def test_a_caller_that_cannot_build_other_networks_says_so(tmp_path):
+    task = dataclasses.replace(digits_task(tmp_path), network_with=None)
+    assert distil(task, preprocessing="normalise").preprocessing is None
+    with pytest.raises(UsageError, match="networks behind 'zca' preprocessing cannot be built"):
+        MTT(config(preprocessing="zca")).parts(task)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -263,6 +323,12 @@ def test_kept_graphs_change_nothing_but_rounding(tmp_path, keep):
         {"init": "zeros"},
         {"iterations": -1},
         {"keep_graphs": -1},
+        {"label_lr": -1.0},
+        {"label_confidence": 1.0},
+        {"alpha_space": "square"},
+        {"alpha_optimiser": "lbfgs"},
+        {"alpha_momentum": 1.0},
+        {"preprocessing": "whiten"},
     ],
 )
 def test_values_out_of_range_are_refused(bad):

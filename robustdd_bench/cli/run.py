@@ -40,7 +40,11 @@ _OPTIONS = (
         help="auto, cpu or cuda; auto takes the GPU where there is one.",
     ),
     click.option(
-        "--threads", type=int, default=0, help="CPU threads (0: torch's default); part of the run."
+        "--threads",
+        type=int,
+        default=1,
+        show_default=True,
+        help="CPU threads (0: torch's choice). More change the last bits, and so the run.",
     ),
     data_root_option,
     click.option("--download", is_flag=True, help="Download the dataset if it is missing."),

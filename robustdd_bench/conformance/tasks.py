@@ -40,6 +40,11 @@ def tiny_task(folder: Path, method: str, *, seed: int = 0, as_bytes: bool = Fals
     images = data.images if as_bytes else data.pixels()
     preprocessing, device = Preprocessing(), torch.device("cpu")
     work, store = folder / "work", folder / "store"
+
+    def networks(kind: Preprocessing) -> NetworkFactory:
+        options = {"depth": 1, "width": 4}
+        return NetworkFactory(convnet, options, SHAPE_CHW, CLASSES, kind, images, device)
+
     for path in (work, store):
         path.mkdir(parents=True, exist_ok=True)
     return DistillTask(
@@ -47,9 +52,7 @@ def tiny_task(folder: Path, method: str, *, seed: int = 0, as_bytes: bool = Fals
         labels=data.labels,
         num_classes=CLASSES,
         ipc=IPC,
-        network=NetworkFactory(
-            convnet, {"depth": 1, "width": 4}, SHAPE_CHW, CLASSES, preprocessing, images, device
-        ),
+        network=networks(preprocessing),
         preprocessing=preprocessing,
         threat=ThreatModel("Linf", 0.1),
         augmentation="none",
@@ -59,6 +62,7 @@ def tiny_task(folder: Path, method: str, *, seed: int = 0, as_bytes: bool = Fals
         store_dir=store,
         data_sha256=Split(images, data.labels).sha256(),
         allow_flip=False,
+        network_with=networks,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,7 @@ class Record(Part):
         )
 
     def plan(self) -> Plan:
-        """The plan the run was made from."""
+        """The plan the run was made from; its command names every setting."""
         method = self.method
         return Plan(
             method=method.name,
@@ -91,7 +92,7 @@ class Record(Part):
             distribution=method.distribution,
             version=method.version,
             preset=method.preset,
-            overrides={},
+            overrides=method.config,
             config=method.config,
             track=self.track,
             track_source=self.track.name,
@@ -112,6 +113,7 @@ class Record(Part):
             raise ValueError("run_id is not the hash of the plan (method, track, seed, ...)")
         if self.results_sha256 != results_hash(self):
             raise ValueError("results_sha256 is not the hash of the results: the record was edited")
+        _check_command(self.command, self.method.name)
         if [a.name for a in self.attacks] != [a.name for a in self.track.attacks]:
             raise ValueError("the attacks are not the track's")
         if (self.status == "failed") != (self.failure is not None):
@@ -126,6 +128,16 @@ class Record(Part):
             if again != self.aggregates:
                 raise ValueError("the aggregates are not those of the raw outcomes")
         return self
+
+
+def _check_command(command: str, method: str) -> None:
+    """Raise ValueError unless the command is one call of this program: people copy it."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if words[:4] != ["robustdd", "run", "--method", method] or shlex.join(words) != command:
+        raise ValueError("command is not a single call of `robustdd run` with this method")
 
 
 def _check_set(found: SetInfo, data: DataInfo, record: Record) -> None:

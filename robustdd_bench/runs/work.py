@@ -35,6 +35,7 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.runs.cells import Cell
 from robustdd_bench.runs.environment import PeakMemory
 from robustdd_bench.runs.plan import Plan
+from robustdd_bench.runs.reporter import RunReporter
 from robustdd_bench.runs.workbench import Workbench
 from robustdd_bench.toolkit.augment import Augmenter
 
@@ -47,7 +48,7 @@ class Work:
     unit: str
 
 
-def run_cell(bench: Workbench, cell: Cell, reporter: Reporter) -> None:
+def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> None:
     """Run a cell and write its receipt; do nothing if that is done already."""
     if cell.done():
         return
@@ -57,11 +58,12 @@ def run_cell(bench: Workbench, cell: Cell, reporter: Reporter) -> None:
     if bench.plan.device == "cuda":
         torch.cuda.synchronize()
     wall_s = time.perf_counter() - start
+    reporter.flush()  # a cell that is done is never run again, so its values must be written
     cell.sign(wall_s=wall_s, peak_bytes=memory.read(), items=work.items, unit=work.unit)
 
 
 def run_remote(
-    message: Mapping[str, Any], name: str, registry: Registry, reporter: Reporter
+    message: Mapping[str, Any], name: str, registry: Registry, reporter: RunReporter
 ) -> None:
     """Run one cell in a worker process.
 

@@ -184,6 +184,7 @@ class Workbench:
             store_dir=self.store,
             data_sha256=self.data_hashes[0],
             allow_flip=track.data.flip,
+            network_with=self.factory,
         )
 
     def prepare(self) -> None:

@@ -2,6 +2,8 @@
 
 - "natural": CE(f(x), y).
 - "pgd": CE(f(x'), y), x' from projected gradient ascent on CE (Madry et al. 2018).
+- "fast": the same from one step of 1.25 eps from a random start (Wong et al. 2020), at a fraction
+  of the cost; it can collapse ("catastrophic overfitting"), so it wants an `OverfittingGuard`.
 - "trades": CE(f(x), y) + beta KL(f(x) || f(x')), x' maximises the KL (Zhang et al. 2019, eq. 5).
 - "mart": BCE(f(x'), y) + beta (1 - p_y(x)) KL(f(x) || f(x')) (Wang et al. 2020, eq. 12).
 
@@ -21,7 +23,9 @@ from torch import Tensor
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.toolkit.flat import Augment, FlatNetwork
 
-FLAVOURS = ("natural", "pgd", "trades", "mart")
+FLAVOURS = ("natural", "pgd", "fast", "trades", "mart")
+FAST_STEP = 1.25
+"""Step of fast adversarial training as a share of eps (Wong et al. 2020)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +108,7 @@ def adversarial_loss(
             return F.cross_entropy(network(fixed, point, augment), y, reduction="sum")
 
     attacked = adversary.maximise(objective, x, generator)
-    if flavour == "pgd":
+    if flavour in ("pgd", "fast"):
         return F.cross_entropy(network(theta, attacked, augment), y)
     clean = network(theta, x, augment)
     hard = network(theta, attacked, augment)
@@ -126,3 +130,51 @@ def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def _mart_weighted(divergence: Tensor, clean: Tensor, y: Tensor) -> Tensor:
     true = clean.softmax(dim=1).gather(1, y.unsqueeze(1)).squeeze(1)
     return (divergence * (1 - true)).mean()
+
+
+class OverfittingGuard:
+    """Notices the collapse of single-step adversarial training (Wong et al. 2020, section 5).
+
+    A network that has collapsed withstands the single step and nothing else. Accuracy under PGD
+    (10 steps of eps/4) is measured on fixed training images after each epoch; a fall by more than
+    `LIMIT` from one epoch to the next is a collapse.
+
+    Args:
+        network: the architecture.
+        x: training images (B,C,H,W) in [0,1], the same in every epoch.
+        y: their labels (B,).
+        threat: the threat model of the training.
+        seed: seed of the random start, the same in every epoch.
+    """
+
+    LIMIT = 0.2
+
+    def __init__(
+        self, network: FlatNetwork, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
+    ) -> None:
+        self._network = network
+        self._x, self._y = x, y
+        self._adversary = Adversary(threat=threat, steps=10, step_size=threat.eps / 4)
+        self._seed = seed
+        self.accuracies: list[float] = []
+        """Accuracy under PGD after each epoch so far."""
+
+    def measure(self, theta: Tensor) -> float:
+        """Accuracy of weights `theta` (P,) under PGD."""
+        theta = theta.detach()
+        generator = torch.Generator(device=self._x.device)
+        generator.manual_seed(self._seed)
+
+        def objective(point: Tensor) -> Tensor:
+            return F.cross_entropy(self._network(theta, point), self._y, reduction="sum")
+
+        attacked = self._adversary.maximise(objective, self._x, generator)
+        with torch.no_grad():
+            hits = self._network(theta, attacked).argmax(1) == self._y
+        return float(hits.float().mean())
+
+    def collapsed(self, theta: Tensor) -> bool:
+        """Measure the weights after an epoch; whether they have collapsed in it."""
+        self.accuracies.append(self.measure(theta))
+        before = self.accuracies[-2:-1]
+        return bool(before) and before[0] - self.accuracies[-1] > self.LIMIT

@@ -27,13 +27,20 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask, Part, Reporter
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
-from robustdd_bench.toolkit.adversarial import FLAVOURS, Adversary, adversarial_loss
+from robustdd_bench.toolkit.adversarial import (
+    FAST_STEP,
+    FLAVOURS,
+    Adversary,
+    OverfittingGuard,
+    adversarial_loss,
+)
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import Seeds
 
 # Raise when a change of the code below changes trajectories, so that stored ones are not reused.
 TRAINER_VERSION = 1
+_GUARD_IMAGES = 512
 _FORMAT = "robustdd-expert-1"
 
 
@@ -70,7 +77,8 @@ class ExpertRecipe:
 
         PGD-AT with eps 0 is natural training: it must find the same stored experts.
         """
-        natural = self.flavour == "natural" or (self.flavour == "pgd" and self.eps == 0)
+        single = self.flavour in ("pgd", "fast")
+        natural = self.flavour == "natural" or (single and self.eps == 0)
         if natural:
             return dataclasses.replace(
                 self,
@@ -81,7 +89,10 @@ class ExpertRecipe:
                 attack_step_size=0.0,
                 beta=0.0,
             )
-        return self if self.flavour != "pgd" else dataclasses.replace(self, beta=0.0)
+        if self.flavour == "fast":
+            step = FAST_STEP * self.eps
+            return dataclasses.replace(self, attack_steps=1, attack_step_size=step, beta=0.0)
+        return dataclasses.replace(self, beta=0.0) if single else self
 
 
 def family_seeds(seeds: Seeds) -> Seeds:
@@ -131,19 +142,18 @@ class ExpertStore:
         """Train the expert of `part` and write its trajectory.
 
         Raises:
-            RunFailedError: the expert diverged; nothing is written.
+            RunFailedError: the expert diverged or collapsed; nothing is written.
         """
         index = int(part.name.rpartition("-")[2])
-        snapshots, losses, accuracy = train_expert(
-            self.task, self.recipe, self.seeds, index, reporter
-        )
+        expert = train_expert(self.task, self.recipe, self.seeds, index, reporter)
         metadata = {
             "format": _FORMAT,
             "description": json.dumps(self._description(), sort_keys=True),
-            "train_accuracy": f"{accuracy:.6f}",
-            "losses": json.dumps([round(x, 6) for x in losses]),
+            "train_accuracy": f"{expert.accuracy:.6f}",
+            "losses": json.dumps([round(x, 6) for x in expert.losses]),
+            "guard": json.dumps([round(x, 6) for x in expert.guard]),
         }
-        write_safetensors(part.output, {"snapshots": snapshots}, metadata)
+        write_safetensors(part.output, {"snapshots": expert.snapshots}, metadata)
 
     def load(self, count: int) -> Trajectories:
         """The trajectories of experts 0..count-1.
@@ -195,17 +205,28 @@ class Trajectories:
         return self._snapshots[expert][epoch].to(self._device, non_blocking=True)
 
 
+@dataclass(frozen=True, slots=True)
+class TrainedExpert:
+    """A trajectory and how its training went."""
+
+    snapshots: Tensor
+    """(epochs+1, P) float32 on the CPU."""
+    losses: list[float]
+    """The mean training loss of each epoch."""
+    accuracy: float
+    """Of the last snapshot, on the images it was trained on."""
+    guard: list[float]
+    """Flavour "fast": accuracy under PGD on fixed training images after each epoch; else empty."""
+
+
 def train_expert(
     task: DistillTask, recipe: ExpertRecipe, seeds: Seeds, index: int, reporter: Reporter
-) -> tuple[Tensor, list[float], float]:
+) -> TrainedExpert:
     """Train one expert.
 
-    Returns:
-        Snapshots (epochs+1, P) float32 on the CPU, the mean training loss of each epoch, and the
-        accuracy of the last snapshot on the training images it was trained on.
-
     Raises:
-        RunFailedError: the loss or the weights became NaN or infinite.
+        RunFailedError: the loss or the weights became NaN or infinite, or single-step adversarial
+            training collapsed.
     """
     device = task.device
     network = FlatNetwork(task.network(seeds.seed("expert-init", index)))
@@ -222,6 +243,7 @@ def train_expert(
     phi = theta.clone()
     velocity = torch.zeros_like(theta)
     images, labels = task.pixels(), task.labels
+    guard = _guard(network, images, labels, threat, seeds, index)
     snapshots = torch.empty(recipe.epochs + 1, network.size)
     snapshots[0] = phi.cpu()
     losses: list[float] = []
@@ -259,6 +281,13 @@ def train_expert(
                     f"expert {index} diverged in epoch {epoch} (loss {losses[-1]}); lower "
                     "expert_lr or the eps of the experts"
                 )
+            if recipe.flavour == "fast" and guard.collapsed(theta):
+                before, after = guard.accuracies[-2:]
+                raise RunFailedError(
+                    f"expert {index} collapsed in epoch {epoch} (catastrophic overfitting: "
+                    f"accuracy under PGD fell from {before:.0%} to {after:.0%}); "
+                    "lower the eps of the experts or expert_lr, or set flavour=pgd"
+                )
             reporter.metrics(epoch, loss=losses[-1])
             progress.advance()
     with torch.no_grad():
@@ -266,4 +295,18 @@ def train_expert(
         hits = torch.zeros((), device=device)
         for x, y in zip(images.split(1024), labels.split(1024), strict=True):
             hits += (network(end, x).argmax(1) == y).sum()
-    return snapshots, losses, float(hits) / len(images)
+    return TrainedExpert(snapshots, losses, float(hits) / len(images), guard.accuracies)
+
+
+def _guard(
+    network: FlatNetwork,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    seeds: Seeds,
+    index: int,
+) -> OverfittingGuard:
+    order = torch.randperm(len(images), generator=seeds.generator("expert-guard", index))
+    chosen = order[:_GUARD_IMAGES].to(images.device)
+    seed = seeds.seed("expert-guard-noise", index)
+    return OverfittingGuard(network, images[chosen], labels[chosen], threat, seed)

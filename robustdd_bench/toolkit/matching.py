@@ -4,9 +4,8 @@ Each iteration draws an expert and an epoch t in 0..T-1, starts a student at phi
 steps on the synthetic set and moves images and learning rate along the exact gradient of
 |theta_N - phi_{t+M}|^2 / |phi_t - phi_{t+M}|^2 (Cazenavette et al. 2022, eq. 2 to 4).
 
-The student's learning rate is alpha = exp(a) and a is what is learned, clamped to
-[log 1e-6, log 1]: alpha can be neither negative nor NaN, and a step is relative. `alpha_lr` is the
-learning rate of a (ours; the public code steps on alpha itself).
+What is learned, images, alpha and labels, is in `robustdd_bench.toolkit.learned`, the
+hyper-parameters in `robustdd_bench.toolkit.trajectory_config`.
 
 Randomness of iteration i is a function of (seed, i), so that resuming needs no generator state.
 """
@@ -17,9 +16,7 @@ import abc
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +30,7 @@ from robustdd_bench.distillers import (
 )
 from robustdd_bench.errors import UsageError
 from robustdd_bench.toolkit.augment import Augmenter
-from robustdd_bench.toolkit.checkpoint import (
-    Checkpoint,
-    load_optimiser_state,
-    optimiser_state,
-    require_finite,
-)
+from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.experts import (
     ExpertRecipe,
     ExpertStore,
@@ -47,93 +39,19 @@ from robustdd_bench.toolkit.experts import (
 )
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.inputspace import split_network, to_pixels
+from robustdd_bench.toolkit.learned import Learned
+from robustdd_bench.toolkit.trajectory_config import TrajectoryConfig
 from robustdd_bench.toolkit.unroll import OuterLoss, Step, adjoint_gradients, matching_loss
 
+__all__ = [
+    "OuterFactory",
+    "TrajectoryConfig",
+    "TrajectoryDistiller",
+    "TrajectoryMatcher",
+]
+
 OuterFactory = Callable[[int, Tensor, Tensor], OuterLoss]
-LOG_ALPHA_RANGE = (math.log(1e-6), 0.0)
 CHECK_EVERY = 50
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrajectoryConfig:
-    """Hyper-parameters of trajectory matching. Defaults: MTT's for CIFAR-10, 10 images a class."""
-
-    experts: int = 100
-    """Number of experts."""
-    expert_lr: float = 0.01
-    """Learning rate of the experts (SGD)."""
-    expert_momentum: float = 0.0
-    """Momentum of the experts."""
-    expert_weight_decay: float = 0.0
-    """Weight decay of the experts."""
-    expert_batch: int = 256
-    """Batch size of the experts."""
-    expert_augmentation: str = "track"
-    """Augmentation of the experts; "track": that of the track's students."""
-    student_steps: int = 30
-    """N: gradient steps of the student on the synthetic set."""
-    match_epochs: int = 2
-    """M: epochs of the expert that those steps have to match."""
-    start_epochs: int = 20
-    """T: a student starts at an expert's epoch 0..T-1."""
-    student_batch: int = 0
-    """Synthetic images in a student step; 0: all."""
-    iterations: int = 5000
-    """Updates of the synthetic images."""
-    image_optimiser: str = "sgd"
-    """"sgd" (momentum `image_momentum`) or "adam"."""
-    image_lr: float = 100.0
-    """Learning rate of the images, in the network's input space (normalised or whitened)."""
-    image_momentum: float = 0.5
-    """Momentum of the images' SGD."""
-    alpha_init: float = 0.001
-    """Student's learning rate at the start."""
-    alpha_lr: float = 0.01
-    """Learning rate of log alpha (Adam); 0: alpha stays as it is."""
-    init: str = "real"
-    """"real": random training images; "noise": uniform noise."""
-    checkpoint_seconds: float = 10.0
-    """A killed run loses at most about so many seconds of work."""
-    keep_graphs: int = 0
-    """Student steps whose graph is kept: more memory, less time, the same result."""
-
-    def __post_init__(self) -> None:
-        for name in ("experts", "expert_batch", "student_steps", "match_epochs", "start_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("expert_lr", "image_lr", "alpha_init"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in (
-            "iterations",
-            "student_batch",
-            "keep_graphs",
-            "alpha_lr",
-            "checkpoint_seconds",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("expert_momentum", "image_momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        if self.alpha_init > 1:
-            raise ValueError(f"alpha_init must be at most 1, not {self.alpha_init}")
-        if self.image_optimiser not in ("sgd", "adam"):
-            raise ValueError(f"image_optimiser must be sgd or adam, not {self.image_optimiser!r}")
-        if self.init not in ("real", "noise"):
-            raise ValueError(f"init must be real or noise, not {self.init!r}")
-
-    def recipe(self, task: DistillTask) -> ExpertRecipe:
-        """Natural training of the experts under these hyper-parameters, only the epochs needed."""
-        augmentation = self.expert_augmentation
-        return ExpertRecipe(
-            epochs=self.start_epochs - 1 + self.match_epochs,
-            learning_rate=self.expert_lr,
-            momentum=self.expert_momentum,
-            weight_decay=self.expert_weight_decay,
-            batch_size=self.expert_batch,
-            augmentation=task.augmentation if augmentation == "track" else augmentation,
-        )
 
 
 class TrajectoryMatcher:
@@ -209,12 +127,6 @@ class TrajectoryMatcher:
             steps.append(Step(index, augmenter.draw(batch)))
         return expert, epoch, steps
 
-    def _image_optimiser(self, images: Tensor) -> torch.optim.Optimizer:
-        config = self.config
-        if config.image_optimiser == "adam":
-            return torch.optim.Adam([images], lr=config.image_lr)
-        return torch.optim.SGD([images], lr=config.image_lr, momentum=config.image_momentum)
-
     def run(self, reporter: Reporter) -> DistilledSet:
         """Distil, from the last checkpoint if there is one.
 
@@ -223,59 +135,38 @@ class TrajectoryMatcher:
         """
         config = self.config
         images, labels = self.initial_images()
-        log_alpha = torch.tensor(math.log(config.alpha_init), device=images.device)
         checkpoint = Checkpoint(
             self.task.work_dir / "matching.safetensors", config.checkpoint_seconds, self._key()
         )
         done, tensors = checkpoint.load(images.device) or (0, {})
-        if tensors:
-            images, log_alpha = tensors["images"], tensors["log_alpha"]
-        image_optimiser = self._image_optimiser(images)
-        alpha_optimiser = torch.optim.Adam([log_alpha], lr=config.alpha_lr)
-        load_optimiser_state(image_optimiser, tensors, "image_optimiser")
-        load_optimiser_state(alpha_optimiser, tensors, "alpha_optimiser")
-
-        def state() -> dict[str, Tensor]:
-            return {
-                "images": images,
-                "log_alpha": log_alpha,
-                **optimiser_state(image_optimiser, "image_optimiser"),
-                **optimiser_state(alpha_optimiser, "alpha_optimiser"),
-            }
-
+        learned = Learned(config, images, labels, self.task.num_classes, tensors)
         with reporter.progress("matching", config.iterations) as progress:
             progress.advance(done)
             for iteration in range(done, config.iterations):
-                expert, epoch, steps = self._steps(iteration, images)
+                expert, epoch, steps = self._steps(iteration, learned.images)
                 start = self.trajectories.at(expert, epoch)
                 target = self.trajectories.at(expert, epoch + config.match_epochs)
-                alpha = log_alpha.exp()
+                alpha = learned.alpha
                 result = adjoint_gradients(
                     self.network,
-                    images,
-                    labels,
+                    learned.images,
+                    learned.labels,
                     alpha,
                     start,
                     self._outer(iteration, start, target),
                     steps,
                     keep=config.keep_graphs,
                 )
-                images.grad = result.images
-                image_optimiser.step()
-                log_alpha.grad = result.alpha * alpha
-                alpha_optimiser.step()
-                log_alpha.clamp_(*LOG_ALPHA_RANGE)
+                learned.step(result)
                 reporter.metrics(iteration + 1, loss=result.loss, alpha=alpha)
                 progress.advance()
                 if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == config.iterations:
-                    require_finite(
-                        iteration + 1, images=images, log_alpha=log_alpha, loss=result.loss
-                    )
-                checkpoint.maybe_save(iteration + 1, state())
+                    require_finite(iteration + 1, **learned.values(), loss=result.loss)
+                checkpoint.maybe_save(iteration + 1, learned.state())
         return DistilledSet(
-            images=to_pixels(self.layer, images.detach()),
-            labels=labels,
-            learning_rate=float(log_alpha.exp()),
+            images=to_pixels(self.layer, learned.images.detach()),
+            labels=learned.labels,
+            learning_rate=float(learned.alpha),
             provenance={"iterations": config.iterations, "experts": len(self.trajectories)},
         )
 
@@ -315,13 +206,19 @@ class TrajectoryDistiller(StagedDistiller):
             UsageError: a class has too few images for the set: said before anything is trained.
         """
         task.required_ipc()
+        task = self.config.task(task)
         return ExpertStore(task, self.recipe(task)).parts(self.config.experts)
 
     def make_part(self, part: Part, task: DistillTask, reporter: Reporter) -> None:
         """Train one expert."""
+        task = self.config.task(task)
         ExpertStore(task, self.recipe(task)).train(part, reporter)
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Match the experts' trajectories."""
-        experts = ExpertStore(task, self.recipe(task)).load(self.config.experts)
-        return TrajectoryMatcher(self.config, task, experts, self.outer(task)).run(reporter)
+        own = self.config.task(task)
+        experts = ExpertStore(own, self.recipe(own)).load(self.config.experts)
+        made = TrajectoryMatcher(self.config, own, experts, self.outer(own)).run(reporter)
+        if own.preprocessing == task.preprocessing:
+            return made
+        return dataclasses.replace(made, preprocessing=own.preprocessing)

@@ -1,0 +1,86 @@
+"""What a committed result of a benchmark must say."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Machine(_Strict):
+    """Where it was measured."""
+
+    processor: str = Field(min_length=1)
+    cores: int = Field(ge=1)
+    platform: str
+    load_average: float = Field(ge=0)
+    """Of the last minute, before the first measurement: above 1, others were at work."""
+
+
+class Variant(_Strict):
+    """The measurements of one variant, one process each."""
+
+    name: str
+    wall_s: list[float] = Field(min_length=5)
+    cpu_s: list[float] = Field(min_length=5)
+    """Processor time, which a busy machine troubles less than wall time."""
+    peak_bytes: list[int] = Field(min_length=5)
+    """Peak resident set above the one before the call."""
+    median_wall_s: float
+    median_cpu_s: float
+    median_peak_bytes: float
+
+    @model_validator(mode="after")
+    def _medians(self) -> Variant:
+        if self.median_wall_s != statistics.median(self.wall_s):
+            raise ValueError(f"{self.name}: median_wall_s is not the median")
+        if self.median_cpu_s != statistics.median(self.cpu_s):
+            raise ValueError(f"{self.name}: median_cpu_s is not the median")
+        if self.median_peak_bytes != statistics.median(self.peak_bytes):
+            raise ValueError(f"{self.name}: median_peak_bytes is not the median")
+        if min(self.wall_s + self.cpu_s) <= 0 or min(self.peak_bytes) < 0:
+            raise ValueError(f"{self.name}: a measurement is negative")
+        return self
+
+
+class Result(_Strict):
+    """One benchmark."""
+
+    schema_version: Literal[1]
+    name: str
+    workload: str
+    command: str
+    commit: str
+    threads: int = Field(ge=1)
+    n: int = Field(ge=5)
+    machine: Machine
+    versions: dict[str, str]
+    naive: Variant
+    ours: Variant
+    speedup: float
+    """Median wall time of the naive variant over that of ours: above 1, ours is faster."""
+    speedup_cpu: float
+    """The same of processor time."""
+    memory_ratio: float | None
+    """Median peak memory of ours over that of the naive variant; None where it is not the point."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Result:
+        for variant in (self.naive, self.ours):
+            counts = {len(variant.wall_s), len(variant.cpu_s), len(variant.peak_bytes)}
+            if counts != {self.n}:
+                raise ValueError(f"{variant.name} was not measured {self.n} times")
+        if abs(self.speedup - self.naive.median_wall_s / self.ours.median_wall_s) > 1e-6:
+            raise ValueError("speedup does not follow from the medians")
+        if abs(self.speedup_cpu - self.naive.median_cpu_s / self.ours.median_cpu_s) > 1e-6:
+            raise ValueError("speedup_cpu does not follow from the medians")
+        if self.memory_ratio is not None:
+            ratio = self.ours.median_peak_bytes / self.naive.median_peak_bytes
+            if abs(self.memory_ratio - ratio) > 1e-6:
+                raise ValueError("memory_ratio does not follow from the medians")
+        return self

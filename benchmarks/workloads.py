@@ -1,0 +1,189 @@
+"""What is measured: each workload has a naive form and ours, which do the same work.
+
+A workload is a function of a variant's name that prepares everything and returns a callable; only
+the call is measured. Shapes: W width of the ConvNet-3, B distilled images, N student steps.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.distillers import DistillTask
+from robustdd_bench.protocol.datasets import load_digits
+from robustdd_bench.protocol.networks import NetworkFactory, convnet
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.runs.reporter import NullReporter
+from robustdd_bench.toolkit.dsa import FAMILIES, Augmentation, AugmentationParams, apply
+from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
+from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.unroll import (
+    Step,
+    adjoint_gradients,
+    matching_loss,
+    unrolled_gradients,
+)
+
+Workload = Callable[[str], Callable[[], object]]
+
+
+def engine(width: int, images: int, steps: int) -> Workload:
+    """Gradient of the matching loss for images and alpha, 3x32x32, ConvNet-3.
+
+    Variants: "unrolled" (one graph of all steps), "adjoint" (the engine), and both with PyTorch's
+    own second derivative of group norm: "unrolled-groupnorm", which is what the field's code does,
+    and "groupnorm".
+    """
+
+    def prepare(variant: str) -> Callable[[], object]:
+        source = torch.Generator().manual_seed(0)
+        with isolated_rng(0):
+            body = convnet((3, 32, 32), 10, width=width)
+        network = FlatNetwork(nn.Sequential(nn.Identity(), body))
+        if variant.endswith("groupnorm"):
+            network.body = body
+        x = torch.randn(images, 3, 32, 32, generator=source)
+        y = torch.arange(images) % 10
+        start = network.theta()
+        target = start + 0.01 * torch.randn(start.shape, generator=source)
+        function = unrolled_gradients if variant.startswith("unrolled") else adjoint_gradients
+        taken = [Step()] * steps
+        alpha, outer = torch.tensor(0.01), matching_loss(start, target)
+        # Libraries set up their memory on first use; that is not the method's.
+        function(network, x[:2], y[:2], alpha, start, outer, [Step()])
+        return lambda: function(network, x, y, alpha, start, outer, taken)
+
+    return prepare
+
+
+def _digits_task(folder: Path, width: int) -> DistillTask:
+    train = load_digits(folder, False).train
+    spec, device = Preprocessing("normalise", (0.3,), (0.38,)), torch.device("cpu")
+    options = {"depth": 2, "width": width}
+    return DistillTask(
+        images=train.images,
+        labels=train.labels,
+        num_classes=10,
+        ipc=10,
+        network=NetworkFactory(convnet, options, (1, 8, 8), 10, spec, train.images, device),
+        preprocessing=spec,
+        threat=ThreatModel("Linf", 0.1),
+        augmentation="none",
+        device=device,
+        seeds=Seeds(0, "benchmark"),
+        work_dir=folder,
+        store_dir=folder,
+        data_sha256="",
+        allow_flip=False,
+    )
+
+
+def experts(width: int, epochs: int, batch: int) -> Workload:
+    """Natural training of one expert on the digits, a snapshot an epoch.
+
+    Variants: "dataloader" (module, torch's SGD, a shuffling DataLoader), "trainer" (ours).
+    """
+
+    def prepare(variant: str) -> Callable[[], object]:
+        folder = Path(tempfile.gettempdir())
+        task = _digits_task(folder, width)
+
+        def trainer(epochs: int) -> Tensor:
+            recipe = ExpertRecipe(epochs=epochs, learning_rate=0.05, batch_size=batch)
+            seeds = family_seeds(task.seeds)
+            return train_expert(task, recipe, seeds, 0, NullReporter()).snapshots
+
+        def dataloader(epochs: int) -> list[Tensor]:
+            network = task.network(0)
+            optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
+            data = TensorDataset(task.images, task.labels)
+            order = torch.Generator().manual_seed(0)
+            loader = DataLoader(data, batch, shuffle=True, generator=order)
+            snapshots = []
+            for _ in range(epochs):
+                for x, y in loader:
+                    optimiser.zero_grad()
+                    F.cross_entropy(network(x), y).backward()
+                    optimiser.step()
+                snapshots.append(nn.utils.parameters_to_vector(network.parameters()).detach())
+            with torch.no_grad():
+                network(task.images)
+            return snapshots
+
+        train = trainer if variant == "trainer" else dataloader
+        train(1)  # torch's optimisers import much on first use: two seconds that are not training
+        return lambda: train(epochs)
+
+    return prepare
+
+
+def augmentation(images: int) -> Workload:
+    """Every family of DSA once on a batch of 3x32x32, each image with parameters of its own.
+
+    Variants: "loop" (image by image), "batch" (ours).
+    """
+
+    def prepare(variant: str) -> Callable[[], object]:
+        source = torch.Generator().manual_seed(0)
+        x = torch.randn(images, 3, 32, 32, generator=source)
+        drawn = [Augmentation((family,)).draw(images, (32, 32), source) for family in FAMILIES]
+        for parameters in drawn:  # the first use of a kernel is not the method's
+            values = parameters.values[:2]
+            apply(x[:2], AugmentationParams(parameters.family, values))
+        if variant == "batch":
+            return lambda: [apply(x, parameters) for parameters in drawn]
+
+        def loop() -> list[Tensor]:
+            return [
+                torch.cat(
+                    [
+                        apply(x[i : i + 1], AugmentationParams(p.family, p.values[i : i + 1]))
+                        for i in range(images)
+                    ]
+                )
+                for p in drawn
+            ]
+
+        return loop
+
+    return prepare
+
+
+BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
+    "engine-w64-b50-n30": (engine(64, 50, 30), "unrolled", "adjoint", "ConvNet-3 W=64, B=50, N=30"),
+    "engine-w128-b10-n20": (
+        engine(128, 10, 20),
+        "unrolled",
+        "adjoint",
+        "ConvNet-3 W=128, B=10, N=20",
+    ),
+    "field-w64-b50-n30": (
+        engine(64, 50, 30),
+        "unrolled-groupnorm",
+        "adjoint",
+        "ConvNet-3 W=64, B=50, N=30, the naive form with PyTorch's group norm",
+    ),
+    "field-w128-b10-n20": (
+        engine(128, 10, 20),
+        "unrolled-groupnorm",
+        "adjoint",
+        "ConvNet-3 W=128, B=10, N=20, the naive form with PyTorch's group norm",
+    ),
+    "norm-w64-b50-n5": (engine(64, 50, 5), "groupnorm", "adjoint", "ConvNet-3 W=64, B=50, N=5"),
+    "experts-digits": (
+        experts(32, 10, 64),
+        "dataloader",
+        "trainer",
+        "digits, ConvNet-2 W=32, 10 epochs, batch 64",
+    ),
+    "dsa-b256": (augmentation(256), "loop", "batch", "six families, 256 images of 3x32x32"),
+}
+"""By name: the workload, its naive variant, ours, and a description."""

@@ -1,0 +1,66 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import bench_results
+        import workloads
+
+        yield bench_results, workloads
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+def committed():
+    return {path.stem: path for path in (FOLDER / "results").glob("*.json")}
+
+
+def test_every_benchmark_has_a_committed_result_and_no_result_lacks_a_benchmark(modules):
+    assert set(committed()) == set(modules[1].BENCHMARKS)
+
+
+@pytest.mark.parametrize("path", committed().values(), ids=list(committed()))
+def test_committed_results_say_what_was_measured_where_and_how(modules, path):
+    results, workloads = modules
+    result = results.Result.model_validate_json(path.read_text(encoding="utf-8"))
+    _, naive, ours, text = workloads.BENCHMARKS[path.stem]
+    assert (result.name, result.workload) == (path.stem, text)
+    assert (result.naive.name, result.ours.name) == (naive, ours)
+    assert result.command.startswith(f"python benchmarks/measure.py {path.stem}")
+    assert {"python", "torch", "robustdd-bench"} <= set(result.versions)
+    assert result.threads == 1
+
+
+def test_a_result_with_a_ratio_of_its_own_is_refused(modules):
+    path = next(iter(committed().values()))
+    text = json.loads(path.read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match="speedup does not follow"):
+        modules[0].Result.model_validate(text | {"speedup": text["speedup"] + 1})
+    ours = text["ours"] | {"median_wall_s": 1e-9}
+    with pytest.raises(ValueError, match="not the median"):
+        modules[0].Result.model_validate(text | {"ours": ours})
+
+
+def test_the_variants_of_a_workload_do_the_same_work(modules):
+    _, workloads = modules
+    naive, ours = (workloads.augmentation(5)(variant)() for variant in ("loop", "batch"))
+    for a, b in zip(naive, ours, strict=True):
+        torch.testing.assert_close(a, b)
+    naive, ours, other = (
+        workloads.engine(4, 4, 3)(variant)() for variant in ("unrolled", "adjoint", "groupnorm")
+    )
+    for made in (ours, other):
+        torch.testing.assert_close(made.images, naive.images, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(made.alpha, naive.alpha, rtol=1e-4, atol=1e-6)
+    naive, ours = (workloads.experts(4, 2, 256)(variant)() for variant in ("dataloader", "trainer"))
+    assert len(naive) + 1 == len(ours)
+    assert naive[0].shape == ours[0].shape

@@ -1,0 +1,213 @@
+"""Students: the track's recipe and nothing else; the last iterate is what counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tasks import RecordingReporter
+from torch import nn
+
+from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.errors import RunFailedError
+from robustdd_bench.evaluation.students import total_steps, train_student
+from robustdd_bench.protocol.networks import NetworkFactory, convnet
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.protocol.tracks import StudentSpec
+from robustdd_bench.toolkit.dsa import Augmentation, apply
+from robustdd_bench.toolkit.seeds import Seeds
+
+SEEDS = Seeds(3, "track")
+SHAPE = (1, 8, 8)
+CLASSES = 3
+
+
+def small_set(count=10, *, soft=False, **fields):
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(count) % CLASSES
+    if soft:
+        labels = torch.softmax(torch.randn(count, CLASSES, generator=generator), 1)
+    images = torch.rand(count, *SHAPE, generator=generator) * 1.4 - 0.2
+    return DistilledSet(images=images, labels=labels, **fields)
+
+
+def fresh(seed=0):
+    layer = Preprocessing("normalise", (0.3,), (0.4,))
+    options = {"depth": 2, "width": 4}
+    images = torch.zeros(1, *SHAPE)
+    factory = NetworkFactory(convnet, options, SHAPE, CLASSES, layer, images, torch.device("cpu"))
+    return factory(seed)
+
+
+def spec_of(**fields):
+    return StudentSpec(**({"epochs": 5, "batch_size": 4, "learning_rate": 0.05} | fields))
+
+
+def train(distilled, spec, index=0, *, flip=False):
+    return train_student(
+        fresh(), distilled, spec, SEEDS, index, flip=flip, reporter=RecordingReporter()
+    )
+
+
+def naive(distilled, spec, index=0, *, flip=False):
+    """SGD with momentum and weight decay written out, one image batch after the other."""
+    network = fresh()
+    rate = spec.learning_rate if distilled.learning_rate is None else distilled.learning_rate
+    strategy = distilled.augmentation if distilled.augmentation is not None else spec.augmentation
+    augmentation = Augmentation.parse(strategy)
+    if not flip:
+        augmentation = augmentation.without("flip")
+    noise = SEEDS.generator("student-augment", index)
+    order = SEEDS.generator("student-order", index)
+    parameters = list(network.parameters())
+    velocities = [None] * len(parameters)
+    per_epoch = -(-len(distilled) // spec.batch_size)
+    steps = spec.epochs * per_epoch
+    if spec.max_steps is not None:
+        steps = min(steps, spec.max_steps)
+    for step in range(steps):
+        lr = rate if step < int(steps * spec.drop_at) else rate * spec.drop_factor
+        place = step % per_epoch
+        if place == 0:
+            permutation = torch.randperm(len(distilled), generator=order)
+        where = permutation[place * spec.batch_size : (place + 1) * spec.batch_size]
+        x = network[0](distilled.images[where])
+        if str(augmentation) != "none":
+            x = apply(x, augmentation.draw(len(x), tuple(x.shape[-2:]), noise))
+        logits = network[1](x)
+        if distilled.labels.ndim == 2:
+            loss = -(distilled.labels[where] * logits.log_softmax(1)).sum(1).mean()
+        else:
+            loss = F.nll_loss(logits.log_softmax(1), distilled.labels[where])
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+                change = gradient + spec.weight_decay * parameter
+                before = velocities[i]
+                velocities[i] = change if before is None else spec.momentum * before + change
+                parameter.sub_(lr * velocities[i])
+    return network, float(loss.detach())
+
+
+def assert_same_weights(one: nn.Module, two: nn.Module) -> None:
+    for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=5e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "recipe", "flip"),
+    [
+        ({}, {}, False),
+        ({}, {"momentum": 0.0, "weight_decay": 0.1}, False),
+        ({}, {"drop_at": 0.3, "drop_factor": 0.5}, False),
+        ({}, {"drop_at": 1.0}, False),
+        ({}, {"max_steps": 7}, False),
+        ({}, {"batch_size": 64}, False),
+        ({"soft": True}, {}, False),
+        ({"learning_rate": 0.2}, {}, False),
+        ({}, {"augmentation": "flip_scale"}, False),
+        ({}, {"augmentation": "flip_scale"}, True),
+        ({"augmentation": "scale_rotate"}, {"augmentation": "none"}, True),
+        ({"augmentation": "none"}, {"augmentation": "flip_scale"}, True),
+    ],
+)
+def test_a_student_is_what_the_recipe_written_out_makes(fields, recipe, flip) -> None:
+    distilled, spec = small_set(**fields), spec_of(**recipe)
+    student = train(distilled, spec, flip=flip)
+    network, loss = naive(distilled, spec, flip=flip)
+    assert_same_weights(student.network, network)
+    assert student.final_loss == pytest.approx(loss, rel=1e-4)
+    assert student.steps == total_steps(spec, len(distilled))
+
+
+@pytest.mark.parametrize("drop_at", [0.25, 0.5, 0.51, 1.0])
+def test_the_learning_rate_drops_once_at_its_share_of_the_steps(drop_at, monkeypatch) -> None:
+    rates = []
+    step = torch.optim.SGD.step
+
+    def watched(self, *args):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    spec = spec_of(drop_at=drop_at, drop_factor=0.1)
+    train(small_set(), spec)
+    drop = int(15 * drop_at)
+    assert rates == [0.05] * drop + [0.05 * 0.1] * (15 - drop)
+
+
+def test_the_set_s_own_learning_rate_goes_before_the_track_s() -> None:
+    own = train(small_set(learning_rate=0.2), spec_of())
+    assert own.learning_rate == 0.2
+    assert train(small_set(), spec_of()).learning_rate == 0.05
+    assert_same_weights(own.network, train(small_set(), spec_of(learning_rate=0.2)).network)
+
+
+def test_the_last_iterate_counts_even_if_an_earlier_one_was_better() -> None:
+    distilled, spec = small_set(), spec_of(learning_rate=0.3, drop_at=1.0)
+    earlier = [
+        train(distilled, spec_of(**(spec.model_dump() | {"max_steps": k}))).train_accuracy
+        for k in range(1, 15)
+    ]
+    last = train(distilled, spec)
+    assert last.train_accuracy < max(earlier)
+    assert_same_weights(last.network, naive(distilled, spec)[0])
+
+
+def test_a_student_is_the_same_again_and_another_one_for_another_index() -> None:
+    distilled, spec = small_set(), spec_of(augmentation="scale")
+    torch.manual_seed(0)
+    first = train(distilled, spec)
+    torch.manual_seed(1)
+    assert train(distilled, spec).sha256() == first.sha256()
+    assert train(distilled, spec, 1).sha256() != first.sha256()
+
+
+def test_the_hash_of_a_student_is_of_every_weight() -> None:
+    student = train(small_set(), spec_of())
+    before = student.sha256()
+    with torch.no_grad():
+        list(student.network.parameters())[-1][0] += 1e-3
+    assert student.sha256() != before
+
+
+def test_a_trained_student_is_frozen_and_in_eval_mode() -> None:
+    network = train(small_set(), spec_of()).network
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_accuracy_on_the_set_is_that_of_the_last_iterate(soft) -> None:
+    distilled = small_set(soft=soft)
+    student = train(distilled, spec_of(epochs=40))
+    hard = distilled.labels.argmax(1) if soft else distilled.labels
+    hits = int((student.network(distilled.images).argmax(1) == hard).sum())
+    assert student.train_accuracy == pytest.approx(hits / 10)
+
+
+@pytest.mark.parametrize("rate", [1e30, 3e38])
+def test_a_student_that_diverges_is_an_error_that_names_it(rate) -> None:
+    with pytest.raises(RunFailedError, match=r"student 2 diverged \(loss .*\) at learning rate"):
+        train(small_set(learning_rate=rate), spec_of(), 2)
+
+
+def test_weights_that_become_infinite_in_the_last_step_are_noticed() -> None:
+    spec = spec_of(max_steps=1, drop_at=1.0, weight_decay=10.0)
+    with pytest.raises(RunFailedError, match="student 0 diverged"):
+        train(small_set(learning_rate=3e38), spec)
+
+
+@pytest.mark.parametrize(
+    ("images", "fields", "steps"),
+    [
+        (10, {}, 15),
+        (8, {}, 10),
+        (1, {}, 5),
+        (10, {"max_steps": 4}, 4),
+        (10, {"max_steps": 99}, 15),
+        (1000, {"batch_size": 256, "epochs": 300}, 1200),
+    ],
+)
+def test_steps_are_epochs_of_batches_up_to_the_ceiling(images, fields, steps) -> None:
+    assert total_steps(spec_of(**fields), images) == steps
