@@ -11,7 +11,8 @@ from small_runs import TRACK, copy_of, example, plan_of, run
 
 from robustdd_bench.board.build import build
 from robustdd_bench.board.publish import Published, current, publish, published
-from robustdd_bench.board.tables import columns, markdown, percent, ranked, row
+from robustdd_bench.board.standings import headings, spread, standings
+from robustdd_bench.board.tables import columns, markdown, percent, row
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
 from robustdd_bench.runs.record_parts import AggregateInfo
@@ -223,9 +224,42 @@ def test_the_board_ranks_methods_and_puts_references_last(board) -> None:
     headlines = [row["headline"]["mean"] for row in track["rows"][:2]]
     assert headlines == sorted(headlines, reverse=True)
     for entry in track["rows"]:
-        record = read_record(board / entry["folder"] / "record.json")
-        assert entry["clean"] == record.aggregates.clean.model_dump(mode="json")
+        (one,) = entry["runs"]
+        record = read_record(board / one["folder"] / "record.json")
+        assert one["clean"] == record.aggregates.clean.model_dump(mode="json")
+        assert entry["clean"]["mean"] == record.aggregates.clean.mean
+        assert entry["clean"]["std_students"] == record.aggregates.clean.std
+        assert entry["clean"]["std_seeds"] is None
         assert [r["eps"] for r in entry["robust"]] == track["ladder"]
+
+
+def test_runs_of_several_seeds_are_one_row_with_the_deviation_over_seeds(tmp_path) -> None:
+    records = [example("random").record]
+    for seed in (1, 2):
+        plan = plan_of("random", seed=seed)
+        records.append(run(plan, tmp_path).record)
+    (standing,) = standings(reversed(records))
+    means = [r.aggregates.headline.mean for r in records]
+    centre = sum(means) / 3
+    assert standing.headline.mean == pytest.approx(centre)
+    deviation = (sum((m - centre) ** 2 for m in means) / 2) ** 0.5
+    assert standing.headline.std_seeds == pytest.approx(deviation)
+    within = [r.aggregates.headline.std for r in records]
+    assert standing.headline.std_students == pytest.approx(sum(within) / 3)
+    assert [r.seed for r in standing.records] == [0, 1, 2]
+    cells = dict(zip(headings(records[0].track), standing.cells(), strict=True))
+    assert cells["seeds"] == "3"
+    assert cells["0.10 *"] == f"{100 * centre:.1f} ± {100 * deviation:.1f}"
+    assert standing.headline.low < centre < standing.headline.high
+
+
+def test_another_configuration_is_another_row() -> None:
+    record = example("random").record
+    other = record.model_copy(
+        update={"method": record.method.model_copy(update={"config": {"x": 1}})}
+    )
+    assert len(standings([record, other])) == 2
+    assert str(spread([record.aggregates.clean])) == percent(record.aggregates.clean)
 
 
 def test_an_empty_board_is_a_board(tmp_path) -> None:
@@ -234,7 +268,7 @@ def test_an_empty_board_is_a_board(tmp_path) -> None:
 
 def test_methods_that_tie_keep_one_order() -> None:
     records = [example(m).record for m in METHODS]
-    assert ranked(records) == ranked(reversed(records))
+    assert standings(records) == standings(reversed(records))
 
 
 def test_rows_show_percent_with_deviation_and_mark_what_does_not_rank() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from robustdd_bench.board.publish import Published, current, published
-from robustdd_bench.board.tables import ranked
+from robustdd_bench.board.standings import Standing, standings
 from robustdd_bench.files import write_json
 from robustdd_bench.runs.record_parts import AggregateInfo
 from robustdd_bench.runs.records import Record
@@ -18,13 +20,28 @@ def _accuracy(info: AggregateInfo) -> dict[str, Any]:
     return info.model_dump(mode="json")
 
 
-def board_row(record: Record, folder: str) -> dict[str, Any]:
-    """One run on the board."""
+def board_row(standing: Standing, folders: Mapping[str, str]) -> dict[str, Any]:
+    """One row: a method with one configuration over its seeds, and the runs it is made of."""
+    ladder = standing.records[0].track.threat.ladder
+    return {
+        "method": standing.method,
+        "reference": standing.reference,
+        "seeds": [record.seed for record in standing.records],
+        "clean": asdict(standing.clean),
+        "headline": asdict(standing.headline),
+        "robust": [
+            {"eps": eps, **asdict(found)}
+            for eps, found in zip(ladder, standing.robust, strict=True)
+        ],
+        "runs": [run_entry(record, folders[record.run_id]) for record in standing.records],
+    }
+
+
+def run_entry(record: Record, folder: str) -> dict[str, Any]:
+    """One run of a row."""
     assert record.aggregates is not None
     assert record.distilled is not None
     return {
-        "method": record.method.name,
-        "reference": record.method.reference,
         "run_id": record.run_id,
         "seed": record.seed,
         "images": record.distilled.images,
@@ -44,8 +61,8 @@ def board(runs: list[Published], root: Path) -> dict[str, Any]:
     folders = {run.record.run_id: run.folder.relative_to(root).as_posix() for run in runs}
     tracks = []
     for name in sorted({run.record.track.name for run in runs}):
-        records = ranked(current(runs, name))
-        track = records[0].track
+        rows = standings(current(runs, name))
+        track = rows[0].records[0].track
         tracks.append(
             {
                 "track": name,
@@ -55,7 +72,7 @@ def board(runs: list[Published], root: Path) -> dict[str, Any]:
                 "headline_eps": track.threat.headline,
                 "ladder": list(track.threat.ladder),
                 "attacks": [attack.name for attack in track.attacks],
-                "rows": [board_row(record, folders[record.run_id]) for record in records],
+                "rows": [board_row(standing, folders) for standing in rows],
             }
         )
     return {"board_version": BOARD_VERSION, "tracks": tracks}

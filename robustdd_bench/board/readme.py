@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdd_bench.board.publish import current, published
-from robustdd_bench.board.tables import columns, markdown, ranked, row
+from robustdd_bench.board.standings import headings, standings
+from robustdd_bench.board.tables import markdown
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import atomic_write
 from robustdd_bench.protocol.tracks import eps_label
@@ -21,18 +22,19 @@ def section(root: Path) -> str:
     runs = published(root)
     parts = []
     for name in sorted({run.record.track.name for run in runs}):
-        records = ranked(current(runs, name))
+        rows = standings(current(runs, name))
+        records = [record for standing in rows for record in standing.records]
         track = records[0].track
         attacks = ", ".join(attack.name for attack in track.attacks)
         examples = records[0].data.evaluation_examples if records[0].data else 0
         parts.append(f"**{track.id}**: {track.summary}.\n")
-        parts.append(markdown(columns(track), [row(record) for record in records]))
+        parts.append(markdown(headings(track), [standing.cells() for standing in rows]))
         parts.append(
-            f"Accuracy in %, mean ± standard deviation over {track.students.count} students; "
-            f"{examples} test images; {track.threat.norm} eps, * headline; worst case over "
-            f"{attacks}. {_where(records)}\n"
+            f"Accuracy in %, mean ± standard deviation over distillation seeds (of one seed: over "
+            f"its {track.students.count} students); {examples} test images; "
+            f"{track.threat.norm} eps, * headline; worst case over {attacks}. {_where(records)}\n"
         )
-        commands = "\n".join(record.command for record in records)
+        commands = "\n".join(standing.records[0].command for standing in rows)
         parts.append(f"```console\n{commands}\n```\n")
     return "\n".join(parts) if parts else "Nothing has been published yet.\n"
 
@@ -70,26 +72,25 @@ def plot(path: Path, root: Path, track: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = ranked(current(published(root), track))
-    if not records:
+    rows = standings(current(published(root), track))
+    if not rows:
         raise UsageError(f"nothing of track {track!r} is published under {root}")
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    protocol = records[0].track
+    protocol = rows[0].records[0].track
     ladder = [0.0, *protocol.threat.ladder]
-    for record in records:
-        assert record.aggregates is not None
-        points = [record.aggregates.clean, *(r.accuracy for r in record.aggregates.robust)]
+    for standing in rows:
+        points = [standing.clean, *standing.robust]
         axes.errorbar(
             ladder,
             [100 * p.mean for p in points],
-            yerr=[100 * (p.std or 0.0) for p in points],
+            yerr=[100 * (p.std_students or 0.0) for p in points],
             marker="o",
             markersize=4,
             capsize=2,
-            linestyle="--" if record.method.reference else "-",
-            label=row(record)[0],
+            linestyle="--" if standing.reference else "-",
+            label=standing.cells()[0],
         )
     axes.axvline(protocol.threat.headline, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in protocol.threat.ladder)])

@@ -44,16 +44,6 @@ def row(record: Record) -> list[str]:
     return [name, str(record.distilled.images), percent(record.aggregates.clean), *cells]
 
 
-def ranked(records: Iterable[Record]) -> list[Record]:
-    """Records by headline accuracy, best first; references after the methods."""
-
-    def key(record: Record) -> tuple[bool, float, str, str]:
-        headline = record.aggregates.headline.mean if record.aggregates else 0.0
-        return record.method.reference, -headline, record.method.name, record.run_id
-
-    return sorted(records, key=key)
-
-
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]

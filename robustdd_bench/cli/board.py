@@ -75,7 +75,7 @@ def board_show(track: str | None, root: Path, as_json: bool) -> None:
     """Show the board of one track, or of all."""
     from robustdd_bench.board.build import board as build_board
     from robustdd_bench.board.publish import current, published
-    from robustdd_bench.board.tables import columns, ranked, row
+    from robustdd_bench.board.standings import headings, standings
 
     runs = published(root)
     names = sorted({run.record.track.name for run in runs})
@@ -90,8 +90,11 @@ def board_show(track: str | None, root: Path, as_json: bool) -> None:
         print_json(content)
         return
     for name in chosen:
-        records = ranked(current(runs, name))
-        first = records[0].track
-        title = f"{first.id}: accuracy in %, {first.threat.norm} eps, * headline"
-        headings = columns(first)
-        print_table(headings, [row(r) for r in records], title=title, right=headings[1:])
+        rows = standings(current(runs, name))
+        first = rows[0].records[0].track
+        title = (
+            f"{first.id}: accuracy in %, mean ± std over seeds (of one seed: over students); "
+            f"{first.threat.norm} eps, * headline"
+        )
+        columns = headings(first)
+        print_table(columns, [s.cells() for s in rows], title=title, right=columns[1:])

@@ -1,0 +1,113 @@
+"""Standings: one row of a board, a method with one configuration over its distillation seeds.
+
+Two spreads are told apart and never mixed: over distillation seeds (other sets), and over students
+of one set (other trainings on it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from robustdd_bench.evaluation.statistics import mean, standard_deviation, wilson_interval
+from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.runs.record_parts import AggregateInfo
+from robustdd_bench.runs.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """An accuracy in [0,1] over the runs of a standing."""
+
+    mean: float
+    """Over runs."""
+    std_seeds: float | None
+    """Over the runs' means (ddof 1); None for one seed."""
+    std_students: float | None
+    """Over the students of a run (ddof 1), the mean over runs."""
+    low: float
+    """Lower end of the 95 % Wilson interval over examples, at the mean."""
+    high: float
+    """Upper end."""
+
+    def __str__(self) -> str:
+        """In percent, with the deviation over seeds where there is one, else over students."""
+        std = self.std_students if self.std_seeds is None else self.std_seeds
+        return f"{100 * self.mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def spread(infos: Sequence[AggregateInfo]) -> Spread:
+    """Summarise one accuracy of several runs, which were judged on the same examples."""
+    means = [info.mean for info in infos]
+    within = [info.std for info in infos if info.std is not None]
+    centre = mean(means)
+    low, high = wilson_interval(centre, infos[0].n_examples)
+    return Spread(centre, standard_deviation(means), mean(within) if within else None, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The runs of one method with one configuration, by seed."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.records[0].method.name
+
+    @property
+    def reference(self) -> bool:
+        """An end of the scale rather than a distilled set."""
+        return self.records[0].method.reference
+
+    @property
+    def clean(self) -> Spread:
+        """Clean accuracy."""
+        return spread([r.aggregates.clean for r in self.records if r.aggregates])
+
+    @property
+    def headline(self) -> Spread:
+        """Accuracy at the headline eps."""
+        return spread([r.aggregates.headline for r in self.records if r.aggregates])
+
+    @property
+    def robust(self) -> list[Spread]:
+        """Accuracy at each eps of the ladder."""
+        tables = [r.aggregates.robust for r in self.records if r.aggregates]
+        return [spread([row.accuracy for row in rows]) for rows in zip(*tables, strict=True)]
+
+    def cells(self) -> list[str]:
+        """The row of a table, under `headings`."""
+        first = self.records[0]
+        images = first.distilled.images if first.distilled else 0
+        name = f"{self.method} (reference)" if self.reference else self.method
+        spreads = [self.clean, *self.robust]
+        return [name, str(images), str(len(self.records)), *map(str, spreads)]
+
+
+def headings(track: Track) -> list[str]:
+    """Headings of a board's table; the headline eps is marked."""
+    marks = [
+        f"{eps_label(eps)}{' *' if eps == track.threat.headline else ''}"
+        for eps in track.threat.ladder
+    ]
+    return ["method", "images", "seeds", "clean", *marks]
+
+
+def standings(records: Iterable[Record]) -> list[Standing]:
+    """Records of one track as standings: best headline accuracy first, references last."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        method = record.method
+        key = [method.name, method.plugin, method.version, method.config, record.device]
+        groups[json.dumps(key, sort_keys=True)].append(record)
+    found = [
+        Standing(tuple(sorted(group, key=lambda r: (r.seed, r.run_id))))
+        for group in groups.values()
+    ]
+    return sorted(
+        found, key=lambda s: (s.reference, -s.headline.mean, s.method, s.records[0].run_id)
+    )
