@@ -27,3 +27,13 @@ def is_terminal(stream: IO[str] | None) -> bool:
 def no_colour() -> bool:
     """Whether the user set NO_COLOR (to anything but an empty text)."""
     return bool(os.environ.get("NO_COLOR"))
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as people read it, e.g. "6.5 GiB"."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

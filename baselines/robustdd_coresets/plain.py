@@ -6,6 +6,7 @@ Shapes: N images, S images per class, C channels, H height, W width, P pixels of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,8 @@ class Random(Distiller):
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """Nothing to set."""
+
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_plain.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Draw the images."""
@@ -36,6 +39,8 @@ class Full(Distiller):
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """Nothing to set."""
+
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_plain.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Return the training set."""
@@ -61,6 +66,8 @@ class KMeans(Distiller):
         def __post_init__(self) -> None:
             if self.iterations < 1 or self.restarts < 1:
                 raise ValueError("iterations and restarts must be at least 1")
+
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_k_means.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Cluster each class."""

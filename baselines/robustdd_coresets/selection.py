@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -118,6 +120,7 @@ class KCentre(Distiller):
     """Greedy k-centre in the feature space of a naturally trained network."""
 
     Config = FeatureConfig
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_k_centre.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Train the network, choose images."""
@@ -128,6 +131,7 @@ class Herding(Distiller):
     """Herding in the feature space of a naturally trained network."""
 
     Config = FeatureConfig
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_herding.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Train the network, choose images."""

@@ -7,7 +7,8 @@ Zhao, Mopuri and Bilen 2021, "Dataset Condensation with Gradient Matching"; Zhao
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation
@@ -44,6 +45,8 @@ class DC(Distiller):
 
         def __post_init__(self) -> None:
             _recipe(self, "none")
+
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_dc.toml")
 
     @classmethod
     def quick_config(cls) -> DC.Config:
@@ -87,6 +90,8 @@ class DSA(Distiller):
 
         def __post_init__(self) -> None:
             _recipe(self, self.augmentation)
+
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_dsa.toml")
 
     @classmethod
     def quick_config(cls) -> DSA.Config:

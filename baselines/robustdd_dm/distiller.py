@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,8 @@ class DM(Distiller):
             if not self.checkpoint_seconds >= 0:
                 raise ValueError("checkpoint_seconds must be at least 0")
             Augmentation.parse(self.augmentation)
+
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
 
     @classmethod
     def quick_config(cls) -> DM.Config:

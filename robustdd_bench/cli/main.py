@@ -40,7 +40,13 @@ COMMANDS = {
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."
     ),
-    "show": LazyCommand("robustdd_bench.cli.show:show", "Show one method, attack, track or run."),
+    "show": LazyCommand(
+        "robustdd_bench.cli.show:show", "Show one method, attack, track or run, or stored experts."
+    ),
+    "clean": LazyCommand(
+        "robustdd_bench.cli.clean:clean",
+        "Free space: leftover temporary files, stored experts, work folders and failed runs.",
+    ),
     "plugins": LazyCommand(
         "robustdd_bench.cli.plugins:plugins_command", "List the plugins and what they register."
     ),

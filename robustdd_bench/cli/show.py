@@ -1,19 +1,22 @@
-"""`robustdd show`: one method, attack, track or run in full."""
+"""`robustdd show`: one method, attack, track or run in full; the stored experts."""
 
 from __future__ import annotations
 
+import datetime
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from robustdd_bench.cli.arguments import RegisteredName
+from robustdd_bench.cli.arguments import RegisteredName, out_option
 from robustdd_bench.cli.group import Group
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.plugins import SINGULAR, Registry
+from robustdd_bench.terminal import one_line, size_text
 
 
 def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
@@ -116,7 +119,7 @@ def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
 
 @click.group(cls=Group)
 def show() -> None:
-    """Show one method, attack, track or run."""
+    """Show one method, attack, track or run, or stored experts."""
 
 
 @show.command("method")
@@ -188,3 +191,62 @@ def show_run(folder: Path, as_json: bool) -> None:
         *((stage.stage, f"{stage.wall_s:.1f} s") for stage in record.costs.stages),
     ]
     print_table(("", "run"), facts)
+
+
+def describe_experts(out: Path) -> list[dict[str, Any]]:
+    """The stored experts under an output folder, as JSON values, by key."""
+    from robustdd_bench.runs.store import list_experts
+
+    return [
+        {
+            "key": one.key,
+            "folder": one.folder,
+            "track": one.fact("seeds", "track"),
+            "seed": one.fact("seeds", "base"),
+            "flavour": one.fact("recipe", "flavour"),
+            "eps": one.fact("recipe", "eps"),
+            "ema": one.fact("recipe", "ema"),
+            "epochs": one.epochs,
+            "weights": one.weights,
+            "experts": one.experts,
+            "train_accuracy": one.train_accuracy,
+            "bytes": one.bytes,
+            "written": datetime.datetime.fromtimestamp(one.written, datetime.UTC).isoformat(
+                timespec="seconds"
+            ),
+            "description": one.description,
+            "damaged": one.damaged,
+        }
+        for one in list_experts(out)
+    ]
+
+
+@show.command("experts")
+@out_option
+@json_option
+def show_experts(out: Path, as_json: bool) -> None:
+    """Show the experts that runs have stored: what they are, how many, how large.
+
+    A damaged file is named; `robustdd clean --experts KEY` deletes what belongs to a key.
+    """
+    found = describe_experts(out)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("key", "track", "seed", "flavour", "eps", "ema", "epochs", "experts")
+    rows = []
+    for one in found:
+        accuracy = one["train_accuracy"]
+        shown = "" if accuracy is None else f"{100 * accuracy:.1f}"
+        facts = [_short(one[name]) for name in columns]
+        rows.append([*facts, shown, size_text(one["bytes"]), one["written"]])
+    headings = (*columns, "train acc %", "size", "written")
+    print_table(headings, rows, right=headings[2:3] + headings[4:10])
+    for one in found:
+        for line in one["damaged"]:
+            print(one_line(f"warning: {one['folder']}: {line}"), file=sys.stderr)
+
+
+def _short(value: object) -> object:
+    """A number without the noise of its binary form."""
+    return f"{value:.4g}" if isinstance(value, float) else value
