@@ -106,6 +106,14 @@ class Registry:
             raise unknown_name(SINGULAR[kind], name, self.entries[kind]) from None
 
 
+class PluginManager(pluggy.PluginManager):
+    """Pluggy's manager, and what was found on the way, broken and disabled plugins included."""
+
+    def __init__(self, project_name: str) -> None:
+        super().__init__(project_name)
+        self.infos: dict[str, PluginInfo] = {}
+
+
 def disabled_plugins() -> frozenset[str]:
     """Names in the variable ROBUSTDD_DISABLED_PLUGINS, separated by commas."""
     return frozenset(
@@ -115,15 +123,14 @@ def disabled_plugins() -> frozenset[str]:
 
 def get_plugin_manager(
     extra: Iterable[tuple[str, object]] = (), *, entry_points: bool = True
-) -> pluggy.PluginManager:
+) -> PluginManager:
     """A plugin manager with the built-in plugin, the installed ones and `extra` (name, plugin).
 
     Every call makes a new one. What was found, broken plugins included, is in `.infos`.
     """
-    manager = pluggy.PluginManager("robustdd")
+    manager = PluginManager("robustdd")
     manager.add_hookspecs(hookspecs)
-    infos: dict[str, PluginInfo] = {}
-    manager.infos = infos  # type: ignore[attr-defined]
+    infos = manager.infos
 
     builtin = importlib.import_module("robustdd_bench.builtin")
     _add(
@@ -173,9 +180,9 @@ def _with(info: PluginInfo, status: str, problem: str = "") -> PluginInfo:
     return PluginInfo(info.name, info.distribution, info.version, info.module, status, problem)
 
 
-def _add(manager: pluggy.PluginManager, info: PluginInfo, plugin: object) -> None:
+def _add(manager: PluginManager, info: PluginInfo, plugin: object) -> None:
     """Register one plugin and check its hooks; leave nothing behind if it is not valid."""
-    infos: dict[str, PluginInfo] = manager.infos  # type: ignore[attr-defined]
+    infos = manager.infos
     if info.name in infos and infos[info.name].status == "loaded":
         first = infos[info.name]
         raise UsageError(
@@ -193,7 +200,7 @@ def _add(manager: pluggy.PluginManager, info: PluginInfo, plugin: object) -> Non
     infos[info.name] = _with(info, "loaded")
 
 
-def collect(manager: pluggy.PluginManager) -> Registry:
+def collect(manager: PluginManager) -> Registry:
     """Ask every plugin what it registers.
 
     A plugin whose registration fails is named in a warning and marked as broken; nothing that it
@@ -202,7 +209,7 @@ def collect(manager: pluggy.PluginManager) -> Registry:
     Raises:
         UsageError: two plugins own one name of one kind; the message names both.
     """
-    infos: dict[str, PluginInfo] = manager.infos  # type: ignore[attr-defined]
+    infos = manager.infos
     entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
     broken: set[str] = set()
     for kind in KINDS:

@@ -16,6 +16,21 @@ from robustdd_bench.toolkit.seeds import Seeds
 NORMALISE = Preprocessing("normalise", (0.3,), (0.38,))
 
 
+# A trajectory method so small that a whole distillation takes a second.
+SMALL = {
+    "experts": 2,
+    "expert_lr": 0.05,
+    "expert_batch": 32,
+    "student_steps": 4,
+    "match_epochs": 1,
+    "start_epochs": 2,
+    "iterations": 5,
+    "image_optimiser": "adam",
+    "image_lr": 0.05,
+    "alpha_init": 0.05,
+}
+
+
 class InterruptedRunError(Exception):
     """The stand-in for a kill."""
 

@@ -233,6 +233,7 @@ def test_nothing_waits_for_the_gpu(name, norm):
     generator = ExampleGenerator(0, torch.arange(5, device="cuda"))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        make_attack(name).perturb(model, images, labels, ThreatModel(norm, 0.1), generator)
+        found = make_attack(name).perturb(model, images, labels, ThreatModel(norm, 0.1), generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert found.shape == images.shape

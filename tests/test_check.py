@@ -17,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from robustdd_bench.cli.check import register
+from robustdd_bench.cli.check import check_plugin, new_plugin
 from robustdd_bench.conformance import check_attack, check_distiller
 from robustdd_bench.distillers import Distiller
 from robustdd_bench.errors import RunFailedError, UsageError
@@ -53,7 +53,8 @@ def _registry(**targets: str) -> Registry:
 
 def _run(*args: str, registry: Registry | None = None) -> Result:
     group = click.Group("robustdd")
-    register(group)
+    group.add_command(check_plugin)
+    group.add_command(new_plugin)
     return CliRunner().invoke(group, args, obj=SimpleNamespace(registry=registry or _registry()))
 
 
@@ -215,7 +216,8 @@ def test_a_name_of_both_kinds_needs_the_kind() -> None:
 
 def test_without_a_session_the_installed_plugins_are_found() -> None:
     group = click.Group("robustdd")
-    register(group)
+    group.add_command(check_plugin)
+    group.add_command(new_plugin)
     result = CliRunner().invoke(group, ["check-plugin", "no-such-name-at-all"])
     assert isinstance(result.exception, UsageError)
 

@@ -49,7 +49,7 @@ def _set(**changes: Any) -> DistilledSet:
     ],
 )
 def test_a_set_that_a_track_can_use_passes(distilled: DistilledSet, ipc: int | None) -> None:
-    distilled.check(SHAPE, K, ipc)
+    assert distilled.check(SHAPE, K, ipc) is None
 
 
 NAN = torch.where(IMAGES > 1, torch.nan, IMAGES)

@@ -99,4 +99,5 @@ def test_the_pictures_of_a_run_are_in_its_folder() -> None:
     folder = example("full").folder
     for name in ("distilled.png", "robustness.png"):
         with Image.open(folder / name) as picture:
+            assert picture.format == "PNG"
             picture.verify()

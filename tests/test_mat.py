@@ -5,7 +5,7 @@ import torch
 from robustdd_mat.distiller import MAT
 from robustdd_mat.joint import JointOuter
 from robustdd_mtt.distiller import MTT
-from tasks import InterruptedRunError, RecordingReporter, digits_task
+from tasks import SMALL, InterruptedRunError, RecordingReporter, digits_task
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
@@ -15,19 +15,6 @@ from robustdd_bench.toolkit.experts import ExpertStore
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import Seeds
 from robustdd_bench.toolkit.unroll import Step, adjoint_gradients, unrolled_gradients
-
-SMALL = {
-    "experts": 2,
-    "expert_lr": 0.05,
-    "expert_batch": 32,
-    "student_steps": 4,
-    "match_epochs": 1,
-    "start_epochs": 2,
-    "iterations": 5,
-    "image_optimiser": "adam",
-    "image_lr": 0.05,
-    "alpha_init": 0.05,
-}
 
 
 def run(method, task):

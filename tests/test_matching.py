@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from robustdd_mtt.distiller import MTT
-from tasks import InterruptedRunError, RecordingReporter, digits_task
+from tasks import SMALL, InterruptedRunError, RecordingReporter, digits_task
 
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
@@ -14,19 +14,6 @@ from robustdd_bench.toolkit.experts import ExpertStore, Trajectories
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.inputspace import split_network
 from robustdd_bench.toolkit.matching import TrajectoryMatcher
-
-SMALL = {
-    "experts": 2,
-    "expert_lr": 0.05,
-    "expert_batch": 32,
-    "student_steps": 4,
-    "match_epochs": 1,
-    "start_epochs": 2,
-    "iterations": 5,
-    "image_optimiser": "adam",
-    "image_lr": 0.05,
-    "alpha_init": 0.05,
-}
 
 
 def config(**changes):

@@ -14,12 +14,6 @@ from robustdd_bench.plugins import SINGULAR, Entry, Registry, collect, get_plugi
 _KINDS = {"method": "distillers", "attack": "attacks"}
 
 
-def register(cli: click.Group) -> None:
-    """Add the commands."""
-    cli.add_command(check_plugin)
-    cli.add_command(new_plugin)
-
-
 def find_entry(registry: Registry, name: str, kind: str | None) -> Entry:
     """The method or attack of that name.
 

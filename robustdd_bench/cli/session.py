@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import click
-import pluggy
 
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import (
     PluginInfo,
+    PluginManager,
     PluginWarning,
     Registry,
     collect,
@@ -37,7 +37,7 @@ class Session:
     """The plugins of one call."""
 
     @cached_property
-    def manager(self) -> pluggy.PluginManager:
+    def manager(self) -> PluginManager:
         """The plugin manager; a broken plugin is named in a warning."""
         return get_plugin_manager()
 
@@ -53,8 +53,7 @@ class Session:
     @property
     def infos(self) -> Mapping[str, PluginInfo]:
         """Every installed plugin, broken and disabled ones included."""
-        infos: Mapping[str, PluginInfo] = self.manager.infos  # type: ignore[attr-defined]
-        return infos
+        return self.manager.infos
 
     @cached_property
     def plugin_commands(self) -> PluginCommands:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,5 +68,5 @@ class FlatNetwork:
         features = self.preprocess(x_BCHW)
         if augment is not None:
             features = augment(features)
-        logits: Any = functional_call(self.body, self.parameters(theta), (features,))
-        return logits  # type: ignore[no-any-return]
+        logits: Tensor = functional_call(self.body, self.parameters(theta), (features,))
+        return logits
