@@ -19,6 +19,30 @@ Model = Callable[[Tensor], Tensor]
 Norm = Literal["Linf", "L2"]
 
 
+class RoutedModel(abc.ABC):
+    """Several students as one model: row b of a batch is answered by the student it belongs to.
+
+    A batch of such a model holds rows (student, example); an attack sees (B,C,H,W) and (B,K) as it
+    does with a single model, and attacks all students together.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B,K) of pixels (B,C,H,W); B is the number of rows the model was made for."""
+
+    @abc.abstractmethod
+    def select(self, keep: Tensor) -> RoutedModel:
+        """The model for other rows: `keep` (indices, repeated or not, or a mask) of these."""
+
+
+def rows(model: Model, keep: Tensor) -> Model:
+    """The model to call with `images[keep]` where `model` is the one to call with `images`.
+
+    A plain network treats all rows alike and is returned as it is.
+    """
+    return model.select(keep) if isinstance(model, RoutedModel) else model
+
+
 @dataclass(frozen=True, slots=True)
 class ThreatModel:
     """What an adversary may do: move an image by at most `eps` in `norm`, inside [0,1]."""
@@ -53,6 +77,12 @@ class Attack(abc.ABC):
     """
 
     Config: ClassVar[type[Any]]
+    routed: ClassVar[bool] = False
+    """True: `perturb` can attack several students together, which is faster on a GPU. It then calls
+    the model with all rows at once, and takes `rows(model, keep)` wherever it leaves rows out,
+    repeats them or puts them in another order."""
+    white_box: ClassVar[bool] = True
+    """Whether it uses the model's gradients; one that does not should not break more."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -20,6 +20,8 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 class FGSM(Attack):
     """One gradient step of length eps from the image."""
 
+    routed = True
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """Settings of `FGSM`: it has none."""

@@ -20,6 +20,9 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 class Noise(Attack):
     """Random noise, the worst of several draws for each example."""
 
+    routed = True
+    white_box = False
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """Settings of `Noise`."""

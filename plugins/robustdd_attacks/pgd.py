@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from robustdd_attacks.common import Best, ascent, direction, in_ball, judge
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, Model, ThreatModel, rows
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 
 class PGD(Attack):
     """Projected gradient ascent; Linf and L2, targeted or not."""
+
+    routed = True
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -66,7 +68,8 @@ class PGD(Attack):
             if len(left) == 0:
                 break
             places, generator = places[left], generator.select(left)
-            again = self._climb(model, images[places], labels[places], threat, generator)
+            there = rows(model, places)
+            again = self._climb(there, images[places], labels[places], threat, generator)
             best.merge(places, again)
         return best.images
 

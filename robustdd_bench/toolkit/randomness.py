@@ -42,13 +42,14 @@ class ExampleGenerator:
     """A stream of random numbers for each example of a batch.
 
     Args:
-        seed: seed of the attack, any integer (its lowest 64 bits count).
+        seed: seed of the attack, any integer (its lowest 64 bits count); or (B,) int64, a seed
+            for each example.
         index: (B,) integers, what identifies each example (its place in the evaluation split).
         draws: how many draws of these streams were used before.
     """
 
-    def __init__(self, seed: int, index: Tensor, *, draws: int = 0) -> None:
-        self._seed = _wrap(seed)
+    def __init__(self, seed: int | Tensor, index: Tensor, *, draws: int = 0) -> None:
+        self._seed = seed if isinstance(seed, Tensor) else _wrap(seed)
         self.index = index.long()
         self._draws = draws
         self._key = splitmix64(splitmix64(self.index) ^ self._seed)
@@ -61,7 +62,8 @@ class ExampleGenerator:
 
         The two generators then move on their own: go on with the one that is returned.
         """
-        return ExampleGenerator(self._seed, self.index[keep], draws=self._draws)
+        seed = self._seed[keep] if isinstance(self._seed, Tensor) else self._seed
+        return ExampleGenerator(seed, self.index[keep], draws=self._draws)
 
     def bits(self, shape: Sequence[int]) -> Tensor:
         """Random int64 of shape (B, *shape); one draw."""
