@@ -86,6 +86,8 @@ class Attack(abc.ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        self.warnings: list[str] = []
+        """What the attack has to say of its own result; kept in the record."""
 
     @abc.abstractmethod
     def perturb(

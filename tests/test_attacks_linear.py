@@ -5,7 +5,8 @@ import torch
 from attack_models import linear_problem, make_attack, perturb
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.evaluation.robustness import accuracy, attack_student
+from robustdd_bench.evaluation.outcomes import accuracy
+from robustdd_bench.evaluation.robustness import attack_student
 
 SHAPES = [(1, 1, 1), (1, 2, 3), (1, 8, 8), (3, 7, 5), (3, 32, 32)]
 EXACT = {

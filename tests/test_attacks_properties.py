@@ -9,13 +9,8 @@ from attack_models import RowNetwork, make_attack, perturb, registered_attacks, 
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from robustdd_bench.attacks import Attack, ThreatModel
-from robustdd_bench.evaluation.robustness import (
-    accuracy,
-    attack_student,
-    classified,
-    frozen,
-    tolerance,
-)
+from robustdd_bench.evaluation.outcomes import accuracy
+from robustdd_bench.evaluation.robustness import attack_student, classified, frozen, tolerance
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 

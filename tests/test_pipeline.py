@@ -30,7 +30,7 @@ from small_runs import (
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import PluginError, RunFailedError, UsageError
-from robustdd_bench.evaluation.robustness import unpack_bits
+from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.runs import pipeline, work
 from robustdd_bench.runs.executors import Executor, LocalExecutor
 from robustdd_bench.runs.progress import NullReporter

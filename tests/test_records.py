@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from small_runs import example, record_json
 
 from robustdd_bench.errors import RunFailedError, UsageError
-from robustdd_bench.evaluation.robustness import pack_bits, unpack_bits
+from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
 from robustdd_bench.runs.records import (
     SCHEMA_VERSION,
     Record,

@@ -13,18 +13,15 @@ from torch import nn
 
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, unpack_bits, worst_case
 from robustdd_bench.evaluation.robustness import (
-    accuracy,
     attack_student,
     check_examples,
     frozen,
     other_batch_size,
-    pack_bits,
     predict,
     right,
     tolerance,
-    unpack_bits,
-    worst_case,
 )
 
 LINF = ThreatModel("Linf", 0.1)
@@ -154,7 +151,7 @@ def test_only_examples_that_are_right_are_attacked():
         assert torch.equal(labels, problem.labels[generator.index])
         return images
 
-    outcome = run(problem, Scripted(act), batch_size=3, clean_correct=clean)
+    outcome = run(problem, Scripted(act), batch_size=3, right_before=clean)
     assert seen == [0, 4, 8, 12]
     assert (outcome.attacked, outcome.broken) == (4, 0)
     assert torch.equal(outcome.robust, clean)

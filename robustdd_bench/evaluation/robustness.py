@@ -1,4 +1,4 @@
-"""Robust accuracy: attack a student, check what came back, take the worst case per example.
+"""Robust accuracy: attack students, and check what came back.
 
 What counts is decided here and not by the attack: every adversarial example is judged again in a
 fresh forward pass at another batch size. It breaks the student only if it is finite, in [0,1],
@@ -10,22 +10,22 @@ example ("bits") are bool (N,) on the CPU; True says that the student is right.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.evaluation.together import Layout, Students, layout_for
+from robustdd_bench.toolkit.randomness import ExampleGenerator, as_int64
 from robustdd_bench.toolkit.seeds import isolated_rng
+
+WitnessKeeper = Callable[[int, Tensor, Tensor], None]
+"""Takes the number of a student, places (M,) in the split, and adversarial examples (M,C,H,W)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,25 @@ class AttackOutcome:
     seed: int
     batch_size: int
     verify_batch_size: int
+    tried: Tensor
+    """(N,) bool, CPU: which examples were attacked."""
     robust: Tensor
-    """(N,) bool, CPU: right on the image, and still right after the attack."""
-    attacked: int
-    """Examples that were attacked; the others were wrong before."""
-    broken: int
-    """Attacked examples with a verified adversarial example."""
+    """(N,) bool, CPU: right before, and still right after the attack."""
     violations: Violations
     forwards: int
     """Images the attack passed through the student (verification not included)."""
-    wall_s: float
+    warnings: tuple[str, ...] = ()
+    """What the attack says of its own result."""
+
+    @property
+    def attacked(self) -> int:
+        """How many examples were attacked."""
+        return int(self.tried.sum())
+
+    @property
+    def broken(self) -> int:
+        """Attacked examples with a verified adversarial example."""
+        return int((self.tried & ~self.robust).sum())
 
 
 @contextlib.contextmanager
@@ -162,16 +171,10 @@ def attack_student(
     threat: ThreatModel,
     seed: int,
     batch_size: int,
-    clean_correct: Tensor | None = None,
-    *,
-    name: str | None = None,
-    plugin: str | None = None,
+    right_before: Tensor | None = None,
+    **options: Any,
 ) -> AttackOutcome:
-    """Attack a student on a whole split.
-
-    Only examples that the student gets right are attacked. Noise is drawn per example, by its
-    place in the split, so the outcome does not depend on the batch size (up to rounding in the
-    student's own arithmetic).
+    """`attack_students` with one student.
 
     Args:
         model: the student, on the images' device.
@@ -181,69 +184,185 @@ def attack_student(
         threat: norm and eps, not targeted.
         seed: seed of the attack's noise.
         batch_size: examples attacked together.
-        clean_correct: bool (N,), which examples the student gets right; None: found out here.
+        right_before: bool (N,), which examples count as right; None: those the student gets right.
+        **options: see `attack_students`.
+    """
+    if right_before is None:
+        right_before = classified(model, images, labels, batch_size)
+    (outcome,) = attack_students(
+        [model], images, labels, attack, threat, [seed], batch_size, [right_before], **options
+    )
+    return outcome
+
+
+def attack_students(
+    models: Sequence[nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    threat: ThreatModel,
+    seeds: Sequence[int],
+    batch_size: int,
+    right_before: Sequence[Tensor],
+    *,
+    examples: int | None = None,
+    name: str | None = None,
+    plugin: str | None = None,
+    layout: Layout | None = None,
+    keep: WitnessKeeper | None = None,
+) -> list[AttackOutcome]:
+    """Attack students of one architecture on a split, together where the attack can.
+
+    Only examples that a student still gets right are attacked. Noise is drawn per student and
+    example, so the outcome depends neither on the batch size nor on which students are attacked
+    together (up to rounding in the students' own arithmetic).
+
+    Args:
+        models: R students, on the images' device.
+        images: (N,C,H,W) float in [0,1].
+        labels: (N,) int64.
+        attack: the attack.
+        threat: norm and eps, not targeted.
+        seeds: a seed of the attack's noise for each student.
+        batch_size: examples of a student attacked together.
+        right_before: for each student bool (N,): what it gets right, without an attack or after
+            the attacks before. Nothing else is attacked, and nothing else can be robust.
+        examples: attack only so many from the start of the split; None: all.
         name: what the attack is called in errors and in the outcome; its class by default.
         plugin: where it comes from; its package by default.
+        layout: how students are attacked together; None: by the device.
+        keep: gets every verified adversarial example: student, places (M,), examples (M,C,H,W).
+
+    Returns:
+        An outcome for each student.
 
     Raises:
         UsageError: the threat model is targeted.
-        PluginError: the attack raised, returned something else than images, or changed the
+        PluginError: the attack raised, returned something else than images, or changed a
             student; the message names attack and plugin.
     """
     if threat.targeted:
         raise UsageError("robust accuracy is measured with an untargeted threat model")
     name = name or type(attack).__name__
     plugin = plugin or type(attack).__module__.partition(".")[0]
-    start = time.perf_counter()
-    if clean_correct is None:
-        clean_correct = classified(model, images, labels, batch_size)
-    clean = clean_correct.cpu()
-    places = clean.nonzero().squeeze(1).to(images.device)
-    verify_batch_size = other_batch_size(len(places), batch_size)
-    robust = clean.clone()
-    violations, forwards = Violations(), 0
-    if len(places) > 0:
-        originals, truth = images[places], labels[places]
-        with _guarded(model, f"attack {name!r} of plugin {plugin!r}", seed) as counter:
-            adversarial = torch.cat(
-                [
-                    _perturb(attack, model, images[chunk], labels[chunk], threat, seed, chunk)
-                    for chunk in torch.split(places, batch_size)
-                ]
+    who = f"attack {name!r} of plugin {plugin!r}"
+    standing = [bits.cpu().bool() for bits in right_before]
+    tried = [_first(bits, examples) for bits in standing]
+    places = [bits.nonzero().squeeze(1).to(images.device) for bits in tried]
+    said: list[str] = getattr(attack, "warnings", [])  # not there without `super().__init__`
+    said.clear()
+    with _guarded(models, who, seeds[0]):
+        if attack.routed and len(models) > 1:
+            students = Students(models, layout or layout_for(images.device))
+            found = _together(attack, students, images, labels, threat, seeds, places, batch_size)
+            forwards = students.forwards
+        else:
+            found, forwards = [], []
+            for model, seed, where in zip(models, seeds, places, strict=True):
+                with _counted(model) as counter:
+                    found.append(
+                        _alone(attack, model, images, labels, threat, seed, where, batch_size)
+                    )
+                forwards.append(counter[0])
+    outcomes = []
+    for r, model in enumerate(models):
+        robust, violations = standing[r].clone(), Violations()
+        verify_batch_size = other_batch_size(len(places[r]), batch_size)
+        if len(places[r]):
+            adversarial = found[r]
+            broken, violations = check_examples(
+                model,
+                images[places[r]],
+                adversarial,
+                labels[places[r]],
+                threat,
+                verify_batch_size,
             )
-        forwards = counter[0]
-        broken, violations = check_examples(
-            model, originals, adversarial, truth, threat, verify_batch_size
+            robust[tried[r]] = ~broken.cpu()
+            if keep is not None:
+                keep(r, places[r][broken], adversarial[broken])
+        outcomes.append(
+            AttackOutcome(
+                attack=name,
+                plugin=plugin,
+                threat=threat,
+                seed=seeds[r],
+                batch_size=batch_size,
+                verify_batch_size=verify_batch_size,
+                tried=tried[r],
+                robust=robust,
+                violations=violations,
+                forwards=forwards[r],
+                warnings=tuple(dict.fromkeys(said)),
+            )
         )
-        robust[clean] = ~broken.cpu()
-    return AttackOutcome(
-        attack=name,
-        plugin=plugin,
-        threat=threat,
-        seed=seed,
-        batch_size=batch_size,
-        verify_batch_size=verify_batch_size,
-        robust=robust,
-        attacked=len(places),
-        broken=len(places) - int(robust.sum()),
-        violations=violations,
-        forwards=forwards,
-        wall_s=time.perf_counter() - start,
-    )
+    return outcomes
 
 
-def _perturb(
+def _first(bits: Tensor, examples: int | None) -> Tensor:
+    """The bits, with none set after the first so many examples."""
+    bits = bits.clone()
+    bits[len(bits) if examples is None else examples :] = False
+    return bits
+
+
+def _alone(
     attack: Attack,
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
     seed: int,
-    chunk: Tensor,
+    places: Tensor,
+    batch_size: int,
+) -> Tensor:
+    """Adversarial examples of one student (M,C,H,W), for the examples at `places`."""
+    chunks = torch.split(places, batch_size) if len(places) else ()
+    moved = [
+        _perturb(attack, model, images[c], labels[c], threat, ExampleGenerator(seed, c))
+        for c in chunks
+    ]
+    return torch.cat(moved) if moved else images[places]
+
+
+def _together(
+    attack: Attack,
+    students: Students,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    seeds: Sequence[int],
+    places: Sequence[Tensor],
+    batch_size: int,
+) -> list[Tensor]:
+    """The same for R students: a chunk holds up to `batch_size` examples of each of them."""
+    key = torch.tensor([as_int64(seed) for seed in seeds], device=images.device)
+    found: list[list[Tensor]] = [[images[where[:0]]] for where in places]
+    for start in range(0, max(map(len, places)), batch_size):
+        parts = [where[start : start + batch_size] for where in places]
+        sizes = [len(part) for part in parts]
+        index = torch.cat(parts)
+        owner = torch.repeat_interleave(
+            torch.arange(len(parts), device=index.device), torch.tensor(sizes, device=index.device)
+        )
+        model, generator = students.rows(owner), ExampleGenerator(key[owner], index)
+        moved = _perturb(attack, model, images[index], labels[index], threat, generator)
+        for pieces, piece in zip(found, moved.split(sizes), strict=True):
+            pieces.append(piece)
+    return [torch.cat(pieces) for pieces in found]
+
+
+def _perturb(
+    attack: Attack,
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    generator: ExampleGenerator,
 ) -> Tensor:
     """One batch; `images` and `labels` are copies, so an attack may write into them."""
     shape, dtype = images.shape, images.dtype
-    found = attack.perturb(model, images, labels, threat, ExampleGenerator(seed, chunk))
+    found = attack.perturb(model, images, labels, threat, generator)
     if not isinstance(found, Tensor):
         raise TypeError(f"perturb returned {type(found).__name__}, not a tensor")
     if found.shape != shape or found.dtype != dtype:
@@ -255,9 +374,8 @@ def _perturb(
 
 
 @contextlib.contextmanager
-def _guarded(model: nn.Module, who: str, seed: int) -> Iterator[list[int]]:
-    """Run code of an attack: name it in errors, count forwards, keep the student as it was."""
-    before = {key: value.clone() for key, value in _state(model).items()}
+def _counted(model: nn.Module) -> Iterator[list[int]]:
+    """Count the images that pass through a network."""
     counter = [0]
 
     def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -265,90 +383,30 @@ def _guarded(model: nn.Module, who: str, seed: int) -> Iterator[list[int]]:
 
     hook = model.register_forward_pre_hook(count)
     try:
-        with frozen(model), torch.enable_grad(), isolated_rng(seed):
-            yield counter
-    except Exception as error:
-        raise PluginError(f"{who} failed: {type(error).__name__}: {error}") from error
+        yield counter
     finally:
         hook.remove()
-    after = _state(model)
-    changed = [
-        key
-        for key, value in before.items()
-        if not torch.allclose(value, after[key], rtol=0, atol=0, equal_nan=True)
-    ]
-    if changed:
-        raise PluginError(f"{who} changed the student's weights ({changed[0]})")
+
+
+@contextlib.contextmanager
+def _guarded(models: Sequence[nn.Module], who: str, seed: int) -> Iterator[None]:
+    """Run code of an attack: name it in errors, and keep the students as they were."""
+    before = [{key: value.clone() for key, value in _state(model).items()} for model in models]
+    try:
+        with contextlib.ExitStack() as stack:
+            for model in models:
+                stack.enter_context(frozen(model))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(isolated_rng(seed))
+            yield
+    except Exception as error:
+        raise PluginError(f"{who} failed: {type(error).__name__}: {error}") from error
+    for model, values in zip(models, before, strict=True):
+        after = _state(model)
+        for key, value in values.items():
+            if not torch.allclose(value, after[key], rtol=0, atol=0, equal_nan=True):
+                raise PluginError(f"{who} changed the student's weights ({key})")
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def worst_case(
-    outcomes: Mapping[tuple[str, float], Tensor], clean: Tensor, ladder: Sequence[float]
-) -> dict[float, Tensor]:
-    """Per example the worst case over attacks, and over every eps that is not larger.
-
-    An adversarial example found at a smaller eps lies in every larger ball too, so accuracy never
-    rises with eps.
-
-    Args:
-        outcomes: (attack, eps) to robust bits (N,).
-        clean: bits (N,) without an attack.
-        ladder: the eps to report.
-
-    Returns:
-        Each eps of the ladder, rising, to bits (N,).
-
-    Raises:
-        UsageError: no attack was run at an eps of the ladder, or the bits differ in length.
-    """
-    for (name, eps), bits in outcomes.items():
-        if bits.shape != clean.shape:
-            raise UsageError(
-                f"attack {name!r} at eps {eps:g} has {len(bits)} outcomes for {len(clean)} examples"
-            )
-    worst = {}
-    for level in sorted(ladder):
-        if not any(eps == level for _, eps in outcomes):
-            raise UsageError(f"no attack was run at eps {level:g} of the ladder")
-        robust = clean.cpu().bool().clone()
-        for (_, eps), bits in outcomes.items():
-            if eps <= level:
-                robust &= bits.cpu().bool()
-        worst[level] = robust
-    return worst
-
-
-def accuracy(bits: Tensor) -> float:
-    """Share of examples that are right."""
-    return int(bits.sum()) / len(bits)
-
-
-def pack_bits(bits: Tensor) -> str:
-    """Bits (N,) as text: "N:" and base64 of them, eight in a byte, the first the highest."""
-    packed = np.packbits(bits.cpu().numpy().astype(bool))
-    return f"{len(bits)}:{base64.b64encode(packed.tobytes()).decode('ascii')}"
-
-
-def unpack_bits(text: str) -> Tensor:
-    """The inverse of `pack_bits`.
-
-    Raises:
-        UsageError: the text is not what `pack_bits` writes.
-    """
-    count, _, encoded = text.partition(":")
-    try:
-        if not (count.isascii() and count.isdigit()) or len(count) > 12:
-            raise ValueError("no number of bits")
-        size = int(count)
-        data = base64.b64decode(encoded.encode("ascii"), validate=True)
-        if len(data) != math.ceil(size / 8):
-            raise ValueError(f"{len(data)} bytes for {size} bits")
-        bits = torch.from_numpy(np.unpackbits(np.frombuffer(data, np.uint8))[:size].astype(bool))
-    except (ValueError, binascii.Error) as error:
-        raise UsageError(f"not a bit mask ('N:base64'): {error}") from error
-    if pack_bits(bits) != text:
-        raise UsageError("not a bit mask ('N:base64'): it is not in its canonical form")
-    return bits

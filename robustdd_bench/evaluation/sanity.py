@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import PluginError
+from robustdd_bench.evaluation.outcomes import accuracy
 from robustdd_bench.evaluation.robustness import (
     AttackOutcome,
-    accuracy,
     attack_student,
     frozen,
     other_batch_size,

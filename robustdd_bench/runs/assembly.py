@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from robustdd_bench.errors import RobustDDError
-from robustdd_bench.evaluation.robustness import pack_bits
+from robustdd_bench.evaluation.outcomes import pack_bits
 from robustdd_bench.files import read_json
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.environment import environment, source_commit

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.robustness import unpack_bits, worst_case
+from robustdd_bench.evaluation.outcomes import unpack_bits, worst_case
 from robustdd_bench.evaluation.statistics import aggregate
 from robustdd_bench.files import parse_json, write_json
 from robustdd_bench.protocol.tracks import Track

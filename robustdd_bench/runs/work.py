@@ -19,14 +19,12 @@ from torch import Tensor
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistilledSet, Progress, Reporter, StagedDistiller
 from robustdd_bench.errors import PluginError, RobustDDError
+from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, unpack_bits
 from robustdd_bench.evaluation.robustness import (
     AttackOutcome,
     Violations,
-    accuracy,
     attack_student,
     classified,
-    pack_bits,
-    unpack_bits,
 )
 from robustdd_bench.evaluation.sanity import check_student
 from robustdd_bench.evaluation.students import train_student

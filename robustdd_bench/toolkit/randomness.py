@@ -20,8 +20,8 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
-def _wrap(n: int) -> int:
-    """A Python integer as a signed 64-bit one."""
+def as_int64(n: int) -> int:
+    """The lowest 64 bits of a Python integer, as a signed one."""
     return (n + 2**63) % 2**64 - 2**63
 
 
@@ -49,7 +49,7 @@ class ExampleGenerator:
     """
 
     def __init__(self, seed: int | Tensor, index: Tensor, *, draws: int = 0) -> None:
-        self._seed = seed if isinstance(seed, Tensor) else _wrap(seed)
+        self._seed = seed if isinstance(seed, Tensor) else as_int64(seed)
         self.index = index.long()
         self._draws = draws
         self._key = splitmix64(splitmix64(self.index) ^ self._seed)
@@ -69,7 +69,7 @@ class ExampleGenerator:
         """Random int64 of shape (B, *shape); one draw."""
         size = math.prod(shape)
         place = torch.arange(size, device=self.index.device)
-        stream = splitmix64(self._key + _wrap(self._draws * _MIX_1))
+        stream = splitmix64(self._key + as_int64(self._draws * _MIX_1))
         self._draws += 1
         return splitmix64(stream.unsqueeze(1) + place * _GOLDEN).view(len(self), *shape)
 
