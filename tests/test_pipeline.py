@@ -59,7 +59,7 @@ class Counting(LocalExecutor):
 
 def cell_names(method):
     students = [f"students/{r}" for r in range(2)]
-    attacks = [f"attacks/{r}/{a}" for r in range(2) for a in ("noise", "fgsm", "pgd")]
+    attacks = [f"attacks/{r}/{a}" for a in ("noise", "fgsm", "pgd") for r in range(2)]
     experts = [] if method == "random" else [f"experts/expert-{k}" for k in range(2)]
     return [*experts, "distill", *students, *attacks, *(f"sanity/{r}" for r in range(2))]
 

@@ -240,7 +240,7 @@ def test_nothing_writes_nan_into_a_record(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "line"),
-    [(0, "0"), (2, "2"), ("1", "'1'"), (True, "True"), (None, "None"), ("x" * 999, "'xxx")],
+    [(0, "0"), (3, "3"), ("1", "'1'"), (True, "True"), (None, "None"), ("x" * 999, "'xxx")],
 )
 def test_another_schema_version_is_told_apart_from_a_bad_record(
     version, line, fields, tmp_path

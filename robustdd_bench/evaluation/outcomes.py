@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 
 
@@ -54,6 +56,27 @@ def worst_case(
     return worst
 
 
+class Standing(Protocol):
+    """An outcome: what stood at an eps."""
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Norm and eps."""
+
+    @property
+    def robust(self) -> Tensor:
+        """Bits (N,)."""
+
+
+def standing(clean: Tensor, outcomes: Iterable[Standing], eps: float) -> Tensor:
+    """Bits (N,): right without an attack, and after every one of them at no larger eps."""
+    left = clean.clone()
+    for outcome in outcomes:
+        if outcome.threat.eps <= eps:
+            left &= outcome.robust
+    return left
+
+
 def accuracy(bits: Tensor) -> float:
     """Share of examples that are right."""
     return int(bits.sum()) / len(bits)
@@ -85,3 +108,10 @@ def unpack_bits(text: str) -> Tensor:
     if pack_bits(bits) != text:
         raise UsageError("not a bit mask ('N:base64'): it is not in its canonical form")
     return bits
+
+
+def first_bits(bits: Tensor, examples: int | None) -> Tensor:
+    """The bits (N,), with none set after the first so many examples (None: as they are)."""
+    kept = bits.clone()
+    kept[len(kept) if examples is None else examples :] = False
+    return kept

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.evaluation.outcomes import first_bits
 from robustdd_bench.evaluation.together import Layout, Students, layout_for
 from robustdd_bench.toolkit.randomness import ExampleGenerator, as_int64
 from robustdd_bench.toolkit.seeds import isolated_rng
@@ -247,7 +248,7 @@ def attack_students(
     plugin = plugin or type(attack).__module__.partition(".")[0]
     who = f"attack {name!r} of plugin {plugin!r}"
     standing = [bits.cpu().bool() for bits in right_before]
-    tried = [_first(bits, examples) for bits in standing]
+    tried = [first_bits(bits, examples) for bits in standing]
     places = [bits.nonzero().squeeze(1).to(images.device) for bits in tried]
     said: list[str] = getattr(attack, "warnings", [])  # not there without `super().__init__`
     said.clear()
@@ -297,13 +298,6 @@ def attack_students(
             )
         )
     return outcomes
-
-
-def _first(bits: Tensor, examples: int | None) -> Tensor:
-    """The bits, with none set after the first so many examples."""
-    bits = bits.clone()
-    bits[len(bits) if examples is None else examples :] = False
-    return bits
 
 
 def _alone(

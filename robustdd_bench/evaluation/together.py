@@ -48,7 +48,7 @@ class Students:
         """Images passed through each of them."""
         self._stack: Any = None
         if layout == "vmap":
-            self._stack = torch.func.stack_module_state(list(models))  # type: ignore[arg-type]
+            self._stack = torch.func.stack_module_state(list(models))
 
     def rows(self, owner: Tensor) -> RoutedModel:
         """The model whose row b is answered by student `owner[b]`; owner (B,) int64."""
@@ -62,7 +62,8 @@ class Students:
             logits: Tensor = torch.func.functional_call(base, (weights, buffers), (x,))
             return logits
 
-        logits: Tensor = torch.vmap(answer)(*self._stack, grid)
+        weights, buffers = self._stack
+        logits: Tensor = torch.vmap(answer)(weights, buffers, grid)
         return logits
 
 

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -24,6 +22,7 @@ from pydantic import (
 )
 
 from robustdd_bench.errors import UsageError
+from robustdd_bench.models import StrictModel
 from robustdd_bench.plugins import Registry
 
 
@@ -53,11 +52,7 @@ def eps_label(eps: float) -> str:
     return f"{eps:.2f}" if abs(eps * 100 - round(eps * 100)) < 1e-9 else f"{eps:.4g}"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataSpec(_Model):
+class DataSpec(StrictModel):
     """Which images, and how they are split."""
 
     dataset: str
@@ -70,18 +65,18 @@ class DataSpec(_Model):
     """Seed of the validation split (and of the test split, where the track makes one)."""
     flip: bool = True
     """Whether a mirrored image keeps its label."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Options of the dataset's loader."""
 
 
-class NetworkSpec(_Model):
+class NetworkSpec(StrictModel):
     """Which network."""
 
     name: str = "convnet"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
-class PreprocessingSpec(_Model):
+class PreprocessingSpec(StrictModel):
     """See `robustdd_bench.protocol.preprocessing.Preprocessing`."""
 
     kind: Literal["none", "normalise", "zca"] = "none"
@@ -96,7 +91,7 @@ class PreprocessingSpec(_Model):
         return self
 
 
-class StudentSpec(_Model):
+class StudentSpec(StrictModel):
     """Natural training of the students: SGD with momentum, one drop of the learning rate."""
 
     count: int = Field(default=5, gt=0)
@@ -114,7 +109,7 @@ class StudentSpec(_Model):
     augmentation: str = "none"
 
 
-class ThreatSpec(_Model):
+class ThreatSpec(StrictModel):
     """The threat model, and the ladder of eps at which robustness is measured."""
 
     norm: Literal["Linf", "L2"] = "Linf"
@@ -136,14 +131,23 @@ class ThreatSpec(_Model):
         return self
 
 
-class AttackSpec(_Model):
+class AttackSpec(StrictModel):
     """One attack of the suite."""
 
+    ADDED = frozenset({"on", "at", "examples"})
+
     name: str
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
+    on: Literal["all", "survivors"] = "all"
+    """Which examples it is tried on: all that are right without an attack, or only those that
+    every attack before it in the suite, and it itself at a smaller eps, left standing."""
+    at: Literal["ladder", "headline"] = "ladder"
+    """At each eps of the ladder, or at the headline eps alone."""
+    examples: int | None = Field(default=None, gt=0)
+    """Only so many examples, from the start of the split; None: all."""
 
 
-class Track(_Model):
+class Track(StrictModel):
     """A protocol. A change of any field is a new version, with a board of its own."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -163,6 +167,19 @@ class Track(_Model):
         if len(set(names)) != len(names):
             raise ValueError("each attack may stand in the suite once")
         return attacks
+
+    @model_validator(mode="after")
+    def _whole(self) -> Track:
+        whole = [a for a in self.attacks if a.at == "ladder" and a.examples is None]
+        if not whole:
+            raise ValueError("one attack of the suite must be on all examples at every eps")
+        if self.attacks[0].on == "survivors":
+            raise ValueError("the first attack of a suite cannot be one on survivors")
+        return self
+
+    def levels(self, attack: AttackSpec) -> tuple[float, ...]:
+        """The eps that an attack of the suite is run at."""
+        return self.threat.ladder if attack.at == "ladder" else (self.threat.headline,)
 
     @property
     def id(self) -> str:

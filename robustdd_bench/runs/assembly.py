@@ -8,9 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustdd_bench.errors import RobustDDError
-from robustdd_bench.evaluation.outcomes import pack_bits
+from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
+from robustdd_bench.evaluation.robustness import AttackOutcome
 from robustdd_bench.files import read_json
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.environment import environment, source_commit
@@ -40,22 +42,26 @@ def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime
     students = []
     flags: list[Flag] = []
     for index in range(track.students.count):
+        facts = bench.student_facts(index)
+        clean = unpack_bits(facts["clean"])
         results = [
             AttackResult(
                 attack=found.attack,
                 eps=found.threat.eps,
                 seed=found.seed,
                 robust=pack_bits(found.robust),
+                tried=_tried(found, clean),
                 broken=found.broken,
                 violations=found.violations.examples,
                 forwards=found.forwards,
                 batch_size=found.batch_size,
                 verify_batch_size=found.verify_batch_size,
+                warnings=found.warnings,
             )
             for attack in plan.attacks
             for found in read_outcomes(bench, attack.name, index)
         ]
-        students.append(StudentResult(**bench.student_facts(index), attacks=tuple(results)))
+        students.append(StudentResult(**facts, attacks=tuple(results)))
         flags += [Flag(student=index, **check) for check in read_json(bench.sanity_path(index))]
     return make_record(
         **_common(bench, cells, started),
@@ -67,6 +73,11 @@ def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime
         flags=tuple(flags),
         failure=None,
     )
+
+
+def _tried(outcome: AttackOutcome, clean: Tensor) -> str | None:
+    """Which examples were attacked; None where it is all that were right."""
+    return None if torch.equal(outcome.tried, clean) else pack_bits(outcome.tried)
 
 
 def failed(

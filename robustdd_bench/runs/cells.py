@@ -45,14 +45,18 @@ class Cell:
     stage: str
     """One of `STAGES`."""
     name: str
-    """Unique within the run, e.g. "attacks/3/pgd"."""
+    """Unique within the run, e.g. "attacks/3/pgd" or, of students 0 to 4, "attacks/0-4/pgd"."""
     output: Path
     inputs: tuple[Path, ...] = ()
     """Files of earlier cells that it reads."""
     data: tuple[str, ...] = ()
     """Hashes of the data it reads."""
-    student: int | None = None
+    students: tuple[int, ...] = ()
     attack: str | None = None
+    wave: int = 0
+    """Cells of a stage wait for those of smaller waves, and for nothing else of their stage."""
+    beside: tuple[Path, ...] = ()
+    """Further files that it writes, which no later cell reads."""
 
     @property
     def receipt_path(self) -> Path:
@@ -64,6 +68,8 @@ class Cell:
         found = read_receipt(self.receipt_path)
         try:
             if found is None or current_sha256(self.output) != found.sha256:
+                return None
+            if not all(path.is_file() for path in self.beside):
                 return None
             return found if self.inputs_sha256() == found.inputs_sha256 else None
         except OSError:

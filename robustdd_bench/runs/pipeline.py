@@ -140,27 +140,27 @@ def _run_stages(
     for stage in STAGES:
         position.stage = position.cell = stage
         cells = position.cells[stage] = bench.cells(stage)
-        todo = [cell for cell in cells if not cell.done()]
-        if not todo:
+        left = [cell for cell in cells if not cell.done()]
+        if not left:
             continue
-        with progress.stage(stage, len(cells), len(cells) - len(todo)) as step:
+        with progress.stage(stage, len(cells), len(cells) - len(left)) as step:
 
             def finished(cell: Cell, step: Callable[[], None] = step) -> None:
                 step()
 
-            executor.run(
-                todo,
-                Job(
-                    plan=bench.plan,
-                    out=out,
-                    data_root=bench.data_root,
-                    run_here=run_here,
-                    finished=finished,
-                ),
+            job = Job(
+                plan=bench.plan,
+                out=out,
+                data_root=bench.data_root,
+                run_here=run_here,
+                finished=finished,
             )
-        left = [cell.name for cell in todo if not cell.done()]
-        if left:
-            raise RunFailedError(f"the executor left cells undone: {', '.join(left[:3])}")
+            for wave in sorted({cell.wave for cell in left}):
+                todo = [cell for cell in left if cell.wave == wave]
+                executor.run(todo, job)
+                undone = [cell.name for cell in todo if not cell.done()]
+                if undone:
+                    raise RunFailedError(f"the executor left cells undone: {', '.join(undone[:3])}")
 
 
 def _save_figures(bench: Workbench, record: Record) -> None:

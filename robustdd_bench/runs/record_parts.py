@@ -5,19 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from robustdd_bench.models import StrictModel
 from robustdd_bench.plugins import NAME_PATTERN
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-Bits = Field(pattern=r"^[0-9]{1,7}:[A-Za-z0-9+/]*={0,2}$", max_length=2_000_000)
+BITS_PATTERN = r"^[0-9]{1,7}:[A-Za-z0-9+/]*={0,2}$"
+Bits = Field(pattern=BITS_PATTERN, max_length=2_000_000)
 Name = Field(pattern=NAME_PATTERN)
 
 
-class Part(BaseModel):
-    """What every part of a record has in common: no unknown keys, no NaN, no infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Part(StrictModel):
+    """What every part of a record has in common."""
 
 
 class MethodInfo(Part):
@@ -72,11 +72,16 @@ class SetInfo(Part):
 class AttackResult(Part):
     """What one attack at one eps did to one student."""
 
+    ADDED = frozenset({"tried", "warnings"})
+
     attack: str
     eps: float = Field(gt=0)
     seed: int
     robust: str = Bits
-    """Examples that the student still gets right, one bit each: "N:base64"."""
+    """Examples that the student still gets right, one bit each: "N:base64". Of an attack on
+    survivors: that it still gets right after the attacks before as well."""
+    tried: str | None = Field(default=None, pattern=BITS_PATTERN, max_length=2_000_000)
+    """Examples that were attacked; none: all that are right without an attack."""
     broken: int = Field(ge=0)
     violations: int = Field(ge=0)
     """Examples that left the ball or [0,1], or were not finite; none counts as broken."""
@@ -84,6 +89,8 @@ class AttackResult(Part):
     """Images the attack passed through the student."""
     batch_size: int = Field(gt=0)
     verify_batch_size: int = Field(gt=0)
+    warnings: tuple[str, ...] = ()
+    """What the attack says of its own result."""
 
 
 class StudentResult(Part):
@@ -169,14 +176,28 @@ class Commit(Part):
     dirty: bool
 
 
+class Adopted(Part):
+    """The run whose distilled set was taken over instead of being made again."""
+
+    run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    results_sha256: str = Sha256
+    torch: str
+    harness: str
+    commit: Commit | None
+
+
 class Costs(Part):
     """When, where and at what cost; a repeated run differs here and only here."""
+
+    ADDED = frozenset({"adopted"})
 
     started: datetime
     finished: datetime
     stages: tuple[StageTime, ...]
     environment: dict[str, Any]
     commit: Commit | None
+    adopted: Adopted | None = None
+    """If so, experts and distillation are that run's, their costs too."""
 
 
 class Failure(Part):

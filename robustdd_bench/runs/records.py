@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.outcomes import unpack_bits, worst_case
+from robustdd_bench.evaluation.outcomes import first_bits, unpack_bits, worst_case
 from robustdd_bench.evaluation.statistics import aggregate
 from robustdd_bench.files import parse_json, write_json
 from robustdd_bench.protocol.tracks import Track
@@ -43,14 +45,17 @@ from robustdd_bench.runs.record_parts import (
     StudentResult,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Version 2 adds attacks on survivors, at the headline eps or on a part of the split, what attacks
+say of themselves, and sets taken over from another run."""
 MAX_BYTES = 64 * 2**20
 
 
 class Record(Part):
     """A run: complete with results, or failed with a reason."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
     status: Literal["complete", "failed"]
     split: Literal["test", "validation"]
@@ -173,8 +178,39 @@ def _check_students(students: Sequence[StudentResult], data: DataInfo, track: Tr
                 raise ValueError(f"{where}: the number of outcomes is not the number of examples")
             if bool((robust & ~clean).any()):
                 raise ValueError(f"{where}: an example is right under attack but not without")
-            if result.broken != int(clean.sum()) - int(robust.sum()):
+            tried = clean if result.tried is None else unpack_bits(result.tried)
+            if len(tried) != len(clean) or bool((tried & ~clean).any()):
+                raise ValueError(f"{where}: an example was tried that is wrong without an attack")
+            if result.broken != int((tried & ~robust).sum()):
                 raise ValueError(f"{where}: broken is not the number of examples that fell")
+        _check_suite(student, clean, track)
+
+
+def _check_suite(student: StudentResult, clean: Tensor, track: Track) -> None:
+    """Raise ValueError unless each attack was tried on the examples that the track names."""
+    standing = dict.fromkeys(track.threat.ladder, clean)
+    for spec in track.attacks:
+        for eps in track.levels(spec):
+            where = f"student {student.index}, {spec.name} at eps {eps:g}"
+            result = next(
+                (r for r in student.attacks if (r.attack, r.eps) == (spec.name, eps)), None
+            )
+            if result is None:
+                raise ValueError(
+                    f"student {student.index} lacks outcomes of the track's suite: "
+                    f"{spec.name} at eps {eps:g}"
+                )
+            before = clean if spec.on == "all" else standing[eps]
+            expected = first_bits(before, spec.examples)
+            tried = clean if result.tried is None else unpack_bits(result.tried)
+            robust = unpack_bits(result.robust)
+            if not torch.equal(tried, expected):
+                raise ValueError(f"{where}: it was not tried on the examples that the track names")
+            if bool((robust & ~before).any()) or bool((before & ~tried & ~robust).any()):
+                raise ValueError(f"{where}: an outcome is not that of an example that was tried")
+            for larger in track.threat.ladder:
+                if larger >= eps:
+                    standing[larger] = standing[larger] & robust
 
 
 def _check_flags(flags: Sequence[Flag], students: int) -> None:
@@ -213,12 +249,12 @@ def aggregate_students(students: Sequence[StudentResult], track: Track) -> Aggre
         ValueError: a student lacks an attack at an eps of the ladder, or sizes differ.
     """
     ladder = list(track.threat.ladder)
-    names = [attack.name for attack in track.attacks]
+    suite = [(attack, eps) for attack in track.attacks for eps in track.levels(attack)]
     clean, robust, single = [], [], []
     size = len(unpack_bits(students[0].clean))
     for student in students:
         bits = {(r.attack, r.eps): unpack_bits(r.robust) for r in student.attacks}
-        if set(bits) != {(name, eps) for name in names for eps in ladder}:
+        if set(bits) != {(attack.name, eps) for attack, eps in suite}:
             raise ValueError(f"student {student.index} lacks outcomes of the track's suite")
         right = unpack_bits(student.clean)
         if {len(b) for b in [*bits.values(), right]} != {size}:
@@ -226,7 +262,12 @@ def aggregate_students(students: Sequence[StudentResult], track: Track) -> Aggre
         worst = worst_case(bits, right, ladder)
         clean.append(float(right.double().mean()))
         robust.append({eps: float(worst[eps].double().mean()) for eps in ladder})
-        single.append({key: float(b.double().mean()) for key, b in bits.items()})
+        single.append(
+            {
+                (attack.name, eps): float(bits[attack.name, eps][: attack.examples].double().mean())
+                for attack, eps in suite
+            }
+        )
     table = tuple(
         RobustAggregate(eps=eps, accuracy=_aggregate([r[eps] for r in robust], size))
         for eps in ladder
@@ -238,10 +279,13 @@ def aggregate_students(students: Sequence[StudentResult], track: Track) -> Aggre
         robust=table,
         attacks=tuple(
             AttackAggregate(
-                attack=name, eps=eps, accuracy=_aggregate([s[name, eps] for s in single], size)
+                attack=attack.name,
+                eps=eps,
+                accuracy=_aggregate(
+                    [s[attack.name, eps] for s in single], min(size, attack.examples or size)
+                ),
             )
-            for name in names
-            for eps in ladder
+            for attack, eps in suite
         ),
     )
 
@@ -276,7 +320,7 @@ def read_record(path: Path) -> Record:
     if not isinstance(value, dict) or "schema_version" not in value:
         raise UsageError(f"{path} is not a record: it has no schema_version")
     version = value["schema_version"]
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in READABLE or isinstance(version, bool):
         shown = repr(version)[:20]
         raise UsageError(
             f"{path}: schema_version {shown} is not known here (this is {SCHEMA_VERSION}); "

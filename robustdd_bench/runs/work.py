@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from torch import Tensor
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistilledSet, Progress, Reporter, StagedDistiller
 from robustdd_bench.errors import PluginError, RobustDDError
-from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, unpack_bits
+from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, standing, unpack_bits
 from robustdd_bench.evaluation.robustness import (
     AttackOutcome,
     Violations,
-    attack_student,
+    attack_students,
     classified,
 )
 from robustdd_bench.evaluation.sanity import check_student
@@ -172,8 +172,7 @@ def _check_recipe(bench: Workbench, distilled: DistilledSet) -> None:
 
 
 def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
-    assert cell.student is not None
-    plan, index = bench.plan, cell.student
+    plan, (index,) = bench.plan, cell.students
     distilled = bench.distilled()
     seeds = bench.seeds.shared()
     seed = seeds.seed("student-init", index)
@@ -211,56 +210,75 @@ def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
 
 
 def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
-    assert cell.student is not None
     assert cell.attack is not None
-    plan, index, name = bench.plan, cell.student, cell.attack
-    network, attack = bench.student(index), bench.attack(name)
-    clean = unpack_bits(bench.student_facts(index)["clean"])
+    plan, name, students = bench.plan, cell.attack, cell.students
+    networks = [bench.student(r) for r in students]
+    attack, spec = bench.attack(name), bench.attack_spec(name)
+    clean = [unpack_bits(bench.student_facts(r)["clean"]) for r in students]
+    before = [
+        [found for other in bench.earlier(name) for found in read_outcomes(bench, other, r)]
+        for r in students
+    ]
     evaluation, plugin = bench.evaluation, bench.registry.get("attacks", name).plugin
-    pixels, results, forwards = evaluation.pixels(), [], 0
-    with reporter.progress(f"{name} on student {index}", len(plan.track.threat.ladder)) as progress:
-        for eps in plan.track.threat.ladder:
-            outcome = attack_student(
-                network,
+    pixels, seeds = evaluation.pixels(), bench.seeds.shared()
+    results: list[dict[str, Any]] = []
+    forwards = 0
+    levels = plan.track.levels(spec)
+    with reporter.progress(f"{name} on {_students_text(students)}", len(levels)) as progress:
+        for eps in levels:
+            outcomes = attack_students(
+                networks,
                 pixels,
                 evaluation.labels,
                 attack,
                 bench.threat(eps),
-                bench.seeds.shared().seed("attack", name, index),
+                [seeds.seed("attack", name, r) for r in students],
                 plan.track.threat.batch_size,
-                clean,
+                [standing(bits, found, eps) for bits, found in zip(clean, before, strict=True)],
+                examples=spec.examples,
                 name=name,
                 plugin=plugin,
             )
-            forwards += outcome.forwards
-            results.append(outcome)
+            for r, found, outcome in zip(students, before, outcomes, strict=True):
+                if spec.on == "survivors":
+                    found.append(outcome)
+                forwards += outcome.forwards
+                results.append({"student": r} | outcome_to_json(outcome))
             progress.advance()
-    write_json(cell.output, [outcome_to_json(outcome) for outcome in results])
+    write_json(cell.output, results)
     return Work(forwards, "forwards")
 
 
+def _students_text(students: Sequence[int]) -> str:
+    if len(students) == 1:
+        return f"student {students[0]}"
+    return f"students {students[0]} to {students[-1]}"
+
+
 def outcome_to_json(outcome: AttackOutcome) -> dict[str, Any]:
-    """An outcome as JSON values, less its wall time, which belongs to the receipt."""
+    """An outcome as JSON values."""
     fields = dataclasses.asdict(outcome)
-    del fields["wall_s"]
-    return fields | {"robust": pack_bits(outcome.robust)}
+    return fields | {"robust": pack_bits(outcome.robust), "tried": pack_bits(outcome.tried)}
 
 
 def read_outcomes(bench: Workbench, attack: str, student: int) -> list[AttackOutcome]:
     """What an attack did to a student, an outcome for each eps of the ladder."""
     outcomes = []
-    for fields in read_json(bench.attack_path(attack, student)):
+    for fields in read_json(bench.attack_path(attack, bench.group_of(attack, student))):
         values = dict(fields)
+        if values.pop("student") != student:
+            continue
         values["threat"] = ThreatModel(**values["threat"])
         values["violations"] = Violations(**values["violations"])
         values["robust"] = unpack_bits(values["robust"])
-        outcomes.append(AttackOutcome(**values, wall_s=0.0))
+        values["tried"] = unpack_bits(values["tried"])
+        values["warnings"] = tuple(values["warnings"])
+        outcomes.append(AttackOutcome(**values))
     return outcomes
 
 
 def _sanity(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
-    assert cell.student is not None
-    index, plan = cell.student, bench.plan
+    (index,), plan = cell.students, bench.plan
     outcomes = []
     for attack in plan.attacks:
         outcomes += read_outcomes(bench, attack.name, index)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.protocol.tracks import AttackSpec
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.plan import Plan, method_entry
 from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
@@ -232,9 +233,34 @@ class Workbench:
         """Where a trained student is."""
         return self.folder / "cells" / f"student-{index}.safetensors"
 
-    def attack_path(self, name: str, index: int) -> Path:
-        """Where the outcomes of an attack on a student are."""
-        return self.folder / "cells" / f"attack-{name}-{index}.json"
+    def groups(self, attack: str) -> list[tuple[int, ...]]:
+        """The students that an attack moves together: all of them where that is faster.
+
+        On a GPU the kernels of one small network leave it idle. On the CPU students are attacked
+        one by one, which is as fast (benchmarks/results/), loses less when the run is killed, and
+        lets an executor spread them.
+        """
+        students = tuple(range(self.plan.track.students.count))
+        routed = getattr(self.registry.get("attacks", attack).load(), "routed", False)
+        together = routed and self.device.type == "cuda"
+        return [students] if together else [(r,) for r in students]
+
+    def group_of(self, attack: str, index: int) -> tuple[int, ...]:
+        """The group that a student is in."""
+        return next(group for group in self.groups(attack) if index in group)
+
+    def attack_path(self, name: str, group: Sequence[int]) -> Path:
+        """Where the outcomes of an attack on a group of students are."""
+        return self.folder / "cells" / f"attack-{name}-{_label(group)}.json"
+
+    def attack_spec(self, name: str) -> AttackSpec:
+        """What the track says of an attack."""
+        return next(spec for spec in self.plan.track.attacks if spec.name == name)
+
+    def earlier(self, name: str) -> list[str]:
+        """The attacks whose outcomes an attack needs: on survivors, those before it."""
+        names = [attack.name for attack in self.plan.attacks]
+        return names[: names.index(name)] if self.attack_spec(name).on == "survivors" else []
 
     def sanity_path(self, index: int) -> Path:
         """Where the checks of a student are."""
@@ -278,7 +304,8 @@ class Workbench:
 
     def cells(self, stage: str) -> list[Cell]:
         """The cells of a stage, independent of one another, in a fixed order."""
-        students, attacks = range(self.plan.track.students.count), self.plan.attacks
+        students = range(self.plan.track.students.count)
+        names = [attack.name for attack in self.plan.attacks]
         train, evaluation = self.data_hashes
         distilled = self.set_path
         if stage in ("experts", "distill"):
@@ -300,38 +327,56 @@ class Workbench:
                     output=self.student_path(r),
                     inputs=(distilled,),
                     data=(train, evaluation),
-                    student=r,
+                    students=(r,),
                 )
                 for r in students
             ]
         if stage == "attacks":
-            return [
-                Cell(
-                    stage=stage,
-                    name=f"{stage}/{r}/{a.name}",
-                    output=self.attack_path(a.name, r),
-                    inputs=(distilled, self.student_path(r)),
-                    data=(train, evaluation),
-                    student=r,
-                    attack=a.name,
-                )
-                for r in students
-                for a in attacks
-            ]
+            return self._attack_cells()
         return [
             Cell(
                 stage=stage,
                 name=f"{stage}/{r}",
                 output=self.sanity_path(r),
-                inputs=(
-                    distilled,
-                    self.student_path(r),
-                    *(self.attack_path(a.name, r) for a in attacks),
-                ),
+                inputs=(distilled, self.student_path(r), *self._attack_files(names, (r,))),
                 data=(train, evaluation),
-                student=r,
+                students=(r,),
             )
             for r in students
+        ]
+
+    def _attack_cells(self) -> list[Cell]:
+        """Cells of the attacks; one on survivors comes in a wave after all before it."""
+        cells, wave = [], 0
+        for attack in self.plan.attacks:
+            earlier = self.earlier(attack.name)
+            wave += bool(earlier)
+            cells += [
+                Cell(
+                    stage="attacks",
+                    name=f"attacks/{_label(group)}/{attack.name}",
+                    output=self.attack_path(attack.name, group),
+                    inputs=(
+                        self.set_path,
+                        *(self.student_path(r) for r in group),
+                        *self._attack_files(earlier, group),
+                    ),
+                    data=self.data_hashes,
+                    students=group,
+                    attack=attack.name,
+                    wave=wave if earlier else 0,
+                )
+                for group in self.groups(attack.name)
+            ]
+        return cells
+
+    def _attack_files(self, attacks: Sequence[str], students: Sequence[int]) -> list[Path]:
+        """The files of those attacks that hold outcomes of any of those students."""
+        return [
+            self.attack_path(name, group)
+            for name in attacks
+            for group in self.groups(name)
+            if set(group) & set(students)
         ]
 
     def cell(self, name: str) -> Cell:
@@ -345,6 +390,11 @@ class Workbench:
             if cell.name == name:
                 return cell
         raise UsageError(f"run {self.plan.run_id()} has no cell {name!r}")
+
+
+def _label(group: Sequence[int]) -> str:
+    """A group of students in the name of a file or cell: "3" or "0-4"."""
+    return str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}"
 
 
 def _alone(split: Split) -> Split:
