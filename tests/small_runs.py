@@ -18,6 +18,7 @@ from robustdd_bench.runs.plan import make_plan
 from robustdd_bench.runs.progress import NullReporter
 
 TRACK = Path(__file__).parent / "data" / "fast.toml"
+SUITE = TRACK.with_name("suite.toml")
 MATCHING = (
     "experts=2",
     "start_epochs=1",

@@ -63,13 +63,18 @@ def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str
     ladder = [0.0, *track.threat.ladder]
     for spec in track.attacks:
         rows = [a for a in aggregates.attacks if a.attack == spec.name]
-        values = [aggregates.clean.mean, *(row.accuracy.mean for row in rows)]
+        points = [(row.eps, 100 * row.accuracy.mean) for row in rows]
+        if spec.at == "ladder":
+            points.insert(0, (0.0, 100 * aggregates.clean.mean))
+        label = f"{spec.name} alone" if spec.on == "all" else f"and {spec.name}"
+        if spec.examples is not None:
+            label += f", first {spec.examples} examples"
         axes.plot(
-            ladder,
-            [100 * v for v in values],
+            *zip(*points, strict=True),
             linestyle="--",
             linewidth=1,
-            label=f"{spec.name} alone",
+            marker="x" if len(points) == 1 else "",
+            label=label,
         )
     worst = [aggregates.clean, *(row.accuracy for row in aggregates.robust)]
     means = [100 * w.mean for w in worst]

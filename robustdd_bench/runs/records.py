@@ -189,12 +189,11 @@ def _check_students(students: Sequence[StudentResult], data: DataInfo, track: Tr
 def _check_suite(student: StudentResult, clean: Tensor, track: Track) -> None:
     """Raise ValueError unless each attack was tried on the examples that the track names."""
     standing = dict.fromkeys(track.threat.ladder, clean)
+    outcomes = {(result.attack, result.eps): result for result in student.attacks}
     for spec in track.attacks:
         for eps in track.levels(spec):
             where = f"student {student.index}, {spec.name} at eps {eps:g}"
-            result = next(
-                (r for r in student.attacks if (r.attack, r.eps) == (spec.name, eps)), None
-            )
+            result = outcomes.get((spec.name, eps))
             if result is None:
                 raise ValueError(
                     f"student {student.index} lacks outcomes of the track's suite: "
