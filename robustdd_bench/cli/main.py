@@ -56,6 +56,9 @@ COMMANDS = {
     "publish": LazyCommand(
         "robustdd_bench.cli.board:publish_command", "Copy a run to the board and rebuild it."
     ),
+    "verify": LazyCommand(
+        "robustdd_bench.cli.verify:verify", "Hold a run's record against its witnesses."
+    ),
     "board": LazyCommand(
         "robustdd_bench.cli.board:board", "Build, check and show the board of published runs."
     ),

@@ -59,6 +59,11 @@ _OPTIONS = (
     click.option(
         "--validate", is_flag=True, help="Judge on a split of the training data (tuning)."
     ),
+    click.option(
+        "--witnesses",
+        is_flag=True,
+        help="Keep an adversarial example for each that fell, for `robustdd verify`.",
+    ),
     click.option("--fresh", is_flag=True, help="Forget what this run has computed; start anew."),
     click.option("--dry-run", is_flag=True, help="Print the resolved plan and do nothing."),
     json_option,
@@ -167,6 +172,7 @@ def _execute(session: Session, plan: Plan, options: dict[str, Any]) -> None:
         reporter=lambda folder: make_reporter(folder, publish=publish),
         download=options["download"],
         fresh=options["fresh"],
+        witnesses=options["witnesses"],
     )
     if options["as_json"]:
         print_json(summary(finished.record) | {"folder": str(finished.folder)})

@@ -34,11 +34,16 @@ class TrainedStudent:
 
     def sha256(self) -> str:
         """Hash of every weight."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_sha256(self.network)
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Hash of every weight and buffer of a network."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def total_steps(spec: StudentSpec, images: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
 from robustdd_bench.evaluation.robustness import AttackOutcome
+from robustdd_bench.evaluation.witnesses import load, merge, save
 from robustdd_bench.files import read_json
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.environment import environment, source_commit
@@ -34,6 +35,7 @@ from robustdd_bench.runs.work import read_outcomes
 from robustdd_bench.runs.workbench import Workbench
 
 MAX_REASON = 2000
+WITNESSES = "witnesses.safetensors"
 
 
 def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> Record:
@@ -73,6 +75,18 @@ def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime
         flags=tuple(flags),
         failure=None,
     )
+
+
+def save_witnesses(bench: Workbench, record: Record) -> None:
+    """Write the witnesses of a run that kept them: one for each student and example that fell."""
+    images = bench.evaluation.pixels().cpu()
+    parts = [
+        load(bench.witness_path(attack.name, group), images)[0]
+        for attack in bench.plan.attacks
+        for group in bench.groups(attack.name)
+    ]
+    about = {"run_id": record.run_id, "results_sha256": record.results_sha256}
+    save(bench.folder / WITNESSES, merge(parts), images, about)
 
 
 def _tried(outcome: AttackOutcome, clean: Tensor) -> str | None:

@@ -27,6 +27,8 @@ class Job:
     out: Path
     """The folder under which runs and the shared store live."""
     data_root: Path
+    witnesses: bool
+    """Whether adversarial examples are kept."""
     run_here: Callable[[Cell], None]
     """Runs a cell in this process; raises what the cell raises."""
     finished: Callable[[Cell], None]
@@ -38,6 +40,7 @@ class Job:
             "plan": self.plan.to_dict(),
             "out": str(self.out.resolve()),
             "data_root": str(self.data_root.resolve()),
+            "witnesses": self.witnesses,
         }
 
 

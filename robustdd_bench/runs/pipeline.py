@@ -23,7 +23,7 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.plugins import Registry
-from robustdd_bench.runs.assembly import assemble, failed
+from robustdd_bench.runs.assembly import WITNESSES, assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import STAGES, Cell, receipts_hold
 from robustdd_bench.runs.executors import Executor, Job
 from robustdd_bench.runs.figures import save_distilled, save_robustness
@@ -72,6 +72,7 @@ def execute(
     reporter: ReporterFactory,
     download: bool = False,
     fresh: bool = False,
+    witnesses: bool = False,
 ) -> Finished:
     """Run a plan, or what is left of it.
 
@@ -84,6 +85,7 @@ def execute(
         reporter: makes the reporter for the run's folder.
         download: whether a missing dataset may be downloaded.
         fresh: forget what this run has computed (stored experts, shared by runs, are kept).
+        witnesses: keep an adversarial example of each student and example that fell.
 
     Raises:
         UsageError: the call cannot work, or another process is running the same plan.
@@ -95,7 +97,7 @@ def execute(
         if fresh:
             _forget(folder)
         _sweep(folder)
-        bench = Workbench(plan, registry, out, data_root, download=download)
+        bench = Workbench(plan, registry, out, data_root, download=download, witnesses=witnesses)
         finished = _existing(bench)
         if finished is not None:
             return finished
@@ -108,6 +110,8 @@ def execute(
                 position.stage = position.cell = "record"
                 record = assemble(bench, position.known(), started)
                 _save_figures(bench, record)
+                if witnesses:
+                    save_witnesses(bench, record)
             except KeyboardInterrupt as interrupt:
                 raise KeyboardInterrupt(_kept(bench, position)) from interrupt
             except UsageError:
@@ -152,6 +156,7 @@ def _run_stages(
                 plan=bench.plan,
                 out=out,
                 data_root=bench.data_root,
+                witnesses=bench.witnesses,
                 run_here=run_here,
                 finished=finished,
             )
@@ -244,7 +249,8 @@ def _existing(bench: Workbench) -> Finished | None:
             return None
         assert record.data is not None
         assert record.distilled is not None
-        if not all((folder / name).is_file() for name in KEPT) or not receipts_hold(folder):
+        kept = (*KEPT, WITNESSES) if bench.witnesses else KEPT
+        if not all((folder / name).is_file() for name in kept) or not receipts_hold(folder):
             return None
         if DistilledSet.load(bench.set_path).sha256() != record.distilled.sha256:
             return None

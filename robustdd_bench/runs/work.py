@@ -28,6 +28,7 @@ from robustdd_bench.evaluation.robustness import (
 )
 from robustdd_bench.evaluation.sanity import check_student
 from robustdd_bench.evaluation.students import train_student
+from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
 from robustdd_bench.files import read_json, write_json, write_safetensors
 from robustdd_bench.plugins import Registry
 from robustdd_bench.runs.cells import Cell
@@ -72,7 +73,13 @@ def run_remote(
         reporter: where progress goes.
     """
     plan = Plan.from_dict(message["plan"])
-    bench = Workbench(plan, registry, Path(message["out"]), Path(message["data_root"]))
+    bench = Workbench(
+        plan,
+        registry,
+        Path(message["out"]),
+        Path(message["data_root"]),
+        witnesses=message["witnesses"],
+    )
     with threads(plan.threads):
         run_cell(bench, bench.cell(name), reporter)
 
@@ -224,8 +231,15 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
     results: list[dict[str, Any]] = []
     forwards = 0
     levels = plan.track.levels(spec)
+    parts: list[Witnesses] = []
     with reporter.progress(f"{name} on {_students_text(students)}", len(levels)) as progress:
         for eps in levels:
+
+            def keep(position: int, places: Tensor, moved: Tensor, eps: float = eps) -> None:
+                parts.append(
+                    _witnesses(bench, networks[position], students[position], places, moved, eps)
+                )
+
             outcomes = attack_students(
                 networks,
                 pixels,
@@ -238,6 +252,7 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 examples=spec.examples,
                 name=name,
                 plugin=plugin,
+                keep=keep if bench.witnesses else None,
             )
             for r, found, outcome in zip(students, before, outcomes, strict=True):
                 if spec.on == "survivors":
@@ -246,7 +261,32 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 results.append({"student": r} | outcome_to_json(outcome))
             progress.advance()
     write_json(cell.output, results)
+    if bench.witnesses:
+        none = torch.zeros(0, dtype=torch.int64)
+        parts.append(Witnesses(none, none, none.double(), pixels[:0].cpu()))
+        save(cell.beside[0], merge(parts), pixels.cpu(), {"cell": cell.name})
     return Work(forwards, "forwards")
+
+
+def _witnesses(
+    bench: Workbench,
+    network: torch.nn.Module,
+    student: int,
+    places: Tensor,
+    moved: Tensor,
+    eps: float,
+) -> Witnesses:
+    """What an attack found against a student, on the 8-bit grid where that will do."""
+    evaluation = bench.evaluation
+    images, labels = evaluation.pixels()[places], evaluation.labels[places]
+    size = bench.plan.track.threat.batch_size
+    kept = rounded(network, images, moved, labels, bench.threat(eps), size)
+    return Witnesses(
+        torch.full((len(places),), student),
+        places.cpu(),
+        torch.full((len(places),), eps, dtype=torch.float64),
+        kept.cpu(),
+    )
 
 
 def _students_text(students: Sequence[int]) -> str:

@@ -39,10 +39,18 @@ class Workbench:
         out: the folder under which runs and the shared store live.
         data_root: where datasets are looked for.
         download: whether a missing dataset may be downloaded.
+        witnesses: whether adversarial examples are kept.
     """
 
     def __init__(
-        self, plan: Plan, registry: Registry, out: Path, data_root: Path, *, download: bool = False
+        self,
+        plan: Plan,
+        registry: Registry,
+        out: Path,
+        data_root: Path,
+        *,
+        download: bool = False,
+        witnesses: bool = False,
     ) -> None:
         self.plan = plan
         self.registry = registry
@@ -50,6 +58,7 @@ class Workbench:
         self.store = out / "store"
         self.data_root = data_root
         self.download = download
+        self.witnesses = witnesses
         self.device = torch.device(plan.device)
         self.seeds = Seeds(plan.seed, plan.track.name, plan.method)
         self._factories: dict[Preprocessing, NetworkFactory] = {}
@@ -253,6 +262,10 @@ class Workbench:
         """Where the outcomes of an attack on a group of students are."""
         return self.folder / "cells" / f"attack-{name}-{_label(group)}.json"
 
+    def witness_path(self, name: str, group: Sequence[int]) -> Path:
+        """Where the witnesses that an attack found are."""
+        return self.folder / "cells" / f"witness-{name}-{_label(group)}.safetensors"
+
     def attack_spec(self, name: str) -> AttackSpec:
         """What the track says of an attack."""
         return next(spec for spec in self.plan.track.attacks if spec.name == name)
@@ -365,6 +378,7 @@ class Workbench:
                     students=group,
                     attack=attack.name,
                     wave=wave if earlier else 0,
+                    beside=(self.witness_path(attack.name, group),) if self.witnesses else (),
                 )
                 for group in self.groups(attack.name)
             ]
