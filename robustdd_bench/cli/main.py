@@ -35,7 +35,7 @@ COMMANDS = {
     ),
     "evaluate": LazyCommand(
         "robustdd_bench.cli.run:evaluate",
-        "Train students on a distilled set that is given, and attack them.",
+        "Train students on a distilled set that is there already, and attack them.",
     ),
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."

@@ -12,6 +12,7 @@ import click
 from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option, out_option
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.errors import UsageError
 from robustdd_bench.terminal import one_line
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def run(
 
 
 @click.command("evaluate")
-@click.argument("file", type=click.Path(path_type=Path), metavar="SET")
+@click.argument("source", type=click.Path(path_type=Path), metavar="SET")
 @click.option(
     "--format",
     "file_format",
@@ -130,16 +131,29 @@ def run(
     help="Format of the file.",
 )
 @run_options
+@click.pass_context
 @pass_session
-def evaluate(session: Session, /, file: Path, file_format: str, **options: Any) -> None:
-    """Train students on a distilled set that is given, and attack them.
+def evaluate(
+    session: Session,
+    /,
+    context: click.Context,
+    source: Path,
+    file_format: str,
+    **options: Any,
+) -> None:
+    """Train students on a distilled set that is there already, and attack them.
 
-    SET is a `distilled.safetensors` written by `robustdd run`.
+    SET is a `distilled.safetensors` written by `robustdd run`. It may also be the folder of a run,
+    published or not: the run is then done again from its set on, with its method, seed and split,
+    under the version of its track that is installed (or under --track).
     """
+    if source.is_dir():
+        _evaluate_run(session, context, source, options)
+        return
     from robustdd_bench.runs.given import store_set
     from robustdd_bench.runs.plan import make_plan
 
-    digest = store_set(file, options["out"] / "store")
+    digest = store_set(source, options["out"] / "store")
     plan = make_plan(
         session.registry,
         method="given",
@@ -153,7 +167,36 @@ def evaluate(session: Session, /, file: Path, file_format: str, **options: Any) 
     _execute(session, plan, options)
 
 
-def _execute(session: Session, plan: Plan, options: dict[str, Any]) -> None:
+def _evaluate_run(
+    session: Session, context: click.Context, source: Path, options: dict[str, Any]
+) -> None:
+    """Do a run again from its distilled set on."""
+    from robustdd_bench.runs.adoption import plan_again
+
+    for name, what in (("seed", "seed"), ("validate", "split")):
+        if _given(context, name):
+            raise UsageError(f"--{name}: the {what} is the run's; leave the option out")
+    plan, record = plan_again(
+        session.registry,
+        source,
+        track=options["track"] if _given(context, "track") else None,
+        device=options["device"],
+        threads=options["threads"],
+    )
+    _execute(session, plan, options, (source, record))
+
+
+def _given(context: click.Context, name: str) -> bool:
+    """Whether an option was in the call."""
+    return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _execute(
+    session: Session,
+    plan: Plan,
+    options: dict[str, Any],
+    source: tuple[Path, Record] | None = None,
+) -> None:
     executor = session.registry.get("executors", options["executor"])
     if options["dry_run"]:
         _print_plan(plan, options)
@@ -173,6 +216,7 @@ def _execute(session: Session, plan: Plan, options: dict[str, Any]) -> None:
         download=options["download"],
         fresh=options["fresh"],
         witnesses=options["witnesses"],
+        source=source,
     )
     if options["as_json"]:
         print_json(summary(finished.record) | {"folder": str(finished.folder)})

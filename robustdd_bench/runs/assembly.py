@@ -15,6 +15,7 @@ from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
 from robustdd_bench.evaluation.robustness import AttackOutcome
 from robustdd_bench.evaluation.witnesses import load, merge, save
 from robustdd_bench.files import read_json
+from robustdd_bench.runs.adoption import Adoption, read_adoption
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.environment import environment, source_commit
 from robustdd_bench.runs.record_parts import (
@@ -129,10 +130,10 @@ def failed(
     )
 
 
-def _stage_times(cells: Sequence[Cell]) -> tuple[StageTime, ...]:
-    """Costs by stage, from the receipts of its cells."""
-    times = []
-    for stage in STAGES:
+def _stage_times(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageTime, ...]:
+    """Costs by stage, from the receipts of its cells, or from the run a set was taken from."""
+    times = [] if adoption is None else list(adoption.stages)
+    for stage in STAGES[2:] if adoption else STAGES:
         found = [cell.receipt() for cell in cells if cell.stage == stage]
         receipts = [receipt for receipt in found if receipt is not None]
         if receipts:
@@ -156,6 +157,7 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
     """What complete and failed records share."""
     plan = bench.plan
     commit = source_commit()
+    adoption = read_adoption(bench.folder)
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": plan.run_id(),
@@ -184,9 +186,10 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
         "costs": Costs(
             started=started,
             finished=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-            stages=_stage_times(cells),
+            stages=_stage_times(cells, adoption),
             environment=environment(),
             commit=None if commit is None else Commit(**commit),
+            adopted=None if adoption is None else adoption.origin,
         ),
     }
 

@@ -23,6 +23,7 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.plugins import Registry
+from robustdd_bench.runs.adoption import adopt, adopted_cell
 from robustdd_bench.runs.assembly import WITNESSES, assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import STAGES, Cell, receipts_hold
 from robustdd_bench.runs.executors import Executor, Job
@@ -73,6 +74,7 @@ def execute(
     download: bool = False,
     fresh: bool = False,
     witnesses: bool = False,
+    source: tuple[Path, Record] | None = None,
 ) -> Finished:
     """Run a plan, or what is left of it.
 
@@ -86,6 +88,7 @@ def execute(
         download: whether a missing dataset may be downloaded.
         fresh: forget what this run has computed (stored experts, shared by runs, are kept).
         witnesses: keep an adversarial example of each student and example that fell.
+        source: folder and record of a run whose distilled set is taken over; see `plan_again`.
 
     Raises:
         UsageError: the call cannot work, or another process is running the same plan.
@@ -106,6 +109,8 @@ def execute(
         with reporter(folder) as progress:
             try:
                 bench.prepare()
+                if source is not None:
+                    _adopt(bench, *source)
                 _run_stages(bench, executor, progress, out, position)
                 position.stage = position.cell = "record"
                 record = assemble(bench, position.known(), started)
@@ -130,6 +135,16 @@ def execute(
             write_record(folder / "record.json", record)
         shutil.rmtree(folder / "work", ignore_errors=True)
     return Finished(record, folder, reused=False)
+
+
+def _adopt(bench: Workbench, run: Path, record: Record) -> None:
+    """Take over a set, unless this run has made its own already."""
+    if any(cell.done() for cell in bench.cells("distill")):
+        return
+    if record.data is not None and bench.data_hashes[0] != record.data.train_sha256:
+        raise UsageError(f"the set of {run} was made of other data than those at hand")
+    cell = adopted_cell(bench.folder, bench.set_path, bench.data_hashes[0])
+    adopt(bench.folder, run, record, cell)
 
 
 def _run_stages(

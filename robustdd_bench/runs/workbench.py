@@ -25,6 +25,7 @@ from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdou
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec
+from robustdd_bench.runs.adoption import ADOPTED, adopted_cell
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.plan import Plan, method_entry
 from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
@@ -321,6 +322,9 @@ class Workbench:
         names = [attack.name for attack in self.plan.attacks]
         train, evaluation = self.data_hashes
         distilled = self.set_path
+        if stage in ("experts", "distill") and (self.folder / ADOPTED).exists():
+            adopted = adopted_cell(self.folder, distilled, train)
+            return [adopted] if stage == "distill" else []
         if stage in ("experts", "distill"):
             parts = self.parts()
             if stage == "distill":

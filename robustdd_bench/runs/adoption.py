@@ -1,0 +1,177 @@
+"""Taking over the distilled set of a run, to evaluate it again without making it again.
+
+A new version of a track has another suite or other students, while the set would come out the
+same: distillation depends on neither. `adopted.json` in the new run's folder then stands for its
+experts and its distillation; the record names the run they are from and carries their costs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.errors import UsageError
+from robustdd_bench.files import atomic_write, file_sha256, write_json
+from robustdd_bench.models import StrictModel
+from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.tracks import Track, load_track
+from robustdd_bench.runs.cells import Cell
+from robustdd_bench.runs.plan import (
+    Plan,
+    assignment,
+    config_class,
+    make_plan,
+    method_entry,
+    preset_values,
+)
+from robustdd_bench.runs.record_parts import Adopted, StageTime
+from robustdd_bench.runs.records import Record, read_record
+
+ADOPTED = "adopted.json"
+
+
+class Adoption(StrictModel):
+    """What stands for the experts and the distillation of a run."""
+
+    origin: Adopted
+    set_sha256: str
+    """Hash of the set's file."""
+    stages: tuple[StageTime, ...]
+    """What they cost there."""
+
+
+def plan_again(
+    registry: Registry, run: Path, *, track: str | None, **options: Any
+) -> tuple[Plan, Record]:
+    """The plan that evaluates the set of a finished run under a track, and the run's record.
+
+    Args:
+        registry: the installed plugins.
+        run: the folder of the run, published or not.
+        track: name or file of a track; None: the run's, in the version that is installed.
+        **options: further arguments of `make_plan`.
+
+    Raises:
+        UsageError: there is no finished run, its set is missing or another one, or under that
+            track the method would make another set.
+    """
+    record = read_record(run / "record.json")
+    if record.status != "complete" or record.distilled is None:
+        raise UsageError(f"{run} did not end; there is no set to evaluate")
+    if record.method.plugin == "builtin":
+        raise UsageError(f"{run} evaluated a given set; evaluate the set's file")
+    _check_file(run, record)
+    method, name = record.method, track or record.track.name
+    resolved = load_track(name, registry)
+    _check_track(record.track, resolved)
+    plan = make_plan(
+        registry,
+        method=method.name,
+        track=name,
+        assignments=_assignments(registry, record, resolved),
+        preset=method.preset,
+        seed=record.seed,
+        validate=record.split == "validation",
+        **options,
+    )
+    if (dict(plan.config), plan.version) != (method.config, method.version):
+        raise UsageError(
+            f"{run} was made by another version of method {method.name!r}; run the method again"
+        )
+    return plan, record
+
+
+def _check_file(run: Path, record: Record) -> None:
+    assert record.distilled is not None
+    if DistilledSet.load(run / "distilled.safetensors").sha256() != record.distilled.sha256:
+        raise UsageError(f"the distilled set in {run} is not that of its record")
+
+
+def _check_track(old: Track, new: Track) -> None:
+    """Raise UsageError unless a method sees the same task under both tracks."""
+
+    def seen(track: Track) -> Mapping[str, Any]:
+        return {
+            "data": track.data,
+            "network": track.network,
+            "preprocessing": track.preprocessing,
+            "threat.norm": track.threat.norm,
+            "threat.headline": track.threat.headline,
+            "students.augmentation": track.students.augmentation,
+            "name, which is in the seeds": track.name,
+        }
+
+    before, after = seen(old), seen(new)
+    changed = [key for key, value in before.items() if after[key] != value]
+    if changed:
+        raise UsageError(
+            f"under track {new.id} the method would make another set ({', '.join(changed)} "
+            f"differ from {old.id}); run it again"
+        )
+
+
+def _assignments(registry: Registry, record: Record, track: Track) -> list[str]:
+    """What has to be set beside the preset to get the record's configuration."""
+    from robustdd_bench.config import build_config, config_to_dict
+
+    method = record.method
+    entry = method_entry(registry, method.name)
+    distiller = entry.load()
+    named = preset_values(distiller, method.preset, track, entry.plugin)
+    owner = f"method {method.name!r}"
+    base = config_to_dict(build_config(config_class(distiller, owner), named, owner))
+    return [
+        assignment(key, value)
+        for key, value in method.config.items()
+        if key not in base or base[key] != value
+    ]
+
+
+def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:
+    """Put the set of `run` into the folder of a new run, and sign its cell.
+
+    Args:
+        folder: the new run's folder.
+        run: the folder the set is taken from.
+        record: its record.
+        cell: `adopted_cell` of the new run.
+    """
+    if cell.done():
+        return
+    source = run / cell.output.name
+    with source.open("rb") as file, atomic_write(cell.output) as copy:
+        shutil.copyfileobj(file, copy)
+    stages = tuple(s for s in record.costs.stages if s.stage in ("experts", "distill"))
+    before = record.costs.adopted
+    origin = before or Adopted(
+        run_id=record.run_id,
+        results_sha256=record.results_sha256,
+        torch=record.torch,
+        harness=record.harness,
+        commit=record.costs.commit,
+    )
+    adoption = Adoption(origin=origin, set_sha256=file_sha256(cell.output), stages=stages)
+    write_json(folder / ADOPTED, adoption.model_dump(mode="json"))
+    cell.sign(wall_s=0.0, peak_bytes=0, items=0, unit="steps")
+
+
+def adopted_cell(folder: Path, output: Path, train_sha256: str) -> Cell:
+    """The cell that stands for experts and distillation."""
+    return Cell(
+        stage="distill",
+        name="distill",
+        output=output,
+        inputs=(folder / ADOPTED,),
+        data=(train_sha256,),
+    )
+
+
+def read_adoption(folder: Path) -> Adoption | None:
+    """The adoption of a run's set, if there is a valid one."""
+    try:
+        return Adoption.model_validate_json((folder / ADOPTED).read_bytes(), strict=True)
+    except (OSError, ValueError):
+        return None
