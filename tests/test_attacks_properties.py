@@ -134,13 +134,9 @@ def test_attack_works_where_gradients_are_off_and_parameters_frozen(name, norm):
         assert torch.equal(perturb(*arguments), expected)
 
 
-@each_attack
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in ATTACKS), *ROUNDS.items()])
 @each_norm
-@pytest.mark.parametrize("config", ["quick", "rounds"])
-def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, config):
-    if config == "rounds" and name not in ROUNDS:
-        pytest.skip("it has a single round")
-    options = ROUNDS[name] if config == "rounds" else {}
+def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, options):
     model, images, labels = row_problem()
     attack, threat = quick_attack(name, **options), ThreatModel(norm, 0.04)
     whole = perturb(attack, model, images, labels, threat)

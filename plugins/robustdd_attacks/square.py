@@ -171,7 +171,9 @@ def _square(draws_B2: Tensor, size_HW: torch.Size, side: int) -> tuple[Tensor, T
 
 def _shifted(problem: Problem, signs: Tensor) -> Tensor:
     """The images moved by eps in the directions of the signs, within [0,1]."""
-    return (problem.images + problem.threat.eps * signs).clamp(0, 1)
+    # In the images' dtype: a float times integers would be float32.
+    delta = problem.threat.eps * signs.to(problem.images.dtype)
+    return (problem.images + delta).clamp(0, 1)
 
 
 def stripes(problem: Problem) -> Tensor:
