@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
@@ -30,6 +31,28 @@ def registered_attacks() -> dict[str, type[Attack]]:
 def make_attack(name: str, **config: object) -> Attack:
     kind = registered_attacks()[name]
     return kind(kind.Config(**config))
+
+
+def quick_attack(name: str, **config: object) -> Attack:
+    """The attack with its `quick_config`, or its defaults where it has none."""
+    kind = registered_attacks()[name]
+    quick = getattr(kind, "quick_config", kind.Config)()
+    return kind(dataclasses.replace(quick, **config))
+
+
+class Students(RoutedModel):
+    """Several networks as one model; row b belongs to network `owner[b]`."""
+
+    def __init__(self, networks: list[nn.Module], owner: Tensor) -> None:
+        self.networks, self.owner = networks, owner
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert len(images) == len(self.owner)
+        answers = torch.stack([network(images) for network in self.networks])
+        return answers[self.owner, torch.arange(len(images))]
+
+    def select(self, keep: Tensor) -> Students:
+        return Students(self.networks, self.owner[keep])
 
 
 def perturb(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attack_models import linear_problem, make_attack, perturb
+from attack_models import linear_problem, make_attack, perturb, quick_attack
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.evaluation.outcomes import accuracy
@@ -10,14 +10,16 @@ from robustdd_bench.evaluation.robustness import attack_student
 
 SHAPES = [(1, 1, 1), (1, 2, 3), (1, 8, 8), (3, 7, 5), (3, 32, 32)]
 EXACT = {
-    "fgsm": {},
-    "pgd": {"random_start": False},
-    "pgd-one-step": {"random_start": False, "steps": 1},
+    "fgsm": ("fgsm", {}),
+    "pgd": ("pgd", {"random_start": False}),
+    "pgd-one-step": ("pgd", {"random_start": False, "steps": 1}),
+    "mim": ("mim", {}),
 }
 
 
-def exact(name):
-    return make_attack(name.partition("-")[0], **EXACT[name])
+def exact(label):
+    name, config = EXACT[label]
+    return make_attack(name, **config)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -70,11 +72,13 @@ def test_the_edge_of_the_ball_is_reached_to_nine_digits(name, norm):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("targeted", [False, True])
-def test_pgd_from_random_starts_gets_there_too(norm, shape, targeted):
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-dlr", "apgd-t"])
+def test_random_starts_get_there_too(name, norm, shape, targeted):
     problem = linear_problem(shape, norm)
     labels = 1 - problem.labels if targeted else problem.labels
     threat = ThreatModel(norm, problem.eps, targeted)
-    found = perturb(make_attack("pgd"), problem.model, problem.images, labels, threat, batch_size=8)
+    attack = make_attack(name, steps=25)
+    found = perturb(attack, problem.model, problem.images, labels, threat, batch_size=8)
     broken = problem.model(found).argmax(1) != problem.labels
     assert torch.equal(broken, problem.distances <= problem.eps)
 
@@ -113,13 +117,15 @@ def test_an_absolute_step_that_is_too_short_does_not_arrive():
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("name", ["noise", "fgsm", "pgd"])
+@pytest.mark.parametrize(
+    "name", ["noise", "fgsm", "pgd", "mim", "apgd-ce", "apgd-dlr", "apgd-t", "square"]
+)
 def test_accuracy_never_rises_with_eps(name, norm):
     problem = linear_problem((1, 4, 4), norm)
     counts = []
     for eps in (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.08):
         found = perturb(
-            make_attack(name),
+            quick_attack(name),
             problem.model,
             problem.images,
             problem.labels,

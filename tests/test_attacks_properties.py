@@ -5,7 +5,16 @@ import dataclasses
 
 import pytest
 import torch
-from attack_models import RowNetwork, make_attack, perturb, registered_attacks, rng, trained_network
+from attack_models import (
+    RowNetwork,
+    Students,
+    make_attack,
+    perturb,
+    quick_attack,
+    registered_attacks,
+    rng,
+    trained_network,
+)
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from robustdd_bench.attacks import Attack, ThreatModel
@@ -16,6 +25,17 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 ATTACKS = sorted(registered_attacks())
 NORMS = ["Linf", "L2"]
+ROUTED = [name for name in ATTACKS if registered_attacks()[name].routed]
+# So that examples leave between two rounds.
+ROUNDS = {
+    "pgd": {"restarts": 4, "steps": 3},
+    "apgd-ce": {"restarts": 3, "steps": 5},
+    "apgd-dlr": {"restarts": 3, "steps": 5},
+    "apgd-t": {"targets": 3, "steps": 5},
+    "square": {"restarts": 2, "queries": 20},
+}
+# An attack may wait for the device between two rounds only: here there is no more than one.
+ONE_ROUND = {"apgd-t": {"targets": 1}, "square": {"queries": 50}}
 HEADLINE = {"Linf": 0.1, "L2": 0.6}
 
 each_attack = pytest.mark.parametrize("name", ATTACKS)
@@ -28,8 +48,10 @@ def row_problem(shape=(1, 4, 4), classes=4, count=24):
     return model, images, model(images).argmax(1)
 
 
-def test_the_plugin_registers_noise_fgsm_and_pgd():
-    assert {"noise", "fgsm", "pgd"} <= set(ATTACKS)
+def test_the_plugin_registers_its_attacks():
+    assert {"noise", "fgsm", "pgd", "mim", "apgd-ce", "apgd-dlr", "apgd-t", "square"} <= set(
+        ATTACKS
+    )
     entries = collect(get_plugin_manager()).entries["attacks"]
     assert all(entries[name].summary for name in ATTACKS)
 
@@ -55,7 +77,7 @@ def test_examples_stay_in_the_ball_and_in_the_box(name, norm, targeted, eps):
     if targeted:
         labels = (labels + 1) % 10
     threat = ThreatModel(norm, eps, targeted)
-    found = perturb(make_attack(name), task.model, images, labels, threat)
+    found = perturb(quick_attack(name), task.model, images, labels, threat)
     assert found.shape == images.shape
     assert found.dtype == images.dtype
     assert not found.requires_grad
@@ -70,7 +92,9 @@ def test_examples_stay_in_the_ball_and_in_the_box(name, norm, targeted, eps):
 @each_norm
 def test_eps_zero_changes_nothing(name, norm):
     task = trained_network()
-    found = perturb(make_attack(name), task.model, task.images, task.labels, ThreatModel(norm, 0.0))
+    found = perturb(
+        quick_attack(name), task.model, task.images, task.labels, ThreatModel(norm, 0.0)
+    )
     assert torch.equal(found, task.images)
 
 
@@ -83,7 +107,7 @@ def test_images_labels_and_model_stay_untouched(name, norm):
         parameter.grad = torch.ones_like(parameter)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     images, labels = task.images[:20].clone(), task.labels[:20].clone()
-    perturb(make_attack(name), model, images, labels, ThreatModel(norm, 0.1))
+    perturb(quick_attack(name), model, images, labels, ThreatModel(norm, 0.1))
     assert torch.equal(images, task.images[:20])
     assert not images.requires_grad
     assert torch.equal(labels, task.labels[:20])
@@ -99,21 +123,17 @@ def test_images_labels_and_model_stay_untouched(name, norm):
 def test_attack_works_where_gradients_are_off_and_parameters_frozen(name, norm):
     task = trained_network()
     threat = ThreatModel(norm, HEADLINE[norm])
-    arguments = (make_attack(name), task.model, task.images[:30], task.labels[:30], threat)
+    arguments = (quick_attack(name), task.model, task.images[:30], task.labels[:30], threat)
     expected = perturb(*arguments)
     with torch.no_grad(), frozen(task.model):
         assert torch.equal(perturb(*arguments), expected)
 
 
-@each_attack
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in ATTACKS), *ROUNDS.items()])
 @each_norm
-@pytest.mark.parametrize("config", ["default", "restarts"])
-def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, config):
-    options = {"restarts": 4, "steps": 3} if config == "restarts" else {}
-    if options and name != "pgd":
-        options = {}
+def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, options):
     model, images, labels = row_problem()
-    attack, threat = make_attack(name, **options), ThreatModel(norm, 0.04)
+    attack, threat = quick_attack(name, **options), ThreatModel(norm, 0.04)
     whole = perturb(attack, model, images, labels, threat)
     for batch_size in (1, 3, 8):
         found = perturb(attack, model, images, labels, threat, batch_size=batch_size)
@@ -125,13 +145,41 @@ def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, config)
     assert torch.equal(shuffled, whole[order])
 
 
+@pytest.mark.parametrize("name", ROUTED)
+@each_norm
+def test_students_attacked_together_get_what_each_gets_alone_bit_for_bit(name, norm):
+    networks = [RowNetwork(16, 4, seed=seed) for seed in (0, 5, 9)]
+    images = torch.rand(10, 1, 4, 4, generator=rng(3), dtype=torch.float64)
+    attack = quick_attack(name, **ROUNDS.get(name, {}))
+    threat = ThreatModel(norm, {"Linf": 0.04, "L2": 0.15}[norm])
+    labels = [network(images).argmax(1) for network in networks]
+    alone = [
+        perturb(attack, network, images, truth, threat)
+        for network, truth in zip(networks, labels, strict=True)
+    ]
+    broken = torch.stack(
+        [network(x).argmax(1) for network, x in zip(networks, alone, strict=True)]
+    ) != torch.stack(labels)
+    assert 0 < broken.sum() < broken.numel()
+    order = torch.randperm(30, generator=rng(4))
+    owner, place = order // 10, order % 10
+    found = attack.perturb(
+        Students(networks, owner),
+        images[place],
+        torch.stack(labels)[owner, place],
+        threat,
+        ExampleGenerator(0, place),
+    )
+    assert torch.equal(found, torch.stack(alone)[owner, place])
+
+
 @each_attack
 @each_norm
 def test_outcome_does_not_depend_on_the_batch_size(name, norm):
     task = trained_network()
     threat = ThreatModel(norm, HEADLINE[norm])
     outcomes = [
-        attack_student(task.model, task.images, task.labels, make_attack(name), threat, 5, size)
+        attack_student(task.model, task.images, task.labels, quick_attack(name), threat, 5, size)
         for size in (7, 32, 500)
     ]
     assert torch.equal(outcomes[0].robust, outcomes[1].robust)
@@ -145,7 +193,7 @@ def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
     clean = classified(task.model, task.images, task.labels, 64)
     for eps in (0.05, 0.2, 1.0):
         outcome = attack_student(
-            task.model, task.images, task.labels, make_attack(name), ThreatModel(norm, eps), 0, 64
+            task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64
         )
         assert not (outcome.robust & ~clean).any()
         assert outcome.violations.examples == 0
@@ -156,7 +204,7 @@ def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
 def test_a_large_eps_leaves_at_most_chance(name, norm, eps):
     task = trained_network()
     outcome = attack_student(
-        task.model, task.images, task.labels, make_attack(name), ThreatModel(norm, eps), 0, 64
+        task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64
     )
     assert accuracy(outcome.robust) <= 0.1
 
@@ -190,7 +238,7 @@ def test_a_model_of_nan_gives_no_nan_pixels(name, norm):
             return x.flatten(1)[:, :3] * float("nan")
 
     _, images, labels = row_problem(classes=3)
-    found = perturb(make_attack(name), Diverged(), images, labels, ThreatModel(norm, 0.1))
+    found = perturb(quick_attack(name), Diverged(), images, labels, ThreatModel(norm, 0.1))
     assert found.isfinite().all()
 
 
@@ -198,7 +246,7 @@ def test_a_model_of_nan_gives_no_nan_pixels(name, norm):
 @each_norm
 def test_an_empty_batch_comes_back_empty(name, norm):
     model, images, labels = row_problem()
-    found = make_attack(name).perturb(
+    found = quick_attack(name).perturb(
         model, images[:0], labels[:0], ThreatModel(norm, 0.1), ExampleGenerator(0, labels[:0])
     )
     assert found.shape == images[:0].shape
@@ -207,12 +255,13 @@ def test_an_empty_batch_comes_back_empty(name, norm):
 @each_attack
 @each_norm
 def test_nothing_waits_for_the_device(name, norm):
+    attack, threat = quick_attack(name, **ONE_ROUND.get(name, {})), ThreatModel(norm, 0.1)
     # Fake tensors hold no data: reading a value, or branching on one, raises.
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = RowNetwork(16, 4)
         images, labels = torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.arange(5) % 4
         generator = ExampleGenerator(0, torch.arange(5))
-        found = make_attack(name).perturb(model, images, labels, ThreatModel(norm, 0.1), generator)
+        found = attack.perturb(model, images, labels, threat, generator)
         assert found.shape == (5, 1, 4, 4)
         with pytest.raises(DataDependentOutputException):
             found.max().item()
@@ -222,13 +271,14 @@ def test_nothing_waits_for_the_device(name, norm):
 @each_attack
 @each_norm
 def test_nothing_waits_for_the_gpu(name, norm):
+    attack, threat = quick_attack(name, **ONE_ROUND.get(name, {})), ThreatModel(norm, 0.1)
     model = RowNetwork(16, 4).cuda()
     images = torch.rand(5, 1, 4, 4, dtype=torch.float64, device="cuda")
     labels = torch.arange(5, device="cuda") % 4
     generator = ExampleGenerator(0, torch.arange(5, device="cuda"))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = make_attack(name).perturb(model, images, labels, ThreatModel(norm, 0.1), generator)
+        found = attack.perturb(model, images, labels, threat, generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found.shape == images.shape

@@ -1,4 +1,4 @@
-"""The attacks of robustdd-bench: noise, FGSM and PGD."""
+"""The attacks of robustdd-bench."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def robustdd_register_attacks(register: Register) -> None:
     register("noise", "robustdd_attacks.noise:Noise", "random noise, the worst of several draws")
     register("fgsm", "robustdd_attacks.fgsm:FGSM", "one gradient step to the edge of the ball")
     register("pgd", "robustdd_attacks.pgd:PGD", "projected gradient ascent, best iterate kept")
+    register("mim", "robustdd_attacks.mim:MIM", "PGD along a momentum of the gradients")
+    register(
+        "apgd-ce", "robustdd_attacks.apgd:APGDCE", "PGD that sets its own steps, cross-entropy"
+    )
+    register("apgd-dlr", "robustdd_attacks.apgd:APGDDLR", "APGD on the ratio of logit differences")
+    register("apgd-t", "robustdd_attacks.apgd:APGDT", "APGD towards each of the likeliest classes")
+    register("square", "robustdd_attacks.square:Square", "random search with squares, no gradients")

@@ -1,4 +1,4 @@
-"""What the attacks share: the score they climb, directions, random points, the best so far.
+"""What the attacks share: score, directions, random points, the best so far, ascent and restarts.
 
 Shapes: B examples, C channels, H height, W width, K classes.
 
@@ -12,11 +12,37 @@ masking). This is a deviation in rounding only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from robustdd_bench.attacks import Model, Norm, ThreatModel
+from robustdd_bench.attacks import Model, Norm, ThreatModel, rows
 from robustdd_bench.toolkit.randomness import ExampleGenerator
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What `Attack.perturb` is given, in one piece: rows leave all of it or nothing."""
+
+    model: Model
+    images: Tensor
+    """(B,C,H,W)."""
+    labels: Tensor
+    """(B,)."""
+    threat: ThreatModel
+    generator: ExampleGenerator
+
+    def select(self, keep: Tensor) -> Problem:
+        """The problem of some rows (`keep`: indices or a mask); its streams move on their own."""
+        return Problem(
+            rows(self.model, keep),
+            self.images[keep],
+            self.labels[keep],
+            self.threat,
+            self.generator.select(keep),
+        )
 
 
 def judge(logits_BK: Tensor, labels_B: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
@@ -72,7 +98,8 @@ def in_ball(images_BCHW: Tensor, threat: ThreatModel, generator: ExampleGenerato
     if threat.norm == "Linf":
         delta = generator.uniform(shape, -threat.eps, threat.eps, dtype)
     else:
-        radius = generator.uniform((1, 1, 1), dtype=dtype) ** (1 / shape.numel())
+        # By logarithms: pow rounds otherwise at the end of a batch than inside it.
+        radius = (generator.uniform((1, 1, 1), dtype=dtype).log() / shape.numel()).exp()
         delta = threat.eps * radius * on_sphere(images_BCHW, generator)
     return threat.project(images_BCHW + delta, images_BCHW)
 
@@ -96,11 +123,16 @@ class Best:
         self.success = torch.where(better, success_B, self.success)
         self.score = torch.where(better, score_B, self.score)
 
+    def at(self, places_M: Tensor) -> Best:
+        """What is held for some of the examples."""
+        part = Best.__new__(Best)
+        part.images = self.images[places_M]
+        part.success, part.score = self.success[places_M], self.score[places_M]
+        return part
+
     def merge(self, places_M: Tensor, other: Best) -> None:
         """Take what is better in `other`, whose M examples are those at `places_M` here."""
-        held = Best.__new__(Best)
-        held.images = self.images[places_M]
-        held.success, held.score = self.success[places_M], self.score[places_M]
+        held = self.at(places_M)
         held.offer(other.images, other.success, other.score)
         self.images = self.images.index_copy(0, places_M, held.images)
         self.success = self.success.index_copy(0, places_M, held.success)
@@ -111,3 +143,57 @@ def _better(success: Tensor, score: Tensor, held_success: Tensor, held_score: Te
     return ~score.isnan() & (
         (success & ~held_success) | ((success == held_success) & (score > held_score))
     )
+
+
+def ascend(
+    problem: Problem,
+    start_BCHW: Tensor,
+    steps: int,
+    step: float,
+    smooth: Callable[[Tensor], Tensor] = torch.Tensor.detach,
+) -> Best:
+    """Projected steps of one length, in the directions of the gradients; the best point visited.
+
+    The device never waits for the host in it.
+
+    Args:
+        problem: what to attack.
+        start_BCHW: the first point.
+        steps: how many steps to take.
+        step: length of each, in the norm of the threat model.
+        smooth: makes of each gradient (B,C,H,W) in turn what the step follows.
+    """
+    model, threat, targeted = problem.model, problem.threat, problem.threat.targeted
+    best, x = Best(problem.images), start_BCHW
+    for _ in range(steps):
+        gradient, success, score = ascent(model, x, problem.labels, targeted)
+        best.offer(x, success, score)
+        move = step * direction(smooth(gradient), threat.norm)
+        x = threat.project(x + move, problem.images)
+    with torch.no_grad():
+        best.offer(x, *judge(model(x), problem.labels, targeted))
+    return best
+
+
+def restarts(problem: Problem, count: int, climb: Callable[[Problem, Tensor, int], Best]) -> Tensor:
+    """The best of several rounds; only examples that are still unbroken take part in the next.
+
+    Args:
+        problem: what to attack.
+        count: how many rounds at most, at least 1.
+        climb: one round: of the problem of the M rows left, their places (M,) in `problem` and
+            the number of the round. It must make the same number of draws for each example
+            whatever the batch, as the next round goes on with the same streams.
+
+    Returns:
+        (B,C,H,W). The device waits for the host once before each round but the first.
+    """
+    places = torch.arange(len(problem.images), device=problem.images.device)
+    best = climb(problem, places, 0)
+    for turn in range(1, count):
+        left = (~best.success[places]).nonzero().squeeze(1)
+        if len(left) == 0:
+            break
+        places, problem = places[left], problem.select(left)
+        best.merge(places, climb(problem, places, turn))
+    return best.images

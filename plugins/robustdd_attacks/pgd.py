@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from robustdd_attacks.common import Best, ascent, direction, in_ball, judge
-from robustdd_bench.attacks import Attack, Model, ThreatModel, rows
+from robustdd_attacks.common import Best, Problem, ascend, in_ball, restarts
+from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 
@@ -61,35 +60,14 @@ class PGD(Attack):
         generator: ExampleGenerator,
     ) -> Tensor:
         """Adversarial examples; see `Attack.perturb`."""
-        best = self._climb(model, images, labels, threat, generator)
-        places = torch.arange(len(images), device=images.device)
-        for _ in range(1, self.config.restarts):
-            left = (~best.success[places]).nonzero().squeeze(1)  # the one wait of a restart
-            if len(left) == 0:
-                break
-            places, generator = places[left], generator.select(left)
-            there = rows(model, places)
-            again = self._climb(there, images[places], labels[places], threat, generator)
-            best.merge(places, again)
-        return best.images
-
-    def _climb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Best:
-        """One restart; the device never waits for the host in it."""
         config = self.config
         step = config.step_size or config.relative_step * threat.eps / config.steps
-        best = Best(images)
-        x = in_ball(images, threat, generator) if config.random_start else images
-        for _ in range(config.steps):
-            gradient, success, score = ascent(model, x, labels, threat.targeted)
-            best.offer(x, success, score)
-            x = threat.project(x + step * direction(gradient, threat.norm), images)
-        with torch.no_grad():
-            best.offer(x, *judge(model(x), labels, threat.targeted))
-        return best
+
+        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
+            x = part.images
+            if config.random_start:
+                x = in_ball(x, threat, part.generator)
+            return ascend(part, x, config.steps, step)
+
+        problem = Problem(model, images, labels, threat, generator)
+        return restarts(problem, config.restarts, climb)
