@@ -32,6 +32,18 @@ def make_attack(name: str, **config: object) -> Attack:
     return kind(kind.Config(**config))
 
 
+QUICK: dict[str, dict[str, object]] = {
+    "autoattack": {"attacks": ("apgd-ce",)},
+    "cw": {"steps": 15, "binary_steps": 3, "initial_c": 0.1, "learning_rate": 0.05},
+    "ddn": {"steps": 30},
+}
+"""Settings for promises that hold with any number of steps."""
+
+
+def quick_attack(name: str, **config: object) -> Attack:
+    return make_attack(name, **{**QUICK.get(name, {}), **config})
+
+
 def perturb(
     attack: Attack,
     model: nn.Module,

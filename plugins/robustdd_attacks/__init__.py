@@ -16,3 +16,9 @@ def robustdd_register_attacks(register: Register) -> None:
     register("noise", "robustdd_attacks.noise:Noise", "random noise, the worst of several draws")
     register("fgsm", "robustdd_attacks.fgsm:FGSM", "one gradient step to the edge of the ball")
     register("pgd", "robustdd_attacks.pgd:PGD", "projected gradient ascent, best iterate kept")
+    register(
+        "deepfool", "robustdd_attacks.deepfool:DeepFool", "steps to the nearest linearised boundary"
+    )
+    register("cw", "robustdd_attacks.cw:CW", "Carlini and Wagner's L2 attack, with a search over c")
+    register("ddn", "robustdd_attacks.ddn:DDN", "decoupled direction and norm: least L2 distance")
+    register("autoattack", "robustdd_attacks.autoattack:AutoAttack", "AutoAttack, by pyautoattack")
