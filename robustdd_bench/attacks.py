@@ -83,11 +83,19 @@ class Attack(abc.ABC):
     repeats them or puts them in another order."""
     white_box: ClassVar[bool] = True
     """Whether it uses the model's gradients; one that does not should not break more."""
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2")
+    """The norms it can attack in; `perturb` raises a UsageError for any other."""
+    batch_dependent: ClassVar[bool] = False
+    """True: what it finds for an example depends on the other examples of the batch, because its
+    random numbers are drawn for the batch as a whole. Its result then changes a little with the
+    batch size, and holds only together with the batch size that the record names."""
+    warnings: list[str]
+    """What the attack has to say about its own result, each kind of remark once over the life of
+    the object; kept in the record."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self.warnings: list[str] = []
-        """What the attack has to say of its own result; kept in the record."""
+        self.warnings = []
 
     @abc.abstractmethod
     def perturb(

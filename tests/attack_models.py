@@ -33,9 +33,19 @@ def make_attack(name: str, **config: object) -> Attack:
     return kind(kind.Config(**config))
 
 
+QUICK: dict[str, dict[str, object]] = {
+    "autoattack": {"attacks": ("apgd-ce",)},
+    "cw": {"steps": 15, "binary_steps": 3, "initial_c": 0.1, "learning_rate": 0.05},
+    "ddn": {"steps": 30},
+}
+"""Settings for promises that hold with any number of steps."""
+
+
 def quick_attack(name: str, **config: object) -> Attack:
     """The attack with its `quick_config`, or its defaults where it has none."""
     kind = registered_attacks()[name]
+    if name in QUICK:
+        return make_attack(name, **{**QUICK[name], **config})
     quick = getattr(kind, "quick_config", kind.Config)()
     return kind(dataclasses.replace(quick, **config))
 

@@ -18,6 +18,7 @@ from attack_models import (
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import accuracy
 from robustdd_bench.evaluation.robustness import attack_student, classified, frozen, tolerance
 from robustdd_bench.plugins import collect, get_plugin_manager
@@ -25,7 +26,6 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 ATTACKS = sorted(registered_attacks())
 NORMS = ["Linf", "L2"]
-ROUTED = [name for name in ATTACKS if registered_attacks()[name].routed]
 # So that examples leave between two rounds.
 ROUNDS = {
     "pgd": {"restarts": 4, "steps": 3},
@@ -35,11 +35,31 @@ ROUNDS = {
     "square": {"restarts": 2, "queries": 20},
 }
 # An attack may wait for the device between two rounds only: here there is no more than one.
-ONE_ROUND = {"apgd-t": {"targets": 1}, "square": {"queries": 50}}
+ONE_ROUND = {
+    "apgd-t": {"targets": 1},
+    "square": {"queries": 50},
+    "deepfool": {"check_every": 0, "steps": 8},
+}
 HEADLINE = {"Linf": 0.1, "L2": 0.6}
 
 each_attack = pytest.mark.parametrize("name", ATTACKS)
 each_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+def each_case(*, batch_independent=False, routed=False):
+    """Every attack with every norm it knows."""
+    return pytest.mark.parametrize(
+        ("name", "norm"),
+        [
+            (name, norm)
+            for name, kind in sorted(registered_attacks().items())
+            for norm in kind.norms
+            if not (batch_independent and kind.batch_dependent) and not (routed and not kind.routed)
+        ],
+    )
+
+
+UNTARGETED = {"deepfool", "autoattack"}
 
 
 def row_problem(shape=(1, 4, 4), classes=4, count=24):
@@ -52,6 +72,7 @@ def test_the_plugin_registers_its_attacks():
     assert {"noise", "fgsm", "pgd", "mim", "apgd-ce", "apgd-dlr", "apgd-t", "square"} <= set(
         ATTACKS
     )
+    assert {"deepfool", "cw", "ddn", "autoattack"} <= set(ATTACKS)
     entries = collect(get_plugin_manager()).entries["attacks"]
     assert all(entries[name].summary for name in ATTACKS)
 
@@ -67,8 +88,7 @@ def test_attack_has_a_frozen_configuration_with_defaults(name):
             setattr(config, field.name, None)
 
 
-@each_attack
-@each_norm
+@each_case()
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("eps", [0.0, 0.03, 0.6, 3.0])
 def test_examples_stay_in_the_ball_and_in_the_box(name, norm, targeted, eps):
@@ -77,6 +97,10 @@ def test_examples_stay_in_the_ball_and_in_the_box(name, norm, targeted, eps):
     if targeted:
         labels = (labels + 1) % 10
     threat = ThreatModel(norm, eps, targeted)
+    if targeted and name in UNTARGETED:
+        with pytest.raises(UsageError, match="no targeted version"):
+            perturb(quick_attack(name), task.model, images, labels, threat)
+        return
     found = perturb(quick_attack(name), task.model, images, labels, threat)
     assert found.shape == images.shape
     assert found.dtype == images.dtype
@@ -88,8 +112,7 @@ def test_examples_stay_in_the_ball_and_in_the_box(name, norm, targeted, eps):
     assert distance.max() <= eps + tolerance(images.dtype, eps)
 
 
-@each_attack
-@each_norm
+@each_case()
 def test_eps_zero_changes_nothing(name, norm):
     task = trained_network()
     found = perturb(
@@ -98,8 +121,7 @@ def test_eps_zero_changes_nothing(name, norm):
     assert torch.equal(found, task.images)
 
 
-@each_attack
-@each_norm
+@each_case()
 def test_images_labels_and_model_stay_untouched(name, norm):
     task = trained_network()
     model = copy.deepcopy(task.model)
@@ -118,8 +140,7 @@ def test_images_labels_and_model_stay_untouched(name, norm):
         assert torch.equal(parameter, before[key])
 
 
-@each_attack
-@each_norm
+@each_case()
 def test_attack_works_where_gradients_are_off_and_parameters_frozen(name, norm):
     task = trained_network()
     threat = ThreatModel(norm, HEADLINE[norm])
@@ -129,9 +150,12 @@ def test_attack_works_where_gradients_are_off_and_parameters_frozen(name, norm):
         assert torch.equal(perturb(*arguments), expected)
 
 
-@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in ATTACKS), *ROUNDS.items()])
-@each_norm
-def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, options):
+@each_case(batch_independent=True)
+@pytest.mark.parametrize("rounds", ["default", "several"])
+def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, rounds):
+    if rounds == "several" and name not in ROUNDS:
+        pytest.skip("it has one round")
+    options = ROUNDS[name] if rounds == "several" else {}
     model, images, labels = row_problem()
     attack, threat = quick_attack(name, **options), ThreatModel(norm, 0.04)
     whole = perturb(attack, model, images, labels, threat)
@@ -145,8 +169,7 @@ def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, options
     assert torch.equal(shuffled, whole[order])
 
 
-@pytest.mark.parametrize("name", ROUTED)
-@each_norm
+@each_case(batch_independent=True, routed=True)
 def test_students_attacked_together_get_what_each_gets_alone_bit_for_bit(name, norm):
     networks = [RowNetwork(16, 4, seed=seed) for seed in (0, 5, 9)]
     images = torch.rand(10, 1, 4, 4, generator=rng(3), dtype=torch.float64)
@@ -173,8 +196,7 @@ def test_students_attacked_together_get_what_each_gets_alone_bit_for_bit(name, n
     assert torch.equal(found, torch.stack(alone)[owner, place])
 
 
-@each_attack
-@each_norm
+@each_case(batch_independent=True)
 def test_outcome_does_not_depend_on_the_batch_size(name, norm):
     task = trained_network()
     threat = ThreatModel(norm, HEADLINE[norm])
@@ -186,8 +208,7 @@ def test_outcome_does_not_depend_on_the_batch_size(name, norm):
     assert torch.equal(outcomes[0].robust, outcomes[2].robust)
 
 
-@each_attack
-@each_norm
+@each_case()
 def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
     task = trained_network()
     clean = classified(task.model, task.images, task.labels, 64)
@@ -199,10 +220,11 @@ def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
         assert outcome.violations.examples == 0
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "noise"])
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.5), ("L2", 4.0)])
-def test_a_large_eps_leaves_at_most_chance(name, norm, eps):
-    task = trained_network()
+@each_case()
+def test_a_large_eps_leaves_at_most_chance(name, norm):
+    if name == "noise":
+        pytest.skip("noise does not look for anything")
+    task, eps = trained_network(), {"Linf": 0.5, "L2": 4.0}[norm]
     outcome = attack_student(
         task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64
     )
@@ -230,8 +252,7 @@ def test_stronger_attacks_break_more(norm):
     assert left[0] > left[1] > left[2]
 
 
-@each_attack
-@each_norm
+@each_case()
 def test_a_model_of_nan_gives_no_nan_pixels(name, norm):
     class Diverged(torch.nn.Module):
         def forward(self, x):
@@ -242,8 +263,7 @@ def test_a_model_of_nan_gives_no_nan_pixels(name, norm):
     assert found.isfinite().all()
 
 
-@each_attack
-@each_norm
+@each_case()
 def test_an_empty_batch_comes_back_empty(name, norm):
     model, images, labels = row_problem()
     found = quick_attack(name).perturb(
@@ -252,8 +272,7 @@ def test_an_empty_batch_comes_back_empty(name, norm):
     assert found.shape == images[:0].shape
 
 
-@each_attack
-@each_norm
+@each_case(routed=True)
 def test_nothing_waits_for_the_device(name, norm):
     attack, threat = quick_attack(name, **ONE_ROUND.get(name, {})), ThreatModel(norm, 0.1)
     # Fake tensors hold no data: reading a value, or branching on one, raises.
@@ -268,8 +287,7 @@ def test_nothing_waits_for_the_device(name, norm):
 
 
 @pytest.mark.gpu
-@each_attack
-@each_norm
+@each_case(routed=True)
 def test_nothing_waits_for_the_gpu(name, norm):
     attack, threat = quick_attack(name, **ONE_ROUND.get(name, {})), ThreatModel(norm, 0.1)
     model = RowNetwork(16, 4).cuda()

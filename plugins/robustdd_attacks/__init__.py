@@ -23,3 +23,9 @@ def robustdd_register_attacks(register: Register) -> None:
     register("apgd-dlr", "robustdd_attacks.apgd:APGDDLR", "APGD on the ratio of logit differences")
     register("apgd-t", "robustdd_attacks.apgd:APGDT", "APGD towards each of the likeliest classes")
     register("square", "robustdd_attacks.square:Square", "random search with squares, no gradients")
+    register(
+        "deepfool", "robustdd_attacks.deepfool:DeepFool", "steps to the nearest linearised boundary"
+    )
+    register("cw", "robustdd_attacks.cw:CW", "Carlini and Wagner's L2 attack, with a search over c")
+    register("ddn", "robustdd_attacks.ddn:DDN", "decoupled direction and norm: least L2 distance")
+    register("autoattack", "robustdd_attacks.autoattack:AutoAttack", "AutoAttack, by pyautoattack")

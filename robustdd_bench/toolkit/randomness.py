@@ -57,6 +57,17 @@ class ExampleGenerator:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def seed(self) -> int:
+        """The one seed of all examples, for code that brings a generator of its own.
+
+        Raises:
+            ValueError: each example has a seed of its own.
+        """
+        if isinstance(self._seed, Tensor):
+            raise ValueError("each example of this batch has a seed of its own")
+        return self._seed
+
     def select(self, keep: Tensor) -> ExampleGenerator:
         """The streams of some of the examples, at the same point (`keep`: indices or a mask).
 
