@@ -57,7 +57,7 @@ COMMANDS = {
         "robustdd_bench.cli.board:publish_command", "Copy a run to the board and rebuild it."
     ),
     "board": LazyCommand(
-        "robustdd_bench.cli.board:board", "Build, check and show the board of published runs."
+        "robustdd_bench.cli.board:board", "Build, check, show and compare published runs."
     ),
     "check-plugin": LazyCommand(
         "robustdd_bench.cli.check:check_plugin",
