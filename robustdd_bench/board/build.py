@@ -8,24 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.board.publish import Published, current, published
-from robustdd_bench.board.standings import Standing, standings
+from robustdd_bench.board.ranking import Division, Ranked, divisions
 from robustdd_bench.files import write_json
 from robustdd_bench.runs.record_parts import AggregateInfo
 from robustdd_bench.runs.records import Record
 
-BOARD_VERSION = 1
+BOARD_VERSION = 2
+"""2: rows have `rank`, `tied`, `division` and `scores`."""
 
 
 def _accuracy(info: AggregateInfo) -> dict[str, Any]:
     return info.model_dump(mode="json")
 
 
-def board_row(standing: Standing, folders: Mapping[str, str]) -> dict[str, Any]:
+def board_row(division: Division, row: Ranked, folders: Mapping[str, str]) -> dict[str, Any]:
     """One row: a method with one configuration over its seeds, and the runs it is made of."""
+    standing = row.standing
     ladder = standing.records[0].track.threat.ladder
     return {
         "method": standing.method,
         "reference": standing.reference,
+        "division": division.name,
+        "rank": row.rank,
+        "tied": row.tied,
+        "scores": asdict(row.scores),
         "seeds": [record.seed for record in standing.records],
         "clean": asdict(standing.clean),
         "headline": asdict(standing.headline),
@@ -57,12 +63,12 @@ def run_entry(record: Record, folder: str) -> dict[str, Any]:
 
 
 def board(runs: list[Published], root: Path) -> dict[str, Any]:
-    """The whole board: tracks by name, rows by rank."""
+    """The whole board: tracks by name, rows by division and rank."""
     folders = {run.record.run_id: run.folder.relative_to(root).as_posix() for run in runs}
     tracks = []
     for name in sorted({run.record.track.name for run in runs}):
-        rows = standings(current(runs, name))
-        track = rows[0].records[0].track
+        records = current(runs, name)
+        track = records[0].track
         tracks.append(
             {
                 "track": name,
@@ -72,7 +78,11 @@ def board(runs: list[Published], root: Path) -> dict[str, Any]:
                 "headline_eps": track.threat.headline,
                 "ladder": list(track.threat.ladder),
                 "attacks": [attack.name for attack in track.attacks],
-                "rows": [board_row(standing, folders) for standing in rows],
+                "rows": [
+                    board_row(division, row, folders)
+                    for division in divisions(records)
+                    for row in division.rows
+                ],
             }
         )
     return {"board_version": BOARD_VERSION, "tracks": tracks}

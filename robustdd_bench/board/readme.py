@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdd_bench.board.publish import current, published
+from robustdd_bench.board.ranking import divisions
 from robustdd_bench.board.standings import headings, standings
-from robustdd_bench.board.tables import markdown
+from robustdd_bench.board.tables import division_title, markdown
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import atomic_write
 from robustdd_bench.protocol.tracks import eps_label
@@ -16,24 +17,34 @@ from robustdd_bench.runs.records import Record
 
 BEGIN, END = "<!-- begin board -->", "<!-- end board -->"
 
+TIES = (
+    "Methods share the rank of the one that leads their group if the 95 % interval of their paired "
+    "difference to it at the headline eps contains 0 (`robustdd board compare`)."
+)
+
 
 def section(root: Path) -> str:
     """Markdown: a table a track, with what it was measured on and the commands that repeat it."""
     runs = published(root)
     parts = []
     for name in sorted({run.record.track.name for run in runs}):
-        rows = standings(current(runs, name))
-        records = [record for standing in rows for record in standing.records]
+        records = current(runs, name)
         track = records[0].track
+        found = divisions(records)
         attacks = ", ".join(attack.name for attack in track.attacks)
         examples = records[0].data.evaluation_examples if records[0].data else 0
         parts.append(f"**{track.id}**: {track.summary}.\n")
-        parts.append(markdown(headings(track), [standing.cells() for standing in rows]))
+        for division in found:
+            if len(found) > 1 or division.name != "hard":
+                parts.append(f"{division_title(division.name)}:\n")
+            parts.append(markdown(["rank", *headings(track)], [r.cells() for r in division.rows]))
         parts.append(
             f"Accuracy in %, mean ± standard deviation over distillation seeds (of one seed: over "
             f"its {track.students.count} students); {examples} test images; "
-            f"{track.threat.norm} eps, * headline; worst case over {attacks}. {_where(records)}\n"
+            f"{track.threat.norm} eps, * headline; worst case over {attacks}. {_where(records)} "
+            f"{TIES}\n"
         )
+        rows = [row.standing for division in found for row in division.rows]
         commands = "\n".join(standing.records[0].command for standing in rows)
         parts.append(f"```console\n{commands}\n```\n")
     return "\n".join(parts) if parts else "Nothing has been published yet.\n"
@@ -90,7 +101,7 @@ def plot(path: Path, root: Path, track: str) -> None:
             markersize=4,
             capsize=2,
             linestyle="--" if standing.reference else "-",
-            label=standing.cells()[0],
+            label=standing.label,
         )
     axes.axvline(protocol.threat.headline, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in protocol.threat.ladder)])

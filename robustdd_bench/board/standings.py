@@ -64,6 +64,12 @@ class Standing:
         return self.records[0].method.reference
 
     @property
+    def division(self) -> str:
+        """The kind of labels of its sets, "hard" or "soft"."""
+        distilled = self.records[0].distilled
+        return distilled.labels if distilled else "hard"
+
+    @property
     def clean(self) -> Spread:
         """Clean accuracy."""
         return spread([r.aggregates.clean for r in self.records if r.aggregates])
@@ -79,12 +85,18 @@ class Standing:
         tables = [r.aggregates.robust for r in self.records if r.aggregates]
         return [spread([row.accuracy for row in rows]) for rows in zip(*tables, strict=True)]
 
+    @property
+    def label(self) -> str:
+        """The name in a picture, where divisions have no headings."""
+        marks = ["reference"] * self.reference + ["soft labels"] * (self.division == "soft")
+        return f"{self.method} ({', '.join(marks)})" if marks else self.method
+
     def cells(self) -> list[str]:
         """The row of a table, under `headings`."""
         first = self.records[0]
         images = first.distilled.images if first.distilled else 0
-        name = f"{self.method} (reference)" if self.reference else self.method
         spreads = [self.clean, *self.robust]
+        name = f"{self.method} (reference)" if self.reference else self.method
         return [name, str(images), str(len(self.records)), *map(str, spreads)]
 
 
@@ -98,11 +110,16 @@ def headings(track: Track) -> list[str]:
 
 
 def standings(records: Iterable[Record]) -> list[Standing]:
-    """Records of one track as standings: best headline accuracy first, references last."""
+    """Records of one track as standings: best headline accuracy first, references last.
+
+    A method whose sets have hard labels at one seed and soft ones at another stands twice. Ranks
+    and divisions are made of these by `ranking.divisions`.
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         method = record.method
-        key = [method.name, method.plugin, method.version, method.config, record.device]
+        key: list[object] = [method.name, method.plugin, method.version, method.config]
+        key += [record.device, record.distilled.labels if record.distilled else None]
         groups[json.dumps(key, sort_keys=True)].append(record)
     found = [
         Standing(tuple(sorted(group, key=lambda r: (r.seed, r.run_id))))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.runs.record_parts import AggregateInfo
 from robustdd_bench.runs.records import Record
+
+if TYPE_CHECKING:
+    from robustdd_bench.board.ranking import Ranked
 
 
 def percent(accuracy: AggregateInfo) -> str:
@@ -42,6 +46,30 @@ def row(record: Record) -> list[str]:
         name += " (validation)"
     cells = [percent(item.accuracy) for item in record.aggregates.robust]
     return [name, str(record.distilled.images), percent(record.aggregates.clean), *cells]
+
+
+def division_title(name: str) -> str:
+    """How a division is called above its table."""
+    return f"{name.capitalize()} labels"
+
+
+SCORE_COLUMNS = ("rank", "method", "clean", "headline", "DR", "RR", "I-RR", "gain", "gain *")
+
+
+def score_cells(row: Ranked) -> list[str]:
+    """A row of the field's scores, under `SCORE_COLUMNS`, in percent and points."""
+    scores = row.scores
+    values = (
+        row.standing.clean.mean,
+        row.standing.headline.mean,
+        scores.drop_rate,
+        scores.robustness_ratio,
+        scores.improved_robustness_ratio,
+    )
+    shown = ["-" if value is None else f"{100 * value:.1f}" for value in values]
+    gains = (scores.gain_clean, scores.gain_headline)
+    shown += ["-" if value is None else f"{100 * value:+.1f}" for value in gains]
+    return [*row.cells()[:2], *shown]
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -40,7 +40,7 @@ def publish_command(folder: Path, root: Path) -> None:
 
 @click.group("board", cls=Group)
 def board() -> None:
-    """Build, check and show the board of published runs."""
+    """Build, check, show and compare published runs."""
 
 
 @board.command("build")
@@ -70,12 +70,21 @@ def board_validate(root: Path, as_json: bool) -> None:
 @board.command("show")
 @click.argument("track", required=False)
 @board_option
+@click.option("--scores", is_flag=True, help="Show the field's scores (DR, RR, I-RR, gain).")
 @json_option
-def board_show(track: str | None, root: Path, as_json: bool) -> None:
-    """Show the board of one track, or of all."""
+def board_show(track: str | None, root: Path, scores: bool, as_json: bool) -> None:
+    """Show the board of one track, or of all.
+
+    A table a kind of labels. Methods share the rank of the one that leads their group if the
+    interval of their paired difference to it at the headline eps contains 0. The field's scores
+    never rank.
+    """
     from robustdd_bench.board.build import board as build_board
     from robustdd_bench.board.publish import current, published
-    from robustdd_bench.board.standings import headings, standings
+    from robustdd_bench.board.ranking import divisions
+    from robustdd_bench.board.standings import headings
+    from robustdd_bench.board.tables import SCORE_COLUMNS, division_title, score_cells
+    from robustdd_bench.protocol.tracks import eps_label
 
     runs = published(root)
     names = sorted({run.record.track.name for run in runs})
@@ -90,11 +99,49 @@ def board_show(track: str | None, root: Path, as_json: bool) -> None:
         print_json(content)
         return
     for name in chosen:
-        rows = standings(current(runs, name))
-        first = rows[0].records[0].track
-        title = (
-            f"{first.id}: accuracy in %, mean ± std over seeds (of one seed: over students); "
-            f"{first.threat.norm} eps, * headline"
-        )
-        columns = headings(first)
-        print_table(columns, [s.cells() for s in rows], title=title, right=columns[1:])
+        records = current(runs, name)
+        first = records[0].track
+        for division in divisions(records):
+            title = f"{first.id}, {division_title(division.name).lower()}: "
+            if scores:
+                columns = list(SCORE_COLUMNS)
+                rows = [score_cells(row) for row in division.rows]
+                title += (
+                    "scores of the field in %, which never rank; gain: points over random "
+                    f"selection, clean and * at the headline eps {eps_label(first.threat.headline)}"
+                )
+            else:
+                columns = ["rank", *headings(first)]
+                rows = [row.cells() for row in division.rows]
+                title += (
+                    "accuracy in %, mean ± std over seeds (of one seed: over students); "
+                    f"{first.threat.norm} eps, * headline"
+                )
+            print_table(columns, rows, title=title, right=[columns[0], *columns[2:]])
+
+
+@board.command("compare")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--track", metavar="TRACK", help="The track, if both are on several.")
+@board_option
+@json_option
+def board_compare(a: str, b: str, track: str | None, root: Path, as_json: bool) -> None:
+    """Compare two published methods on the same examples, seeds and students.
+
+    A and B are names of methods or ids of published runs; an id stands for its method's runs with
+    the same settings. For clean accuracy and each eps: the mean paired difference, its bootstrap
+    interval over seeds, students and examples, and McNemar's test of the networks on the examples.
+    """
+    from robustdd_bench.board.compare import choose, compare_standings
+    from robustdd_bench.board.publish import published
+
+    runs = published(root)
+    if not runs:
+        raise UsageError(f"nothing is published under {root}; see `robustdd publish`")
+    found = compare_standings(*choose(runs, a, b, track))
+    if as_json:
+        print_json(found.content())
+    else:
+        columns = found.headings()
+        print_table(columns, found.rows(), title=found.title(), right=columns[1:])

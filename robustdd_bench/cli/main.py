@@ -60,7 +60,7 @@ COMMANDS = {
         "robustdd_bench.cli.verify:verify", "Hold a run's record against its witnesses."
     ),
     "board": LazyCommand(
-        "robustdd_bench.cli.board:board", "Build, check and show the board of published runs."
+        "robustdd_bench.cli.board:board", "Build, check, show and compare published runs."
     ),
     "check-plugin": LazyCommand(
         "robustdd_bench.cli.check:check_plugin",

@@ -1,0 +1,187 @@
+"""Two methods of a board, compared run by run: which standings are meant, and how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from robustdd_bench.board.pairing import by_seed, common_seeds, paired_outcomes
+from robustdd_bench.board.publish import Published, current
+from robustdd_bench.board.standings import Standing, standings
+from robustdd_bench.errors import UsageError, unknown_name
+from robustdd_bench.evaluation.comparison import CONFIDENCE, RESAMPLES, Difference, compare
+from robustdd_bench.protocol.tracks import Track, eps_label
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The paired differences of two standings of one track."""
+
+    a: Standing
+    b: Standing
+    seeds: tuple[int, ...]
+    """Distillation seeds that are paired."""
+    levels: tuple[float, ...]
+    """0 (clean), then the eps of the ladder."""
+    differences: tuple[Difference, ...]
+    """One a level, over the paired seeds."""
+
+    @property
+    def track(self) -> Track:
+        """What both were judged by."""
+        return self.a.records[0].track
+
+    @property
+    def left_out(self) -> dict[str, list[int]]:
+        """Seeds of A and of B that the other lacks."""
+        return {
+            side: sorted(by_seed(standing).keys() - set(self.seeds))
+            for side, standing in (("a", self.a), ("b", self.b))
+        }
+
+    def title(self) -> str:
+        """What was paired, in a line."""
+        lone = [
+            f"{standing.method} has seed {', '.join(map(str, seeds))} alone"
+            for standing, seeds in zip((self.a, self.b), self.left_out.values(), strict=True)
+            if seeds
+        ]
+        data = self.a.records[0].data
+        examples = data.evaluation_examples if data else 0
+        return "; ".join(
+            [
+                f"{self.track.id}: {_name(self.a)} minus {_name(self.b)} in points",
+                f"paired: seed {', '.join(map(str, self.seeds))} "
+                f"({self.track.students.count} students each, {examples} examples)",
+                *lone,
+                f"{self.track.threat.norm} eps, * headline",
+            ]
+        )
+
+    def headings(self) -> list[str]:
+        """Headings of the table."""
+        names = [_name(self.a), _name(self.b)]
+        if names[0] == names[1]:
+            ids = [standing.records[0].run_id for standing in (self.a, self.b)]
+            names = [
+                f"{side}: {name} ({run_id})"
+                for side, name, run_id in zip("AB", names, ids, strict=True)
+            ]
+        return ["eps", *names, "difference", f"{CONFIDENCE:.0%} interval", "p (McNemar)"]
+
+    def rows(self) -> list[list[str]]:
+        """Percent and points, one row a level."""
+        found = []
+        for eps, item in zip(self.levels, self.differences, strict=True):
+            mark = " *" if eps == self.track.threat.headline else ""
+            found.append(
+                [
+                    f"{eps_label(eps)}{mark}" if eps else "clean",
+                    f"{100 * item.a:.1f}",
+                    f"{100 * item.b:.1f}",
+                    f"{100 * item.difference:+.1f}",
+                    f"{100 * item.interval.low:+.1f} to {100 * item.interval.high:+.1f}",
+                    "< 0.001" if item.p < 0.001 else f"{item.p:.3f}",
+                ]
+            )
+        return found
+
+    def content(self) -> dict[str, Any]:
+        """All of it for JSON; accuracies in [0,1]."""
+        return {
+            "track": self.track.name,
+            "version": self.track.version,
+            "headline_eps": self.track.threat.headline,
+            "a": _described(self.a),
+            "b": _described(self.b),
+            "seeds": list(self.seeds),
+            "left_out": self.left_out,
+            "students": self.track.students.count,
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "levels": [
+                {"eps": eps, **asdict(item)}
+                for eps, item in zip(self.levels, self.differences, strict=True)
+            ],
+        }
+
+
+def _name(standing: Standing) -> str:
+    return standing.method if standing.division == "hard" else f"{standing.method} (soft labels)"
+
+
+def _described(standing: Standing) -> dict[str, Any]:
+    return {
+        "method": standing.method,
+        "division": standing.division,
+        "runs": [record.run_id for record in standing.records],
+    }
+
+
+def compare_standings(a: Standing, b: Standing) -> Comparison:
+    """Compare two standings over the seeds they share.
+
+    Raises:
+        UsageError: they cannot be paired.
+    """
+    seeds = common_seeds(a, b)
+    levels = (0.0, *a.records[0].track.threat.ladder)
+    found = compare(paired_outcomes(a, seeds, levels), paired_outcomes(b, seeds, levels))
+    return Comparison(a, b, seeds, levels, tuple(found))
+
+
+def choose(
+    runs: Sequence[Published], a: str, b: str, track: str | None = None
+) -> tuple[Standing, Standing]:
+    """The standings that two words mean: names of methods, or ids of published runs.
+
+    A run's id stands for the standing it belongs to, of whatever version of its track; a name for
+    the method on the newest version.
+
+    Raises:
+        UsageError: a word means nothing, or more than one thing; the two share no track.
+    """
+    names = sorted({run.record.track.name for run in runs})
+    if track is not None and track not in names:
+        raise unknown_name("track on this board", track, names)
+    first, second = (_meant(runs, word, track) for word in (a, b))
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        raise UsageError(
+            f"{a} is on {', '.join(sorted(first))} and {b} on {', '.join(sorted(second))}: only "
+            "runs of one version of one track can be compared"
+        )
+    if len(shared) > 1:
+        raise UsageError(f"{a} and {b} meet on {', '.join(shared)}; choose with --track")
+    return _only(a, first[shared[0]]), _only(b, second[shared[0]])
+
+
+def _meant(runs: Sequence[Published], word: str, track: str | None) -> dict[str, list[Standing]]:
+    """The standings a word may mean, by the id of their track."""
+    here = [run for run in runs if track in (None, run.record.track.name)]
+    for run in here:
+        if run.record.run_id == word:
+            peers = [r.record for r in here if r.record.track_sha256 == run.record.track_sha256]
+            found = [s for s in standings(peers) if run.record in s.records]
+            return {run.record.track.id: found}
+    meant: dict[str, list[Standing]] = {}
+    for name in sorted({run.record.track.name for run in here}):
+        for standing in standings(current(here, name)):
+            if standing.method == word:
+                meant.setdefault(standing.records[0].track.id, []).append(standing)
+    if not meant:
+        where = "on this board" if track is None else f"on track {track} of this board"
+        known = {run.record.method.name for run in here}
+        raise unknown_name(f"method or run id {where}", word, known)
+    return meant
+
+
+def _only(word: str, found: list[Standing]) -> Standing:
+    if len(found) > 1:
+        ids = ", ".join(standing.records[0].run_id for standing in found)
+        raise UsageError(
+            f"{word} stands {len(found)} times on {found[0].records[0].track.id} (other settings, "
+            f"labels or device); name a run of one instead: {ids}"
+        )
+    return found[0]
