@@ -11,15 +11,17 @@ import importlib.resources
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -55,6 +57,17 @@ def eps_label(eps: float) -> str:
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+    """Fields younger than the first records. At their default they are not written, so that the
+    hashes of tracks, plans and records from before them stay what they were."""
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        for name in self.ADDED:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
+        return fields
 
 
 class DataSpec(_Model):
@@ -96,8 +109,25 @@ class PreprocessingSpec(_Model):
         return self
 
 
+class AdversarialSpec(_Model):
+    """Adversarial training of the students, in the norm of the track's threat model."""
+
+    flavour: Literal["pgd", "trades"] = "pgd"
+    """"pgd": cross-entropy of the adversarial examples (Madry et al. 2018); "trades": of the
+    images, plus `beta` times the divergence between both (Zhang et al. 2019)."""
+    eps: Eps
+    steps: int = Field(default=10, gt=0)
+    """Steps of the adversary, from a random start."""
+    relative_step: float = Field(default=0.25, gt=0)
+    """Size of a step as a share of eps (2/255 of 8/255)."""
+    beta: float = Field(default=6.0, ge=0)
+    """Weight of the divergence of TRADES."""
+
+
 class StudentSpec(_Model):
-    """Natural training of the students: SGD with momentum, one drop of the learning rate."""
+    """Training of the students: SGD with momentum, one drop of the learning rate."""
+
+    ADDED = frozenset({"adversarial"})
 
     count: int = Field(default=5, gt=0)
     epochs: int = Field(gt=0)
@@ -112,6 +142,8 @@ class StudentSpec(_Model):
     """Share of the training after which the learning rate is multiplied by `drop_factor`."""
     drop_factor: float = Field(default=0.1, gt=0, le=1)
     augmentation: str = "none"
+    adversarial: AdversarialSpec | None = None
+    """None: natural training."""
 
 
 class ThreatSpec(_Model):
@@ -146,11 +178,16 @@ class AttackSpec(_Model):
 class Track(_Model):
     """A protocol. A change of any field is a new version, with a board of its own."""
 
+    ADDED = frozenset({"student_network"})
+
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: int = Field(gt=0)
     summary: str
     data: DataSpec
     network: NetworkSpec = NetworkSpec()
+    """What the method distils with."""
+    student_network: NetworkSpec | None = None
+    """What the students are; None: `network`."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     students: StudentSpec
     threat: ThreatSpec
@@ -170,7 +207,7 @@ class Track(_Model):
         return f"{self.name}@{self.version}"
 
     def sha256(self) -> str:
-        """Hash of every field."""
+        """Hash of every field, but for younger ones at their default."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
