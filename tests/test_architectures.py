@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.seeds import isolated_rng
 
 REGISTRY = collect(get_plugin_manager(entry_points=False))
 POOL = ("mlp", "alexnet", "vgg11", "resnet18", "resnet18-bn", "vit-tiny")
@@ -28,7 +29,7 @@ def builder(name: str) -> Callable[..., nn.Module]:
     return REGISTRY.get("networks", name).load()
 
 
-@cache
+@lru_cache(maxsize=8)
 def network(name: str, shape: tuple[int, ...] = DIGITS, classes: int = 10) -> nn.Module:
     """A network in eval mode, made once for all tests: none may change it."""
     zeros, cpu = torch.zeros(1, *shape), torch.device("cpu")
@@ -113,12 +114,13 @@ def test_in_eval_mode_an_answer_does_not_depend_on_the_batch(name: str) -> None:
 def test_networks_mapped_over_stacked_parameters_answer_as_one_after_the_other(name: str) -> None:
     build = builder(name)
     generator = torch.Generator().manual_seed(2)
-    networks = [build(DIGITS, 3).double() for _ in range(2)]
+    with isolated_rng(3):
+        networks = [build(DIGITS, 3).double() for _ in range(2)]
     with torch.no_grad():
         for one in networks:
             for parameter in one.parameters():
-                shape = parameter.shape
-                parameter += 0.02 * torch.randn(shape, generator=generator, dtype=torch.float64)
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(0.02 * noise)
     parameters, buffers = stack_module_state(networks)
     x, y = pixels(DIGITS, 2, torch.float64), torch.tensor([0, 2])
 

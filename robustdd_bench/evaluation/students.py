@@ -26,7 +26,7 @@ from robustdd_bench.attacks import Norm, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Reporter
 from robustdd_bench.errors import RunFailedError
 from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
-from robustdd_bench.toolkit.adversarial import Adversary, attack, robust_loss
+from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_loss
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.flat import Augment
 from robustdd_bench.toolkit.seeds import Seeds
@@ -168,7 +168,7 @@ def _adversarial_loss(
         extend_box=True,
     )
     network.eval()
-    attacked = attack(spec.flavour, model, x, y, adversary, generator)
+    attacked = attack_batch(spec.flavour, model, x, y, adversary, generator)
     network.train()
     return robust_loss(spec.flavour, model, x, attacked, y, spec.beta)
 

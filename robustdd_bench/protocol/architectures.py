@@ -221,6 +221,4 @@ def _head(
 ) -> nn.Sequential:
     """The last pooling and the linear layer."""
     features = channels * (sides[0] // 2) * (sides[1] // 2)
-    return nn.Sequential(
-        *layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(features, num_classes)
-    )
+    return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(features, num_classes))

@@ -109,13 +109,13 @@ def adversarial_loss(
     if flavour == "natural" or adversary is None:
         return F.cross_entropy(model(x), y)
     fixed = theta.detach()
-    attacked = attack(
+    attacked = attack_batch(
         flavour, lambda point: network(fixed, point, augment), x, y, adversary, generator
     )
     return robust_loss(flavour, model, x, attacked, y, beta)
 
 
-def attack(
+def attack_batch(
     flavour: str,
     model: Model,
     x: Tensor,
@@ -158,7 +158,7 @@ def robust_loss(
         flavour: one of `FLAVOURS` but "natural".
         model: pixels to logits.
         x: pixels (B,C,H,W).
-        attacked: what `attack` made of them.
+        attacked: what `attack_batch` made of them.
         y: labels (B,) int64, or distributions (B,K) where the flavour is not "mart".
         beta: weight of the regulariser of TRADES and MART.
     """
