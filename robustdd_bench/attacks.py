@@ -55,13 +55,17 @@ class ThreatModel:
 
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
         """The nearest point of the eps-ball around `images`, then of [0,1]; (B,C,H,W)."""
+        return self.shorten(adversarial, images).clamp(0, 1)
+
+    def shorten(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """The nearest point of the eps-ball around `images`, inside [0,1] or not; (B,C,H,W)."""
         delta = adversarial - images
         if self.norm == "Linf":
             delta = delta.clamp(-self.eps, self.eps)
         else:
             length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
             delta = delta * (self.eps / length).clamp_max(1.0)[:, None, None, None]
-        return (images + delta).clamp(0, 1)
+        return images + delta
 
     def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
         """The distance of each example in `norm`; (B,)."""

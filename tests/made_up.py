@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from small_runs import example
 
-from robustdd_bench.evaluation.robustness import pack_bits
+from robustdd_bench.evaluation.outcomes import pack_bits
 from robustdd_bench.runs.records import Record, aggregate_students, make_record, write_record
 
 STUDENTS, EXAMPLES = 2, 90

@@ -102,7 +102,7 @@ def test_it_goes_on_where_it_was_cut_and_is_found_again(tmp_path) -> None:
         ("width = 4", "width = 5", "network differ"),
         ("headline = 0.10", "headline = 0.05", "threat.headline differ"),
         ("batch_size = 8", 'batch_size = 8\naugmentation = "crop"', "students.augmentation differ"),
-        ('name = "fast"', 'name = "other"', "name, which is in the seeds"),
+        ('name = "fast"', 'name = "other"', "base, whose name is in the seeds"),
     ],
 )
 def test_a_track_under_which_the_set_would_be_another_is_refused(old, new, line, tmp_path) -> None:

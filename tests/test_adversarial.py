@@ -11,7 +11,9 @@ from robustdd_bench.toolkit.adversarial import (
     Adversary,
     OverfittingGuard,
     adversarial_loss,
+    attack_batch,
     boosted_cross_entropy,
+    robust_loss,
 )
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import isolated_rng
@@ -248,3 +250,60 @@ def test_the_guard_measures_accuracy_under_pgd_and_tells_a_collapse(setting):
 class Scale(nn.Module):
     def forward(self, x):
         return 3 * x
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_an_extended_box_never_pulls_an_image_back(setting, norm, random_start):
+    """Pixels outside [0,1] may move both ways within their image's range, and nothing jumps."""
+    network, inside, y = setting
+    x = inside * 1.6 - 0.3
+    theta = network.theta()
+    strong = Adversary(
+        threat=ThreatModel(norm, 0.1),
+        steps=4,
+        step_size=0.05,
+        random_start=random_start,
+        extend_box=True,
+    )
+
+    def objective(point):
+        return nn.functional.cross_entropy(network(theta, point), y, reduction="sum")
+
+    points = strong.maximise(objective, x, noise())
+    delta = points - x
+    lengths = delta.abs().amax((1, 2, 3)) if norm == "Linf" else delta.flatten(1).norm(dim=1)
+    assert (lengths <= 0.1 + 1e-12).all()
+    assert (lengths > 0.05).all()
+    for image, point in zip(x, points, strict=True):
+        assert float(point.min()) >= min(0.0, float(image.min()))
+        assert float(point.max()) <= max(1.0, float(image.max()))
+    outside = x > 1
+    assert outside.any()
+    assert (delta[outside] > 0).any()
+    assert (delta[outside] < 0).any()
+
+
+def test_on_images_in_the_unit_cube_the_extended_box_is_the_unit_cube(setting):
+    values = []
+    for extend in (False, True):
+        strong = Adversary(
+            threat=ThreatModel("Linf", 0.2), steps=3, step_size=0.1, extend_box=extend
+        )
+        values.append(loss(setting, "trades", strong))
+    assert torch.equal(*values)
+
+
+def test_the_loss_of_a_flat_network_is_that_of_any_model(setting):
+    """Experts and students share the adversary and the losses."""
+    network, x, y = setting
+    theta = network.theta().requires_grad_()
+
+    def model(point):
+        return network(theta, point)
+
+    for flavour in ("pgd", "trades", "mart"):
+        attacked = attack_batch(flavour, model, x, y, adversary(), noise())
+        value = robust_loss(flavour, model, x, attacked, y, 2.0)
+        assert torch.equal(value, loss(setting, flavour, adversary()))
+        assert theta.grad is None

@@ -225,6 +225,16 @@ def test_a_preset_that_has_nothing_for_the_track_is_not_passed_over(monkeypatch,
         planned(monkeypatch, PRESETS, tmp_path / "p", preset="other")
 
 
+def test_tracks_of_one_dataset_and_ipc_share_presets_that_go_before_the_datasets(
+    monkeypatch, tmp_path
+) -> None:
+    presets = PRESETS + "[default.digits-ipc2]\nshare = 0.6\n[default.digits-ipc3]\nshare = 0.7\n"
+    track = tmp_path / "t.toml"
+    track.write_text(TRACK.read_text().replace('name = "fast"', 'name = "fast-at"'))
+    assert planned(monkeypatch, presets, tmp_path / "p", track=str(track)).config["share"] == 0.6
+    assert planned(monkeypatch, presets, tmp_path / "p").config["share"] == 0.2
+
+
 @pytest.mark.parametrize(
     "presets",
     [

@@ -15,7 +15,7 @@ from robustdd_bench.board.readme import section
 from robustdd_bench.board.standings import standings
 from robustdd_bench.board.tables import SCORE_COLUMNS, score_cells
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.robustness import unpack_bits
+from robustdd_bench.evaluation.outcomes import unpack_bits
 
 
 def ranked(*records):

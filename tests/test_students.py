@@ -13,9 +13,9 @@ from robustdd_bench.errors import RunFailedError
 from robustdd_bench.evaluation.students import total_steps, train_student
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.protocol.tracks import StudentSpec
+from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
 from robustdd_bench.toolkit.dsa import Augmentation, apply
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
 
 SEEDS = Seeds(3, "track")
 SHAPE = (1, 8, 8)
@@ -43,13 +43,46 @@ def spec_of(**fields):
     return StudentSpec(**({"epochs": 5, "batch_size": 4, "learning_rate": 0.05} | fields))
 
 
-def train(distilled, spec, index=0, *, flip=False):
+def train(distilled, spec, index=0, *, flip=False, **options):
     return train_student(
-        fresh(), distilled, spec, SEEDS, index, flip=flip, reporter=RecordingReporter()
+        fresh(), distilled, spec, SEEDS, index, flip=flip, reporter=RecordingReporter(), **options
     )
 
 
-def naive(distilled, spec, index=0, *, flip=False):
+def naive_attack(answer, x, y, spec, norm, noise):
+    """Projected gradient ascent from a random start, in [0,1] extended to each image's range."""
+
+    def norms(values):
+        return values.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+    low = torch.stack([torch.full(SHAPE, min(0.0, float(image.min()))) for image in x])
+    high = torch.stack([torch.full(SHAPE, max(1.0, float(image.max()))) for image in x])
+    if norm == "Linf":
+        start = spec.eps * (2 * torch.rand(x.shape, generator=noise) - 1)
+    else:
+        start = torch.randn(x.shape, generator=noise)
+        start = spec.eps * start / norms(start)
+    point = torch.minimum(torch.maximum(x + start, low), high)
+    clean = answer(x).detach()
+    for _ in range(spec.steps):
+        leaf = point.detach().requires_grad_()
+        logs = answer(leaf).log_softmax(1)
+        if spec.flavour == "trades":
+            gain = (clean.softmax(1) * (clean.log_softmax(1) - logs)).sum()
+        else:
+            gain = -(y * logs).sum()
+        (slope,) = torch.autograd.grad(gain, leaf)
+        step = spec.relative_step * spec.eps
+        if norm == "Linf":
+            delta = (point + step * slope.sign() - x).clamp(-spec.eps, spec.eps)
+        else:
+            delta = point + step * slope / norms(slope) - x
+            delta = delta * (spec.eps / norms(delta)).clamp_max(1)
+        point = torch.minimum(torch.maximum(x + delta, low), high)
+    return point
+
+
+def naive(distilled, spec, index=0, *, flip=False, norm="Linf"):
     """SGD with momentum and weight decay written out, one image batch after the other."""
     network = fresh()
     rate = spec.learning_rate if distilled.learning_rate is None else distilled.learning_rate
@@ -59,6 +92,7 @@ def naive(distilled, spec, index=0, *, flip=False):
         augmentation = augmentation.without("flip")
     noise = SEEDS.generator("student-augment", index)
     order = SEEDS.generator("student-order", index)
+    start = SEEDS.generator("student-adversary", index)
     parameters = list(network.parameters())
     velocities = [None] * len(parameters)
     per_epoch = -(-len(distilled) // spec.batch_size)
@@ -71,14 +105,27 @@ def naive(distilled, spec, index=0, *, flip=False):
         if place == 0:
             permutation = torch.randperm(len(distilled), generator=order)
         where = permutation[place * spec.batch_size : (place + 1) * spec.batch_size]
-        x = network[0](distilled.images[where])
+        x, y = distilled.images[where], distilled.labels[where]
+        if y.ndim == 1:
+            y = F.one_hot(y, CLASSES).float()
+        drawn = None
         if str(augmentation) != "none":
-            x = apply(x, augmentation.draw(len(x), tuple(x.shape[-2:]), noise))
-        logits = network[1](x)
-        if distilled.labels.ndim == 2:
-            loss = -(distilled.labels[where] * logits.log_softmax(1)).sum(1).mean()
-        else:
-            loss = F.nll_loss(logits.log_softmax(1), distilled.labels[where])
+            drawn = augmentation.draw(len(x), SHAPE[1:], noise)
+
+        def answer(pixels, drawn=drawn):
+            features = network[0](pixels)
+            return network[1](features if drawn is None else apply(features, drawn))
+
+        logs = answer(x).log_softmax(1)
+        loss = -(y * logs).sum(1).mean()
+        if spec.adversarial is not None:
+            points = naive_attack(answer, x, y, spec.adversarial, norm, start)
+            hard = answer(points).log_softmax(1)
+            if spec.adversarial.flavour == "pgd":
+                loss = -(y * hard).sum(1).mean()
+            else:
+                distance = (logs.exp() * (logs - hard)).sum(1).mean()
+                loss = loss + spec.adversarial.beta * distance
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
@@ -118,6 +165,77 @@ def test_a_student_is_what_the_recipe_written_out_makes(fields, recipe, flip) ->
     assert_same_weights(student.network, network)
     assert student.final_loss == pytest.approx(loss, rel=1e-4)
     assert student.steps == total_steps(spec, len(distilled))
+
+
+@pytest.mark.parametrize(
+    ("fields", "adversarial", "norm", "augmentation"),
+    [
+        ({}, {}, "Linf", "none"),
+        ({}, {"flavour": "trades", "beta": 3.0}, "Linf", "none"),
+        ({}, {"steps": 2, "relative_step": 0.6}, "L2", "none"),
+        ({}, {"flavour": "trades"}, "L2", "none"),
+        ({"soft": True}, {}, "Linf", "none"),
+        ({"soft": True}, {"flavour": "trades"}, "Linf", "none"),
+        ({}, {}, "Linf", "scale_rotate"),
+        ({}, {"flavour": "trades"}, "L2", "scale_rotate"),
+    ],
+)
+def test_an_adversarially_trained_student_is_what_the_recipe_written_out_makes(
+    fields, adversarial, norm, augmentation
+) -> None:
+    distilled = small_set(**fields)
+    adversary = AdversarialSpec(**({"eps": 0.1, "steps": 3} | adversarial))
+    spec = spec_of(adversarial=adversary, augmentation=augmentation)
+    student = train(distilled, spec, norm=norm)
+    network, loss = naive(distilled, spec, norm=norm)
+    assert_same_weights(student.network, network)
+    assert student.final_loss == pytest.approx(loss, rel=1e-4)
+    assert student.steps == total_steps(spec, len(distilled))
+    assert student.sha256() != train(distilled, spec_of(augmentation=augmentation)).sha256()
+
+
+def test_trades_without_its_regulariser_is_natural_training() -> None:
+    spec = spec_of(adversarial=AdversarialSpec(flavour="trades", eps=0.2, beta=0.0))
+    assert_same_weights(train(small_set(), spec).network, train(small_set(), spec_of()).network)
+
+
+def test_an_adversarial_student_is_the_same_again_and_another_one_for_another_index() -> None:
+    spec = spec_of(adversarial=AdversarialSpec(eps=0.1, steps=2))
+    torch.manual_seed(0)
+    first, state = train(small_set(), spec), torch.random.get_rng_state()
+    assert torch.equal(state, torch.Generator().manual_seed(0).get_state())
+    torch.manual_seed(1)
+    assert train(small_set(), spec).sha256() == first.sha256()
+    assert train(small_set(), spec, 1).sha256() != first.sha256()
+
+
+@pytest.mark.parametrize("flavour", ["pgd", "trades"])
+def test_adversarial_training_makes_a_student_more_robust(flavour) -> None:
+    distilled, recipe = small_set(), {"epochs": 60, "batch_size": 16}
+    plain = spec_of(**recipe)
+    hard = spec_of(**recipe, adversarial=AdversarialSpec(flavour=flavour, eps=0.1, steps=3))
+    losses = []
+    for spec in (plain, hard):
+        network = train(distilled, spec).network
+        images = distilled.images.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(network(images), distilled.labels), images)
+        moved = distilled.images + 0.1 * slope.sign()
+        losses.append(float(F.cross_entropy(network(moved), distilled.labels)))
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_batch_norm_counts_what_is_trained_on_and_not_the_search_for_it() -> None:
+    spec = spec_of(adversarial=AdversarialSpec(eps=0.1, steps=3))
+    with isolated_rng(0):
+        body = nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, CLASSES)
+        )
+    network = nn.Sequential(nn.Identity(), body)
+    student = train_student(
+        network, small_set(), spec, SEEDS, 0, flip=False, reporter=RecordingReporter()
+    )
+    norms = [m for m in student.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {int(norm.num_batches_tracked) for norm in norms} == {student.steps}
 
 
 @pytest.mark.parametrize("drop_at", [0.25, 0.5, 0.51, 1.0])

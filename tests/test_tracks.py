@@ -14,6 +14,9 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import (
+    AdversarialSpec,
+    NetworkSpec,
+    Track,
     eps_label,
     load_track,
     parse_eps,
@@ -61,8 +64,20 @@ def test_the_registered_summary_agrees_with_the_file(name: str) -> None:
     assert f"{images} per class" in track.summary
     dataset = {"digits": "digits 8x8", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
     assert summary.split(",")[0] == dataset[track.data.dataset]
+    variant = name.partition(f"-ipc{track.data.ipc}-")[2]
     assert track.summary.split(",")[0] == dataset[track.data.dataset]
-    assert name.endswith(f"-ipc{track.data.ipc}")
+    assert name.partition("-ipc")[2].split("-")[0] == str(track.data.ipc)
+    if variant.startswith("transfer-"):
+        assert track.student_network is not None
+        assert variant == f"transfer-{track.student_network.name}"
+        assert variant.partition("-")[2] == summary.partition("students: ")[2].lower()
+        assert f"{summary.partition('students: ')[2]} for the students" in track.summary
+    elif variant:
+        assert track.students.adversarial is not None
+        title = {"pgd": "PGD-AT", "trades": "TRADES"}[track.students.adversarial.flavour]
+        assert variant == {"PGD-AT": "at", "TRADES": "trades"}[title]
+        assert f"students by {title}" in summary
+        assert f"students by {title}" in track.summary
     if track.data.dataset == "cifar10":
         share = f"{track.data.ipc * 10 / 50_000:.2%}".rstrip("0%").rstrip(".")
         assert f"{share} % of the data" in track.summary
@@ -75,7 +90,7 @@ def test_cifar_tracks_measure_at_1_2_4_8_over_255(name: str) -> None:
     assert (threat.norm, threat.headline) == ("Linf", 2 / 255)
 
 
-@pytest.mark.parametrize("name", ["digits-ipc1", "digits-ipc10"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("digits")])
 def test_digits_are_never_mirrored(name: str) -> None:
     track = load_track(name, REGISTRY)
     assert not track.data.flip
@@ -86,12 +101,63 @@ def test_tracks_of_one_dataset_differ_only_in_ipc_and_in_its_name() -> None:
     for family in ("digits", "cifar10", "cifar100"):
         rest = []
         for name in NAMES:
-            if name.startswith(f"{family}-ipc"):
+            if name.startswith(f"{family}-ipc") and name.count("-") == 1:
                 fields = load_track(name, REGISTRY).model_dump()
                 del fields["name"], fields["summary"], fields["data"]["ipc"]
                 rest.append(fields)
         assert len(rest) > 1
         assert all(fields == rest[0] for fields in rest)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.count("-") > 1])
+def test_a_variant_differs_from_its_track_only_in_its_students(name: str) -> None:
+    track = load_track(name, REGISTRY)
+    base = load_track("-".join(name.split("-")[:2]), REGISTRY)
+    variant, plain = track.model_dump(), base.model_dump()
+    for fields in (variant, plain):
+        del fields["name"], fields["summary"]
+    changed = variant.pop("student_network", None) or variant["students"].pop("adversarial")
+    assert variant == plain
+    if track.students.adversarial is not None:
+        assert changed["eps"] == base.threat.headline
+    else:
+        assert changed["name"] in REGISTRY.entries["networks"]
+
+
+FIRST_HASHES = {
+    "cifar10-ipc1": "5c479efc438ecfa0f5f487807fcb1cfd686d9dfe05fe7169ea29f2b810f4bf58",
+    "cifar100-ipc50": "2585b7aeff253246f32623177f0bd45ca67793391ed531a3ed13226d83647cb8",
+    "digits-ipc1": "6f86e68256c71241baa5b8f3e51acd52941b953a00af54d3480bf262ad681688",
+    "digits-ipc10": "38968bc1090606ed8eb6e83a0fee0f977258501edb58e467cd80e180e6e099b3",
+}
+
+
+@pytest.mark.parametrize("name", FIRST_HASHES)
+def test_fields_added_since_leave_the_hashes_of_the_first_tracks_alone(name: str) -> None:
+    track = load_track(name, REGISTRY)
+    assert track.version == 1
+    assert track.sha256() == FIRST_HASHES[name]
+
+
+def test_added_fields_are_written_where_they_are_set_and_only_there() -> None:
+    text = GOOD + "[student_network]\nname = 'mlp'\n[students.adversarial]\neps = '8/255'\n"
+    plain, other = parse_track(GOOD, "a"), parse_track(text, "b")
+    for mode in ("json", "python"):
+        old, new = plain.model_dump(mode=mode), other.model_dump(mode=mode)
+        assert new.keys() - old.keys() == {"student_network"}
+        assert new["students"].keys() - old["students"].keys() == {"adversarial"}
+        assert Track.model_validate(old) == plain
+        assert Track.model_validate(new) == other
+    assert Track.model_validate_json(other.model_dump_json()) == other
+    assert other.students.adversarial == AdversarialSpec(
+        flavour="pgd", eps=8 / 255, steps=10, relative_step=0.25, beta=6.0
+    )
+
+
+def test_a_student_network_of_the_methods_kind_is_another_track_than_none() -> None:
+    explicit = parse_track(GOOD + "[student_network]\nname = 'convnet'\n", "a")
+    assert explicit.student_network == explicit.network
+    assert explicit.sha256() != parse_track(GOOD, "b").sha256()
 
 
 ILL_FORMED = [
@@ -117,6 +183,18 @@ ILL_FORMED = [
     ("headline = 0.1", "headline = 0.1\nnorm = 'L1'", "key threat.norm: Input should be 'Linf'"),
     ('name = "pgd"', 'name = "pgd"\n[[attacks]]\nname = "pgd"', "key attacks: Value error, each"),
     ('name = "pgd"', 'nom = "pgd"', "key attacks.0.name: Field required"),
+    ("epochs = 10", "epochs = 10\n[students.adversarial]", "key students.adversarial.eps: Field r"),
+    (
+        "epochs = 10",
+        "epochs = 10\nadversarial = { eps = 0.1, flavour = 'mart' }",
+        "key students.adversarial.flavour: Input should be 'pgd' or 'trades'",
+    ),
+    (
+        "epochs = 10",
+        "epochs = 10\nadversarial = { eps = '8/255', steps = 0 }",
+        "key students.adversarial.steps: Input should be greater than 0",
+    ),
+    ("[data]", "[student_network]\nnom = 'mlp'\n[data]", "key student_network.nom: Extra inputs"),
     ("[data]", "[preprocessing]\nkind = 'zcaa'\n[data]", "key preprocessing.kind: Input should"),
     ("[data]", "[preprocessing]\nkind = 'normalise'\n[data]", "key preprocessing: Value error, n"),
 ]
@@ -163,10 +241,16 @@ def test_an_eps_is_written_as_the_field_writes_it(eps: float, label: str) -> Non
     assert parse_eps(label) == pytest.approx(eps)
 
 
+OPTIONAL = {"student_network": NetworkSpec(), "adversarial": AdversarialSpec(eps=0.1)}
+
+
 def _neighbours(value: Any) -> Iterator[Any]:
     """Copies of a value, each with one field somewhere inside it changed to another valid one."""
     if isinstance(value, BaseModel):
-        for key in type(value).model_fields:
+        for key, other in OPTIONAL.items():
+            if key in type(value).model_fields and getattr(value, key) is None:
+                yield value.model_copy(update={key: other})
+        for key in type(value).model_fields.keys() - OPTIONAL.keys():
             for other in _neighbours(getattr(value, key)):
                 yield value.model_copy(update={key: other})
     elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
@@ -178,7 +262,7 @@ def _neighbours(value: Any) -> Iterator[Any]:
     elif isinstance(value, int | float):
         yield value + 1
     elif isinstance(value, str):
-        yield {"Linf": "L2", "normalise": "zca"}.get(value, f"{value}x")
+        yield {"Linf": "L2", "normalise": "zca", "pgd": "trades"}.get(value, f"{value}x")
     elif isinstance(value, tuple):
         yield (*value, 99.0)
     else:
@@ -187,8 +271,17 @@ def _neighbours(value: Any) -> Iterator[Any]:
 
 def test_the_hash_changes_with_every_field() -> None:
     track = load_track("cifar10-ipc1", REGISTRY)
+    students = [*_neighbours(NetworkSpec()), *_neighbours(AdversarialSpec(eps=0.1, flavour="pgd"))]
     others = list(_neighbours(track))
-    assert len(others) > 25
+    others += [
+        track.model_copy(update={"student_network": spec})
+        if isinstance(spec, NetworkSpec)
+        else track.model_copy(
+            update={"students": track.students.model_copy(update={"adversarial": spec})}
+        )
+        for spec in students
+    ]
+    assert len(others) > 33
     assert len({track.sha256(), *(other.sha256() for other in others)}) == len(others) + 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from robustdd_bench.board.standings import Standing
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.comparison import Bits
-from robustdd_bench.evaluation.robustness import unpack_bits, worst_case
+from robustdd_bench.evaluation.outcomes import unpack_bits, worst_case
 from robustdd_bench.runs.records import Record
 
 

@@ -1,8 +1,15 @@
-"""Students: fresh networks trained naturally on a distilled set, by the track's recipe.
+"""Students: fresh networks trained on a distilled set, by the track's recipe.
 
 SGD with momentum and weight decay, shuffled batches, one drop of the learning rate; the LAST
 iterate is what is reported, never the best on any split. The whole set lives on the device and no
 step waits for the host.
+
+Where the track asks for it, training is adversarial: PGD-AT (Madry et al. 2018) or TRADES (Zhang et
+al. 2019). The adversary moves pixels of the set and sees the augmentation drawn for the batch. A
+distilled image may lie outside [0,1]; its adversarial examples then keep to the eps-ball around it
+and to [0,1] extended to that image's own range, so that the image itself is always among them
+(a clamp to [0,1] would train on other images than the set's). Adversarial examples are searched in
+eval mode, as TRADES has it: batch norm counts only what is trained on.
 """
 
 from __future__ import annotations
@@ -15,10 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustdd_bench.attacks import Norm, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Reporter
 from robustdd_bench.errors import RunFailedError
-from robustdd_bench.protocol.tracks import StudentSpec
+from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
+from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_loss
 from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.flat import Augment
 from robustdd_bench.toolkit.seeds import Seeds
 
 
@@ -61,6 +71,7 @@ def train_student(
     *,
     flip: bool,
     reporter: Reporter,
+    norm: Norm = "Linf",
 ) -> TrainedStudent:
     """Train one student on a distilled set.
 
@@ -72,6 +83,7 @@ def train_student(
         index: which student.
         flip: whether mirrored images keep their label.
         reporter: progress.
+        norm: norm of the adversary, where the recipe has one.
 
     Raises:
         RunFailedError: the loss or a weight became NaN or infinite.
@@ -88,6 +100,7 @@ def train_student(
         seeds.generator("student-augment", index),
         flip=flip,
     )
+    noise = seeds.generator("student-adversary", index, device=device)
     assert isinstance(network, nn.Sequential)
     preprocess, body = network[0], network[1]
     steps = total_steps(spec, len(images))
@@ -104,11 +117,12 @@ def train_student(
                 shuffled = torch.randperm(len(images), generator=order).to(device)
                 batches = list(shuffled.split(spec.batch_size))
             where = batches.pop(0)
-            features = preprocess(images[where])
-            augment = augmenter.draw(features)
-            if augment is not None:
-                features = augment(features)
-            loss = F.cross_entropy(body(features), labels[where])
+            x, y = images[where], labels[where]
+            model = _Augmented(preprocess, body, augmenter.draw(x))
+            if spec.adversarial is None:
+                loss = F.cross_entropy(model(x), y)
+            else:
+                loss = _adversarial_loss(network, model, x, y, spec.adversarial, norm, noise)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -125,6 +139,43 @@ def train_student(
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return TrainedStudent(network, steps, rate, final, _accuracy(network, images, labels))
+
+
+class _Augmented:
+    """A student behind the augmentation of one batch: pixels to logits."""
+
+    def __init__(self, preprocess: nn.Module, body: nn.Module, augment: Augment | None) -> None:
+        self._preprocess = preprocess
+        self._body = body
+        self._augment = augment
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        features = self._preprocess(pixels)
+        if self._augment is not None:
+            features = self._augment(features)
+        logits: Tensor = self._body(features)
+        return logits
+
+
+def _adversarial_loss(
+    network: nn.Module,
+    model: _Augmented,
+    x: Tensor,
+    y: Tensor,
+    spec: AdversarialSpec,
+    norm: Norm,
+    generator: torch.Generator,
+) -> Tensor:
+    adversary = Adversary(
+        threat=ThreatModel(norm, spec.eps),
+        steps=spec.steps,
+        step_size=spec.relative_step * spec.eps,
+        extend_box=True,
+    )
+    network.eval()
+    attacked = attack_batch(spec.flavour, model, x, y, adversary, generator)
+    network.train()
+    return robust_loss(spec.flavour, model, x, attacked, y, spec.beta)
 
 
 def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:

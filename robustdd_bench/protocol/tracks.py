@@ -91,8 +91,25 @@ class PreprocessingSpec(StrictModel):
         return self
 
 
+class AdversarialSpec(StrictModel):
+    """Adversarial training of the students, in the norm of the track's threat model."""
+
+    flavour: Literal["pgd", "trades"] = "pgd"
+    """"pgd": cross-entropy of the adversarial examples (Madry et al. 2018); "trades": of the
+    images, plus `beta` times the divergence between both (Zhang et al. 2019)."""
+    eps: Eps
+    steps: int = Field(default=10, gt=0)
+    """Steps of the adversary, from a random start."""
+    relative_step: float = Field(default=0.25, gt=0)
+    """Size of a step as a share of eps (2/255 of 8/255)."""
+    beta: float = Field(default=6.0, ge=0)
+    """Weight of the divergence of TRADES."""
+
+
 class StudentSpec(StrictModel):
-    """Natural training of the students: SGD with momentum, one drop of the learning rate."""
+    """Training of the students: SGD with momentum, one drop of the learning rate."""
+
+    ADDED = frozenset({"adversarial"})
 
     count: int = Field(default=5, gt=0)
     epochs: int = Field(gt=0)
@@ -107,6 +124,8 @@ class StudentSpec(StrictModel):
     """Share of the training after which the learning rate is multiplied by `drop_factor`."""
     drop_factor: float = Field(default=0.1, gt=0, le=1)
     augmentation: str = "none"
+    adversarial: AdversarialSpec | None = None
+    """None: natural training."""
 
 
 class ThreatSpec(StrictModel):
@@ -150,11 +169,19 @@ class AttackSpec(StrictModel):
 class Track(StrictModel):
     """A protocol. A change of any field is a new version, with a board of its own."""
 
+    ADDED = frozenset({"student_network", "base"})
+
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: int = Field(gt=0)
     summary: str
+    base: str = ""
+    """Name of the track whose seeds and presets it has, so that a method makes the same sets for
+    both; "": its own."""
     data: DataSpec
     network: NetworkSpec = NetworkSpec()
+    """What the method distils with."""
+    student_network: NetworkSpec | None = None
+    """What the students are; None: `network`."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     students: StudentSpec
     threat: ThreatSpec
@@ -177,6 +204,11 @@ class Track(StrictModel):
             raise ValueError("the first attack of a suite cannot be one on survivors")
         return self
 
+    @property
+    def family(self) -> str:
+        """Name of the track whose seeds and presets it has."""
+        return self.base or self.name
+
     def levels(self, attack: AttackSpec) -> tuple[float, ...]:
         """The eps that an attack of the suite is run at."""
         return self.threat.ladder if attack.at == "ladder" else (self.threat.headline,)
@@ -187,7 +219,7 @@ class Track(StrictModel):
         return f"{self.name}@{self.version}"
 
     def sha256(self) -> str:
-        """Hash of every field."""
+        """Hash of every field, but for younger ones at their default."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -101,7 +101,7 @@ def _check_track(old: Track, new: Track) -> None:
             "threat.norm": track.threat.norm,
             "threat.headline": track.threat.headline,
             "students.augmentation": track.students.augmentation,
-            "name, which is in the seeds": track.name,
+            "base, whose name is in the seeds": track.family,
         }
 
     before, after = seen(old), seen(new)

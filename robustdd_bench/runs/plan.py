@@ -197,6 +197,8 @@ def make_plan(
     resolved = load_track(track, registry)
     registry.get("datasets", resolved.data.dataset)
     registry.get("networks", resolved.network.name)
+    if resolved.student_network is not None:
+        registry.get("networks", resolved.student_network.name)
     for spec in resolved.attacks:
         registry.get("attacks", spec.name)
     distiller = entry.load()
@@ -270,8 +272,8 @@ def config_class(plugged: Any, owner: str) -> type[Any]:
 def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dict[str, Any]:
     """The values that a method's presets.toml names for a track.
 
-    A preset is a table of tables: `[<preset>.<track>]`, else `[<preset>.<dataset>]`. Where the
-    preset "default" has neither, the method's own defaults hold.
+    A preset is a table of tables: `[<preset>.<track>]`, else that of the track's base, else
+    `[<preset>.<dataset>]`. Where the preset "default" has none, the method's own defaults hold.
 
     Raises:
         UsageError: the method has no preset of that name, or none for this track.
@@ -287,7 +289,7 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     if preset != DEFAULT_PRESET and preset not in presets:
         raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
     tables = presets.get(preset, {})
-    for name in (track.name, track.data.dataset):
+    for name in (track.name, track.family, track.data.dataset):
         values = tables.get(name) if isinstance(tables, dict) else tables
         if values is None:
             continue

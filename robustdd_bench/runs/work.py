@@ -191,6 +191,7 @@ def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
         index,
         flip=plan.track.data.flip,
         reporter=reporter,
+        norm=plan.track.threat.norm,
     )
     evaluation = bench.evaluation
     clean = classified(

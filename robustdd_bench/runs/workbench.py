@@ -24,7 +24,7 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.protocol.tracks import AttackSpec
+from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
 from robustdd_bench.runs.adoption import ADOPTED, adopted_cell
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.plan import Plan, method_entry
@@ -61,8 +61,8 @@ class Workbench:
         self.download = download
         self.witnesses = witnesses
         self.device = torch.device(plan.device)
-        self.seeds = Seeds(plan.seed, plan.track.name, plan.method)
-        self._factories: dict[Preprocessing, NetworkFactory] = {}
+        self.seeds = Seeds(plan.seed, plan.track.family, plan.method)
+        self._factories: dict[tuple[Preprocessing, str], NetworkFactory] = {}
 
     @cached_property
     def _data(self) -> ImageData:
@@ -128,10 +128,13 @@ class Workbench:
         return Preprocessing(**self.plan.track.preprocessing.model_dump())
 
     def factory(self, preprocessing: Preprocessing) -> NetworkFactory:
-        """Networks of the track behind a preprocessing layer (ZCA is fitted once)."""
-        if preprocessing not in self._factories:
-            spec = self.plan.track.network
-            self._factories[preprocessing] = NetworkFactory(
+        """Networks the method distils with, behind a preprocessing layer (ZCA is fitted once)."""
+        return self._factory(preprocessing, self.plan.track.network)
+
+    def _factory(self, preprocessing: Preprocessing, spec: NetworkSpec) -> NetworkFactory:
+        key = (preprocessing, spec.model_dump_json())
+        if key not in self._factories:
+            self._factories[key] = NetworkFactory(
                 self.registry.get("networks", spec.name).load(),
                 spec.options,
                 self.shape_CHW,
@@ -140,7 +143,7 @@ class Workbench:
                 self.train.images,
                 self.device,
             )
-        return self._factories[preprocessing]
+        return self._factories[key]
 
     def threat(self, eps: float) -> ThreatModel:
         """The track's threat model at an eps."""
@@ -202,11 +205,12 @@ class Workbench:
         """Make whatever can be told to be missing or wrong before anything is computed.
 
         Raises:
-            UsageError: data are missing, or do not fit the track's network or images per class.
+            UsageError: data are missing, or do not fit the track's networks or images per class.
             PluginError: method or attacks cannot be made.
         """
         _ = self.train, self.evaluation, self.distiller
         self.task.network(0)
+        self._students_behind(self.preprocessing)(0)
         if not self.reference:
             self.task.required_ipc()
         for attack in self.plan.attacks:
@@ -282,7 +286,11 @@ class Workbench:
 
     def student_network(self, distilled: DistilledSet, seed: int) -> nn.Module:
         """A fresh student, behind the set's preprocessing or else the track's."""
-        return self.factory(distilled.preprocessing or self.preprocessing)(seed)
+        return self._students_behind(distilled.preprocessing or self.preprocessing)(seed)
+
+    def _students_behind(self, preprocessing: Preprocessing) -> NetworkFactory:
+        track = self.plan.track
+        return self._factory(preprocessing, track.student_network or track.network)
 
     def student(self, index: int) -> nn.Module:
         """A trained student, read from its file, in eval mode with frozen weights."""

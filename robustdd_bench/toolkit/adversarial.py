@@ -1,4 +1,4 @@
-"""Losses of adversarial training, for experts whose weights are one flat vector.
+"""Losses of adversarial training, for experts (weights in one flat vector) and for students.
 
 - "natural": CE(f(x), y).
 - "pgd": CE(f(x'), y), x' from projected gradient ascent on CE (Madry et al. 2018).
@@ -7,7 +7,7 @@
 - "trades": CE(f(x), y) + beta KL(f(x) || f(x')), x' maximises the KL (Zhang et al. 2019, eq. 5).
 - "mart": BCE(f(x'), y) + beta (1 - p_y(x)) KL(f(x) || f(x')) (Wang et al. 2020, eq. 12).
 
-Adversaries act on pixels in [0,1], before preprocessing and augmentation of the features. All
+Adversaries act on pixels, before preprocessing and augmentation of the features. All
 shapes are static and nothing synchronises with the host.
 """
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.attacks import Model, ThreatModel
 from robustdd_bench.toolkit.flat import Augment, FlatNetwork
 
 FLAVOURS = ("natural", "pgd", "fast", "trades", "mart")
@@ -37,6 +37,16 @@ class Adversary:
     step_size: float
     """In pixel units."""
     random_start: bool = True
+    extend_box: bool = False
+    """Real images stay in [0,1]. Distilled ones may lie outside, and pulling them in would train on
+    other images than the set's; if True, each image's box is [0,1] extended to its own range."""
+
+    def _clip(self, point: Tensor, x: Tensor) -> Tensor:
+        if not self.extend_box:
+            return point.clamp(0, 1)
+        low = x.flatten(1).amin(1).clamp_max(0).view(-1, 1, 1, 1)
+        high = x.flatten(1).amax(1).clamp_min(1).view(-1, 1, 1, 1)
+        return point.clamp(low, high)
 
     def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if not self.random_start:
@@ -47,7 +57,7 @@ class Adversary:
             noise = torch.empty_like(x).normal_(generator=generator)
             noise = noise / noise.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
             noise = noise * self.threat.eps
-        return (x + noise).clamp(0, 1)
+        return self._clip(x + noise, x)
 
     def maximise(
         self, loss: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator
@@ -62,7 +72,8 @@ class Adversary:
             else:
                 length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
                 move = gradient / length.view(-1, 1, 1, 1)
-            point = self.threat.project(leaf.detach() + self.step_size * move, x)
+            point = self.threat.shorten(leaf.detach() + self.step_size * move, x)
+            point = self._clip(point, x)
         return point
 
 
@@ -91,27 +102,70 @@ def adversarial_loss(
         beta: weight of the regulariser of TRADES and MART.
         generator: randomness of the adversary, on the device of `x`.
     """
+
+    def model(point: Tensor) -> Tensor:
+        return network(theta, point, augment)
+
     if flavour == "natural" or adversary is None:
-        return F.cross_entropy(network(theta, x, augment), y)
+        return F.cross_entropy(model(x), y)
     fixed = theta.detach()
+    attacked = attack_batch(
+        flavour, lambda point: network(fixed, point, augment), x, y, adversary, generator
+    )
+    return robust_loss(flavour, model, x, attacked, y, beta)
+
+
+def attack_batch(
+    flavour: str,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    adversary: Adversary,
+    generator: torch.Generator,
+) -> Tensor:
+    """The adversarial examples (B,C,H,W) that a flavour trains on.
+
+    Args:
+        flavour: one of `FLAVOURS` but "natural".
+        model: pixels to logits; only the gradient in the pixels is asked for.
+        x: pixels (B,C,H,W).
+        y: labels (B,) int64, or distributions (B,K).
+        adversary: the inner maximisation.
+        generator: randomness of its start, on the device of `x`.
+    """
     if flavour == "trades":
         with torch.no_grad():
-            reference = F.log_softmax(network(fixed, x, augment), dim=1)
+            reference = F.log_softmax(model(x), dim=1)
 
         def objective(point: Tensor) -> Tensor:
-            logits = F.log_softmax(network(fixed, point, augment), dim=1)
+            logits = F.log_softmax(model(point), dim=1)
             return F.kl_div(logits, reference, reduction="sum", log_target=True)
 
     else:
 
         def objective(point: Tensor) -> Tensor:
-            return F.cross_entropy(network(fixed, point, augment), y, reduction="sum")
+            return F.cross_entropy(model(point), y, reduction="sum")
 
-    attacked = adversary.maximise(objective, x, generator)
+    return adversary.maximise(objective, x, generator)
+
+
+def robust_loss(
+    flavour: str, model: Model, x: Tensor, attacked: Tensor, y: Tensor, beta: float
+) -> Tensor:
+    """The loss of a batch and its adversarial examples, differentiable in the model's weights.
+
+    Args:
+        flavour: one of `FLAVOURS` but "natural".
+        model: pixels to logits.
+        x: pixels (B,C,H,W).
+        attacked: what `attack_batch` made of them.
+        y: labels (B,) int64, or distributions (B,K) where the flavour is not "mart".
+        beta: weight of the regulariser of TRADES and MART.
+    """
     if flavour in ("pgd", "fast"):
-        return F.cross_entropy(network(theta, attacked, augment), y)
-    clean = network(theta, x, augment)
-    hard = network(theta, attacked, augment)
+        return F.cross_entropy(model(attacked), y)
+    clean = model(x)
+    hard = model(attacked)
     divergence = F.kl_div(
         F.log_softmax(hard, dim=1), F.log_softmax(clean, dim=1), reduction="none", log_target=True
     ).sum(1)
