@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
@@ -117,6 +117,21 @@ class RowNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = ((x.flatten(1) - 0.5).unsqueeze(1) * self.first).sum(2).tanh()
         return (hidden.unsqueeze(1) * self.second).sum(2)
+
+
+class TwoStudents(RoutedModel):
+    """Two networks as one model: row b of a batch belongs to network `owner[b]`, 0 or 1."""
+
+    def __init__(self, networks: tuple[nn.Module, nn.Module], owner: Tensor) -> None:
+        self.networks, self.owner = networks, owner
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert len(images) == len(self.owner)
+        first, second = (network(images) for network in self.networks)
+        return torch.where((self.owner == 0).unsqueeze(1), first, second)
+
+    def select(self, keep: Tensor) -> TwoStudents:
+        return TwoStudents(self.networks, self.owner[keep])
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,21 @@
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
-from attack_models import RowNetwork, make_attack, perturb, registered_attacks, rng, trained_network
+from attack_models import (
+    RowNetwork,
+    TwoStudents,
+    make_attack,
+    perturb,
+    registered_attacks,
+    rng,
+    trained_network,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from robustdd_bench.attacks import Attack, ThreatModel
@@ -15,6 +26,7 @@ from robustdd_bench.evaluation.robustness import (
     classified,
     frozen,
     tolerance,
+    worst_case,
 )
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -48,6 +60,86 @@ def test_attack_has_a_frozen_configuration_with_defaults(name):
     for field in dataclasses.fields(config):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, field.name, None)
+
+
+@each_attack
+@each_norm
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.sampled_from([1, 3]), st.integers(2, 5), st.integers(2, 5)),
+    eps=st.sampled_from([0.0, 1e-4, 0.03, 0.3, 2.0]),
+    count=st.integers(1, 6),
+    edges=st.booleans(),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_any_problem_gives_finite_examples_that_are_allowed_and_no_worse_than_the_image(
+    name, norm, shape, eps, count, edges, seed
+):
+    model = RowNetwork(shape[0] * shape[1] * shape[2], 4, seed=seed)
+    images = torch.rand(count, *shape, generator=rng(seed), dtype=torch.float64)
+    images = images.round() if edges else images  # pixels of exactly 0 and 1
+    labels = model(images).detach().argmax(1)
+    threat = ThreatModel(norm, eps)
+    found = perturb(make_attack(name), model, images, labels, threat, seed=seed)
+    assert found.isfinite().all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert threat.distance(found, images).max() <= eps + tolerance(images.dtype, eps)
+    if eps == 0:
+        assert torch.equal(found, images)
+
+
+@each_attack
+@each_norm
+@pytest.mark.parametrize("targeted", [False, True])
+def test_students_together_are_attacked_as_one_by_one(name, norm, targeted):
+    kind = registered_attacks()[name]
+    if not kind.routed:
+        pytest.skip(f"{name} takes one student at a time")
+    networks = RowNetwork(16, 4), RowNetwork(16, 4, seed=1)
+    images = torch.rand(14, 1, 4, 4, generator=rng(3), dtype=torch.float64)
+    threat = ThreatModel(norm, {"Linf": 0.05, "L2": 0.15}[norm], targeted)
+    owner = (torch.arange(28) * 5 % 7) % 2  # the students' rows lie mixed
+    both = torch.empty(28, dtype=torch.int64)
+    for student in (0, 1):
+        mine = (owner == student).nonzero().squeeze(1)
+        both[mine] = torch.arange(len(mine)) % 14
+    truth = torch.stack([network(images).detach().argmax(1) for network in networks])
+    labels = truth[owner, both]
+    labels = (labels + 1) % 4 if targeted else labels
+    seeds = torch.tensor([5, 77])
+    options = {"restarts": 3, "steps": 4} if name == "pgd" else {}
+    attack = make_attack(name, **options)
+    together = attack.perturb(
+        TwoStudents(networks, owner), images[both], labels, threat,
+        ExampleGenerator(seeds[owner], both),
+    )  # fmt: skip
+    for student, network in enumerate(networks):
+        mine = owner == student
+        alone = attack.perturb(
+            network, images[both][mine], labels[mine], threat,
+            ExampleGenerator(int(seeds[student]), both[mine]),
+        )  # fmt: skip
+        assert torch.equal(together[mine], alone)
+
+
+@each_attack
+@each_norm
+def test_the_worst_case_over_a_ladder_never_rises_with_eps_nor_above_clean(name, norm):
+    task = trained_network()
+    clean = classified(task.model, task.images, task.labels, 64)
+    ladder = [scale * HEADLINE[norm] for scale in (0.0, 0.5, 1.0, 2.0)]
+    outcomes = {
+        (name, eps): attack_student(
+            task.model, task.images, task.labels, make_attack(name), ThreatModel(norm, eps), 0, 64
+        ).robust
+        for eps in ladder
+    }
+    worst = list(worst_case(outcomes, clean, ladder).values())
+    assert torch.equal(worst[0], clean)
+    for smaller, larger in itertools.pairwise(worst):
+        assert not (larger & ~smaller).any()
+    assert worst[-1].sum() < clean.sum()
 
 
 @each_attack
@@ -156,7 +248,10 @@ def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
         assert outcome.violations.examples == 0
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "noise"])
+GUIDED = [name for name in ATTACKS if registered_attacks()[name].white_box]
+
+
+@pytest.mark.parametrize("name", GUIDED)
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.5), ("L2", 4.0)])
 def test_a_large_eps_leaves_at_most_chance(name, norm, eps):
     task = trained_network()
