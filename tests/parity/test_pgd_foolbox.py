@@ -38,6 +38,7 @@ def foolbox_pgd(model, images, labels, norm, eps, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # foolbox uses old names of scipy
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.05), ("Linf", 0.1), ("L2", 0.3), ("L2", 0.6)])
 def test_robust_accuracy_is_that_of_foolbox(norm, eps):
     if importlib.util.find_spec("foolbox") is None:
