@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench board docs clean
+.PHONY: run test test-slow lint bench parity board docs clean
 
 run: $(READY)
 	$(BIN)/robustdd run --method mat
@@ -23,12 +23,18 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only
 
+# Our PGD against foolbox's, in an environment of its own: foolbox is no dependency of ours.
+parity:
+	test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' foolbox==3.3.4
+	.venv-parity/bin/python -m pytest tests/parity -m slow -s
+
 # Rebuild what is generated: the board's tables, the CLI reference, the JSON Schema.
 board docs: $(READY)
 	$(BIN)/python scripts/generate.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks runs
+	rm -rf $(VENV) .venv-parity build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks runs
 
 # The stamp depends on pyproject.toml, so a change of dependencies reinstalls.
 $(READY): pyproject.toml

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from attack_models import (
     rng,
     trained_network,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.outcomes import accuracy
+from robustdd_bench.evaluation.outcomes import accuracy, worst_case
 from robustdd_bench.evaluation.robustness import attack_student, classified, frozen, tolerance
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -86,6 +89,50 @@ def test_attack_has_a_frozen_configuration_with_defaults(name):
     for field in dataclasses.fields(config):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, field.name, None)
+
+
+@each_case()
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.sampled_from([1, 3]), st.integers(2, 5), st.integers(2, 5)),
+    eps=st.sampled_from([0.0, 1e-4, 0.03, 0.3, 2.0]),
+    count=st.integers(1, 6),
+    edges=st.booleans(),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_any_problem_gives_finite_examples_that_are_allowed_and_no_worse_than_the_image(
+    name, norm, shape, eps, count, edges, seed
+):
+    model = RowNetwork(shape[0] * shape[1] * shape[2], 4, seed=seed)
+    images = torch.rand(count, *shape, generator=rng(seed), dtype=torch.float64)
+    images = images.round() if edges else images  # pixels of exactly 0 and 1
+    labels = model(images).detach().argmax(1)
+    threat = ThreatModel(norm, eps)
+    found = perturb(quick_attack(name), model, images, labels, threat, seed=seed)
+    assert found.isfinite().all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert threat.distance(found, images).max() <= eps + tolerance(images.dtype, eps)
+    if eps == 0:
+        assert torch.equal(found, images)
+
+
+@each_case()
+def test_the_worst_case_over_a_ladder_never_rises_with_eps_nor_above_clean(name, norm):
+    task = trained_network()
+    clean = classified(task.model, task.images, task.labels, 64)
+    ladder = [scale * HEADLINE[norm] for scale in (0.0, 0.5, 1.0, 2.0)]
+    outcomes = {
+        (name, eps): attack_student(
+            task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64
+        ).robust
+        for eps in ladder
+    }
+    worst = list(worst_case(outcomes, clean, ladder).values())
+    assert torch.equal(worst[0], clean)
+    for smaller, larger in itertools.pairwise(worst):
+        assert not (larger & ~smaller).any()
+    assert worst[-1].sum() < clean.sum()
 
 
 @each_case()
@@ -222,8 +269,8 @@ def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
 
 @each_case()
 def test_a_large_eps_leaves_at_most_chance(name, norm):
-    if name == "noise":
-        pytest.skip("noise does not look for anything")
+    if not registered_attacks()[name].white_box:
+        pytest.skip("it has no gradients to follow")
     task, eps = trained_network(), {"Linf": 0.5, "L2": 4.0}[norm]
     outcome = attack_student(
         task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64

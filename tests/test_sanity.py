@@ -53,12 +53,6 @@ def noisy(scale):
     return Function(lambda x: x + scale * torch.randn(x.shape, generator=generator))
 
 
-def random_choice():
-    generator = torch.Generator().manual_seed(0)
-    mirrored = Function(lambda x: x if torch.rand(1, generator=generator) < 0.5 else x.flip(3))
-    return Wrapped(before=mirrored)
-
-
 def examine(model):
     task = trained_network()
     clean = classified(model, task.images, task.labels, BATCH)
@@ -122,10 +116,6 @@ def test_log_probabilities_are_logits():
     assert flagged(Wrapped(after=nn.LogSoftmax(1))) == set()
 
 
-def test_softmax_outputs_are_flagged():
-    assert "outputs are logits" in flagged(Wrapped(after=nn.Softmax(1)))
-
-
 def test_outputs_that_are_not_finite_are_flagged():
     broken = Wrapped(after=Function(lambda z: torch.where(z > 0, z, torch.nan)))
     assert "outputs are logits" in flagged(broken)
@@ -134,23 +124,6 @@ def test_outputs_that_are_not_finite_are_flagged():
 @pytest.mark.parametrize("scale", [0.001, 0.05])
 def test_a_noise_layer_is_flagged(scale):
     assert "deterministic forward" in flagged(Wrapped(before=noisy(scale)))
-
-
-def test_a_random_forward_pass_is_flagged():
-    found = flagged(random_choice())
-    assert "deterministic forward" in found
-    assert "clean accuracy reproduces" in found
-
-
-def test_saturated_logits_are_flagged():
-    found = flagged(Wrapped(after=Function(lambda z: 1000 * z)))
-    assert found == {"input gradient"}
-
-
-def test_quantised_input_is_flagged():
-    found = flagged(Wrapped(before=Function(lambda x: (x * 4).round() / 4)))
-    assert "input gradient" in found
-    assert "unconstrained attack succeeds" in found
 
 
 def test_a_student_cut_off_from_its_pixels_is_flagged_not_a_crash():
@@ -216,7 +189,8 @@ def test_violations_are_flagged_and_named():
 
 def with_bits(outcome, attack, text):
     robust = torch.tensor([character == "1" for character in text])
-    return dataclasses.replace(outcome, attack=attack, robust=robust)
+    tried = torch.ones_like(robust)
+    return dataclasses.replace(outcome, attack=attack, robust=robust, tried=tried)
 
 
 def test_a_weaker_attack_that_leads_clearly_is_flagged():

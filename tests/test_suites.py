@@ -159,3 +159,10 @@ def test_a_suite_that_makes_no_sense_is_refused(old, new, line) -> None:
         text = text.replace('on = "survivors"\nconfig', 'on = "survivors"\nexamples = 3\nconfig')
     with pytest.raises(UsageError, match=line):
         parse_track(text, "suite.toml")
+
+
+def test_an_attack_that_does_not_know_the_norm_is_refused_before_anything_runs(tmp_path) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(SUITE.read_text() + '\n[[attacks]]\nname = "ddn"\n')
+    with pytest.raises(UsageError, match="attack 'ddn' cannot attack in Linf; it knows L2"):
+        plan_of(track=str(path))

@@ -117,6 +117,7 @@ def test_a_variant_differs_from_its_track_only_in_its_students(name: str) -> Non
     for fields in (variant, plain):
         del fields["name"], fields["summary"]
     changed = variant.pop("student_network", None) or variant["students"].pop("adversarial")
+    assert variant.pop("base") == base.name == track.family
     assert variant == plain
     if track.students.adversarial is not None:
         assert changed["eps"] == base.threat.headline

@@ -238,7 +238,7 @@ def attack_students(
         An outcome for each student.
 
     Raises:
-        UsageError: the threat model is targeted.
+        UsageError: the threat model is targeted, or the attack says that it cannot be used so.
         PluginError: the attack raised, returned something else than images, or changed a
             student; the message names attack and plugin.
     """
@@ -393,6 +393,8 @@ def _guarded(models: Sequence[nn.Module], who: str, seed: int) -> Iterator[None]
             stack.enter_context(torch.enable_grad())
             stack.enter_context(isolated_rng(seed))
             yield
+    except UsageError as error:  # a norm it does not know, a package that is missing
+        raise UsageError(f"{who}: {error}") from error
     except Exception as error:
         raise PluginError(f"{who} failed: {type(error).__name__}: {error}") from error
     for model, values in zip(models, before, strict=True):

@@ -215,8 +215,15 @@ def make_plan(
     attacks = []
     for spec in resolved.attacks:
         attack = registry.get("attacks", spec.name)
+        kind = attack.load()
+        norms = getattr(kind, "norms", (resolved.threat.norm,))
+        if resolved.threat.norm not in norms:
+            raise UsageError(
+                f"track {resolved.name!r}: attack {spec.name!r} cannot attack in "
+                f"{resolved.threat.norm}; it knows {', '.join(norms)}"
+            )
         configured = build_config(
-            config_class(attack.load(), f"attack {spec.name!r}"),
+            config_class(kind, f"attack {spec.name!r}"),
             spec.config,
             f"track {resolved.name!r}, attack {spec.name!r}",
         )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Progress, Reporter, StagedDistiller
 from robustdd_bench.errors import PluginError, RobustDDError
 from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, standing, unpack_bits
@@ -26,7 +26,7 @@ from robustdd_bench.evaluation.robustness import (
     attack_students,
     classified,
 )
-from robustdd_bench.evaluation.sanity import check_student
+from robustdd_bench.evaluation.sanity import check_student, strongest_iterative
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
 from robustdd_bench.files import read_json, write_json, write_safetensors
@@ -324,21 +324,29 @@ def _sanity(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
     for attack in plan.attacks:
         outcomes += read_outcomes(bench, attack.name, index)
     evaluation = bench.evaluation
+    suite = {attack.name: bench.attack(attack.name) for attack in plan.attacks}
     checks = check_student(
         bench.student(index),
         evaluation.pixels(),
         evaluation.labels,
         clean=unpack_bits(bench.student_facts(index)["clean"]),
         outcomes=outcomes,
-        unconstrained=bench.attack(plan.attacks[-1].name),
+        unconstrained=_strongest(suite),
         seed=bench.seeds.shared().seed("sanity", index),
         batch_size=plan.track.threat.batch_size,
+        suite=suite,
+        headline=bench.threat(plan.track.threat.headline),
     )
     write_json(
         cell.output,
         [{"name": c.name, "passed": bool(c.passed), "evidence": c.evidence} for c in checks],
     )
     return Work(len(checks), "checks")
+
+
+def _strongest(suite: Mapping[str, Attack]) -> Attack:
+    """The attack that has to succeed where it may do nearly anything: gradients and steps."""
+    return suite[strongest_iterative(suite) or list(suite)[-1]]
 
 
 _WORK = {
