@@ -31,6 +31,8 @@ class Variant(_Strict):
     """Processor time, which a busy machine troubles less than wall time."""
     peak_bytes: list[int] = Field(min_length=5)
     """Peak resident set above the one before the call."""
+    accuracy: list[float] | None = None
+    """The robust accuracy that each found, where the workload is an attack."""
     median_wall_s: float
     median_cpu_s: float
     median_peak_bytes: float

@@ -40,10 +40,11 @@ def child(name: str, variant: str) -> None:
     before = _resident()
     memory = PeakMemory("cpu")
     start, cpu = time.perf_counter(), time.process_time()
-    work()
+    found = work()
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = max(0, memory.read() - before)
-    print(json.dumps({"wall_s": wall, "cpu_s": cpu, "peak_bytes": peak}))
+    value = found if isinstance(found, float) else None
+    print(json.dumps({"wall_s": wall, "cpu_s": cpu, "peak_bytes": peak, "accuracy": value}))
 
 
 def _resident() -> int:
@@ -83,11 +84,13 @@ def measure(name: str, n: int) -> Result:
         wall = [round(v["wall_s"], 6) for v in values]
         cpu = [round(v["cpu_s"], 6) for v in values]
         peak = [int(v["peak_bytes"]) for v in values]
+        found = [v["accuracy"] for v in values]
         variants[variant] = Variant(
             name=variant,
             wall_s=wall,
             cpu_s=cpu,
             peak_bytes=peak,
+            accuracy=None if None in found else found,
             median_wall_s=statistics.median(wall),
             median_cpu_s=statistics.median(cpu),
             median_peak_bytes=statistics.median(peak),

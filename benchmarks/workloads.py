@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from attack_workloads import pgd, suite, targeted
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -183,6 +184,15 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
         "dataloader",
         "trainer",
         "digits, ConvNet-2 W=32, 10 epochs, batch 64",
+    ),
+    "pgd20-359": (pgd(359), "loop", "vmap", "PGD-20 on 5 students, 359 digits"),
+    "pgd20-16": (pgd(16), "loop", "vmap", "PGD-20 on 5 students, 16 digits"),
+    "suite-digits": (suite, "everything", "survivors", "suite of digits-ipc10, 5 students, 359"),
+    "apgd-digits": (
+        targeted,
+        "pyautoattack",
+        "ours",
+        "APGD-CE and APGD-T on 5 students, 100 digits, against pyautoattack",
     ),
     "dsa-b256": (augmentation(256), "loop", "batch", "six families, 256 images of 3x32x32"),
 }

@@ -7,7 +7,7 @@ a layer of the model, so gradients and the eps-ball are in pixel space.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -93,6 +93,10 @@ class Attack(abc.ABC):
     """True: what it finds for an example depends on the other examples of the batch, because its
     random numbers are drawn for the batch as a whole. Its result then changes a little with the
     batch size, and holds only together with the batch size that the record names."""
+    uses_sources: ClassVar[bool] = False
+    """True: `sources` holds the other students of the run while a student is attacked."""
+    sources: Sequence[Model] = ()
+    """Other networks of the same task, pixels to logits, for attacks that transfer examples."""
     warnings: list[str]
     """What the attack has to say about its own result, each kind of remark once over the life of
     the object; kept in the record."""

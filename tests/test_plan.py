@@ -225,14 +225,19 @@ def test_a_preset_that_has_nothing_for_the_track_is_not_passed_over(monkeypatch,
         planned(monkeypatch, PRESETS, tmp_path / "p", preset="other")
 
 
-def test_tracks_of_one_dataset_and_ipc_share_presets_that_go_before_the_datasets(
-    monkeypatch, tmp_path
-) -> None:
-    presets = PRESETS + "[default.digits-ipc2]\nshare = 0.6\n[default.digits-ipc3]\nshare = 0.7\n"
-    track = tmp_path / "t.toml"
-    track.write_text(TRACK.read_text().replace('name = "fast"', 'name = "fast-at"'))
-    assert planned(monkeypatch, presets, tmp_path / "p", track=str(track)).config["share"] == 0.6
-    assert planned(monkeypatch, presets, tmp_path / "p").config["share"] == 0.2
+def test_a_track_has_its_bases_presets_where_it_has_none_of_its_own(monkeypatch, tmp_path) -> None:
+    presets = PRESETS + "[default.other]\nshare = 0.6\n"
+    path = tmp_path / "t.toml"
+
+    def share(name, base):
+        text = TRACK.read_text().replace("version = 1", f'version = 1\nbase = "{base}"')
+        path.write_text(text.replace('name = "fast"', f'name = "{name}"'))
+        plan = planned(monkeypatch, presets, tmp_path / "p", track=str(path))
+        return plan.config["share"]
+
+    assert share("fast-at", "other") == 0.6
+    assert share("fast-at", "fast") == planned(monkeypatch, presets, tmp_path / "p").config["share"]
+    assert share("fast", "other") == 0.2
 
 
 @pytest.mark.parametrize(

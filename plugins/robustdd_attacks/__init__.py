@@ -29,3 +29,4 @@ def robustdd_register_attacks(register: Register) -> None:
     register("cw", "robustdd_attacks.cw:CW", "Carlini and Wagner's L2 attack, with a search over c")
     register("ddn", "robustdd_attacks.ddn:DDN", "decoupled direction and norm: least L2 distance")
     register("autoattack", "robustdd_attacks.autoattack:AutoAttack", "AutoAttack, by pyautoattack")
+    register("transfer", "robustdd_attacks.transfer:Transfer", "PGD on the other students")

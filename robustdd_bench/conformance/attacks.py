@@ -173,6 +173,8 @@ class _Bench:
         attack = self._class(config_of(self._class, self._entry))
         model = self._model if model is None else model
         images, labels, index = (tensor[part] for tensor in _examples(model, count))
+        if attack.uses_sources:
+            attack.sources = (model,)
         threat = ThreatModel(norm, EPS[norm] if eps is None else eps)
         given = images.clone(), labels.clone(), index.clone()
         with surroundings.kept_settings(), surroundings.seeded_globals(global_seed):

@@ -211,6 +211,7 @@ def attack_students(
     plugin: str | None = None,
     layout: Layout | None = None,
     keep: WitnessKeeper | None = None,
+    sources: Sequence[Sequence[nn.Module]] | None = None,
 ) -> list[AttackOutcome]:
     """Attack students of one architecture on a split, together where the attack can.
 
@@ -232,6 +233,7 @@ def attack_students(
         name: what the attack is called in errors and in the outcome; its class by default.
         plugin: where it comes from; its package by default.
         layout: how students are attacked together; None: by the device.
+        sources: for each student other networks, for an attack that uses them.
         keep: gets every verified adversarial example: student, places (M,), examples (M,C,H,W).
 
     Returns:
@@ -259,8 +261,9 @@ def attack_students(
             forwards = students.forwards
         else:
             found, forwards = [], []
-            for model, seed, where in zip(models, seeds, places, strict=True):
-                with _counted(model) as counter:
+            for r, (model, seed, where) in enumerate(zip(models, seeds, places, strict=True)):
+                others = () if sources is None else tuple(sources[r])
+                with _counted(model) as counter, _lent(attack, others):
                     found.append(
                         _alone(attack, model, images, labels, threat, seed, where, batch_size)
                     )
@@ -365,6 +368,20 @@ def _perturb(
             f"{dtype} and shape {tuple(shape)}"
         )
     return found.detach().to(images.device)
+
+
+@contextlib.contextmanager
+def _lent(attack: Attack, sources: Sequence[nn.Module]) -> Iterator[None]:
+    """Lend an attack other networks, in eval mode and frozen, for the time of one student."""
+    if not attack.uses_sources:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        attack.sources = [stack.enter_context(frozen(source)) for source in sources]
+        try:
+            yield
+        finally:
+            attack.sources = ()
 
 
 @contextlib.contextmanager

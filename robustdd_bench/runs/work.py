@@ -229,6 +229,8 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
     ]
     evaluation, plugin = bench.evaluation, bench.registry.get("attacks", name).plugin
     pixels, seeds = evaluation.pixels(), bench.seeds.shared()
+    everyone = range(plan.track.students.count) if attack.uses_sources else ()
+    sources = [[bench.student(s) for s in everyone if s != r] for r in students]
     results: list[dict[str, Any]] = []
     forwards = 0
     levels = plan.track.levels(spec)
@@ -254,6 +256,7 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 name=name,
                 plugin=plugin,
                 keep=keep if bench.witnesses else None,
+                sources=sources,
             )
             for r, found, outcome in zip(students, before, outcomes, strict=True):
                 if spec.on == "survivors":

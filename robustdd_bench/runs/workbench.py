@@ -383,7 +383,7 @@ class Workbench:
                     output=self.attack_path(attack.name, group),
                     inputs=(
                         self.set_path,
-                        *(self.student_path(r) for r in group),
+                        *(self.student_path(r) for r in self._needed_students(attack.name, group)),
                         *self._attack_files(earlier, group),
                     ),
                     data=self.data_hashes,
@@ -395,6 +395,12 @@ class Workbench:
                 for group in self.groups(attack.name)
             ]
         return cells
+
+    def _needed_students(self, attack: str, group: Sequence[int]) -> Sequence[int]:
+        """The students an attack has to see: those attacked, or all if it transfers examples."""
+        kind = self.registry.get("attacks", attack).load()
+        uses = getattr(kind, "uses_sources", False)
+        return range(self.plan.track.students.count) if uses else group
 
     def _attack_files(self, attacks: Sequence[str], students: Sequence[int]) -> list[Path]:
         """The files of those attacks that hold outcomes of any of those students."""

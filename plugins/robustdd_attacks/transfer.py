@@ -1,0 +1,65 @@
+"""Transfer: adversarial examples made on other students, tried on this one.
+
+A student that falls for examples made on its siblings, and not for those made on itself, hides its
+gradients (Papernot et al. 2016, "Transferability in machine learning"; Athalye et al. 2018). The
+sources are the other students of the run; PGD is run on each of them in turn, and per example the
+one that fools the student best is kept. Its own gradients are not used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustdd_attacks.common import Best, judge
+from robustdd_attacks.pgd import PGD
+from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.errors import UsageError
+from robustdd_bench.toolkit.randomness import ExampleGenerator
+
+
+class Transfer(Attack):
+    """PGD on other students, the worst for this one."""
+
+    white_box = False
+    uses_sources = True
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """Settings of `Transfer`."""
+
+        steps: int = 20
+        """Steps of PGD on each source."""
+        sources: int = 4
+        """How many other students are used, at most."""
+
+        def __post_init__(self) -> None:
+            if self.steps < 1 or self.sources < 1:
+                raise ValueError(
+                    f"steps and sources must be at least 1, not {self.steps} and {self.sources}"
+                )
+
+    def perturb(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: ExampleGenerator,
+    ) -> Tensor:
+        """Adversarial examples; see `Attack.perturb`.
+
+        Raises:
+            UsageError: there is no other student.
+        """
+        if not self.sources:
+            raise UsageError("transfer needs other students; the track has one only")
+        best = Best(images)
+        make = PGD(PGD.Config(steps=self.config.steps))
+        for source in self.sources[: self.config.sources]:
+            moved = make.perturb(source, images, labels, threat, generator)
+            with torch.no_grad():
+                best.offer(moved, *judge(model(moved), labels, threat.targeted))
+        return best.images
