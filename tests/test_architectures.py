@@ -13,6 +13,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.protocol import architectures
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.flat import FlatNetwork
@@ -267,3 +268,17 @@ def test_images_too_small_and_wrong_options_are_refused_in_one_line(
     with pytest.raises(UsageError, match=message) as caught:
         builder(name)(shape, 10, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18"])
+def test_a_narrower_network_has_fewer_channels_throughout(name) -> None:
+    build = getattr(architectures, name)
+    wide, narrow = build((1, 8, 8), 10), build((1, 8, 8), 10, width=16)
+    shapes = [
+        [tuple(p.shape[:1]) for n, p in network.named_parameters() if p.ndim == 4]
+        for network in (wide, narrow)
+    ]
+    assert [a // 4 for (a,) in shapes[0]] == [b for (b,) in shapes[1]]
+    assert narrow(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(UsageError, match=f"{name} needs a positive width"):
+        build((1, 8, 8), 10, width=0)

@@ -261,6 +261,12 @@ def test_the_set_s_own_learning_rate_goes_before_the_track_s() -> None:
     assert_same_weights(own.network, train(small_set(), spec_of(learning_rate=0.2)).network)
 
 
+def test_a_track_can_leave_the_set_s_own_learning_rate_aside() -> None:
+    found = train(small_set(learning_rate=0.2), spec_of(own_rate=False))
+    assert found.learning_rate == 0.05
+    assert_same_weights(found.network, train(small_set(), spec_of()).network)
+
+
 def test_the_last_iterate_counts_even_if_an_earlier_one_was_better() -> None:
     distilled, spec = small_set(), spec_of(learning_rate=0.3, drop_at=1.0)
     earlier = [

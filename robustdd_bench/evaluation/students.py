@@ -90,7 +90,7 @@ def train_student(
     """
     device = next(network.parameters()).device
     images, labels = distilled.images.to(device), distilled.labels.to(device)
-    rate = distilled.learning_rate or spec.learning_rate
+    rate = (distilled.learning_rate if spec.own_rate else None) or spec.learning_rate
     optimiser = torch.optim.SGD(
         network.parameters(), lr=rate, momentum=spec.momentum, weight_decay=spec.weight_decay
     )

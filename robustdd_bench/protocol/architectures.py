@@ -87,17 +87,21 @@ def alexnet(shape_CHW: Sequence[int], num_classes: int, *, norm: str = "none") -
     return _head(layers, channels, sides, num_classes)
 
 
-def vgg11(shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance") -> nn.Sequential:
+def vgg11(
+    shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance", width: int = 64
+) -> nn.Sequential:
     """VGG11: eight convolutions with five max poolings; 9,231,114 parameters.
 
     Args:
         shape_CHW: channels, height, width of an image.
         num_classes: K.
         norm: "instance" as in the field, "batch" or "none".
+        width: channels of the first convolution; the others grow with it.
 
     Raises:
-        UsageError: the image is smaller than 4x4, or there is no such norm.
+        UsageError: the image is smaller than 4x4, or there is no such norm or width.
     """
+    _check_width("vgg11", width)
     channels, sides = shape_CHW[0], _sides("vgg11", shape_CHW)
     layers: list[nn.Module] = []
     pad = _pad_28(sides)
@@ -106,17 +110,18 @@ def vgg11(shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance")
         if isinstance(step, str):
             sides = _pool(layers, sides)
             continue
+        wide = step * width // 64
         layers += [
-            nn.Conv2d(channels, step, 3, padding=1 + pad),
-            _norm("vgg11", norm, step),
+            nn.Conv2d(channels, wide, 3, padding=1 + pad),
+            _norm("vgg11", norm, wide),
             nn.ReLU(),
         ]
-        channels, pad = step, 0
+        channels, pad = wide, 0
     return _head(layers, channels, sides, num_classes)
 
 
 def resnet18(
-    shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance"
+    shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance", width: int = 64
 ) -> nn.Sequential:
     """ResNet18 with the stem for small images: 11,173,962 parameters.
 
@@ -124,22 +129,24 @@ def resnet18(
         shape_CHW: channels, height, width of an image.
         num_classes: K.
         norm: "instance" as in the field, "batch" or "none".
+        width: channels of the first blocks; the others have 2, 4 and 8 times as many.
 
     Raises:
-        UsageError: the image is smaller than 4x4, or there is no such norm.
+        UsageError: the image is smaller than 4x4, or there is no such norm or width.
     """
+    _check_width("resnet18", width)
     side = min(_sides("resnet18", shape_CHW))
     layers: list[nn.Module] = [
-        nn.Conv2d(shape_CHW[0], 64, 3, padding=1, bias=False),
-        _norm("resnet18", norm, 64),
+        nn.Conv2d(shape_CHW[0], width, 3, padding=1, bias=False),
+        _norm("resnet18", norm, width),
         nn.ReLU(),
     ]
-    channels = 64
-    for width, halve in ((64, False), (128, True), (256, True), (512, True)):
+    channels = width
+    for wide, halve in ((width, False), (2 * width, True), (4 * width, True), (8 * width, True)):
         stride = 2 if halve and (side + 1) // 2 >= 2 else 1
         side = (side + stride - 1) // stride
-        layers += [_Block(channels, width, stride, norm), _Block(width, width, 1, norm)]
-        channels = width
+        layers += [_Block(channels, wide, stride, norm), _Block(wide, wide, 1, norm)]
+        channels = wide
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
     return nn.Sequential(*layers)
 
@@ -192,6 +199,11 @@ def _norm(network: str, norm: str, channels: int) -> nn.Module:
     if norm == "none":
         return nn.Identity()
     raise UsageError(f"{network} has no norm {norm!r}; choose from {', '.join(NORMS)}")
+
+
+def _check_width(network: str, width: int) -> None:
+    if width < 1:
+        raise UsageError(f"{network} needs a positive width, not {width}")
 
 
 def _sides(network: str, shape_CHW: Sequence[int]) -> tuple[int, int]:

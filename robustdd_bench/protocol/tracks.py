@@ -109,7 +109,7 @@ class AdversarialSpec(StrictModel):
 class StudentSpec(StrictModel):
     """Training of the students: SGD with momentum, one drop of the learning rate."""
 
-    ADDED = frozenset({"adversarial"})
+    ADDED = frozenset({"adversarial", "own_rate"})
 
     count: int = Field(default=5, gt=0)
     epochs: int = Field(gt=0)
@@ -126,6 +126,9 @@ class StudentSpec(StrictModel):
     augmentation: str = "none"
     adversarial: AdversarialSpec | None = None
     """None: natural training."""
+    own_rate: bool = True
+    """Whether a set's own learning rate goes before the track's. Not where students are another
+    architecture than the one it was learned on."""
 
 
 class ThreatSpec(StrictModel):
