@@ -18,12 +18,8 @@ from torch import Tensor, nn
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.evaluation.outcomes import standing
-from robustdd_bench.evaluation.robustness import (
-    AttackOutcome,
-    attack_student,
-    attack_students,
-    classified,
-)
+from robustdd_bench.evaluation.prediction import classified
+from robustdd_bench.evaluation.robustness import AttackOutcome, attack_student, attack_students
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.evaluation.together import Layout
 from robustdd_bench.plugins import collect, get_plugin_manager

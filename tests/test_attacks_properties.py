@@ -23,7 +23,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import accuracy, worst_case
-from robustdd_bench.evaluation.robustness import attack_student, classified, frozen, tolerance
+from robustdd_bench.evaluation.prediction import classified, frozen
+from robustdd_bench.evaluation.robustness import attack_student, tolerance
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 

@@ -14,15 +14,8 @@ from torch import nn
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, unpack_bits, worst_case
-from robustdd_bench.evaluation.robustness import (
-    attack_student,
-    check_examples,
-    frozen,
-    other_batch_size,
-    predict,
-    right,
-    tolerance,
-)
+from robustdd_bench.evaluation.prediction import frozen, other_batch_size, predict, right
+from robustdd_bench.evaluation.robustness import attack_student, check_examples, tolerance
 
 LINF = ThreatModel("Linf", 0.1)
 

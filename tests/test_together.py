@@ -11,7 +11,8 @@ from torch import nn
 
 from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel, rows
 from robustdd_bench.errors import PluginError
-from robustdd_bench.evaluation.robustness import attack_student, attack_students, classified
+from robustdd_bench.evaluation.prediction import classified
+from robustdd_bench.evaluation.robustness import attack_student, attack_students
 from robustdd_bench.evaluation.together import Students, layout_for
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.toolkit.seeds import isolated_rng

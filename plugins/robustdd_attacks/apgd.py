@@ -27,6 +27,7 @@ returned is the best point by success first and that score second, whatever loss
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -165,62 +166,50 @@ class APGDConfig:
             raise ValueError(f"restarts must be at least 1, not {self.restarts}")
 
 
-class APGDCE(Attack):
+class _APGD(Attack):
+    """APGD on a loss, with restarts."""
+
+    routed = True
+    Config = APGDConfig
+
+    @classmethod
+    def quick_config(cls) -> APGDConfig:
+        """A run of seconds for `robustdd check-plugin`."""
+        return APGDConfig(steps=10)
+
+    @abc.abstractmethod
+    def _loss(self, part: Problem) -> Loss | None:
+        """What is climbed, a function of the logits; None: the cross-entropy."""
+
+    def perturb(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: ExampleGenerator,
+    ) -> Tensor:
+        """Adversarial examples; see `Attack.perturb`."""
+
+        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
+            return auto_pgd(part, self.config.steps, self._loss(part))
+
+        problem = Problem(model, images, labels, threat, generator)
+        return restarts(problem, self.config.restarts, climb)
+
+
+class APGDCE(_APGD):
     """APGD on the cross-entropy; Linf and L2, targeted or not."""
 
-    routed = True
-    Config = APGDConfig
-
-    @classmethod
-    def quick_config(cls) -> APGDConfig:
-        """A run of seconds for `robustdd check-plugin`."""
-        return APGDConfig(steps=10)
-
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; see `Attack.perturb`."""
-
-        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
-            return auto_pgd(part, self.config.steps)
-
-        problem = Problem(model, images, labels, threat, generator)
-        return restarts(problem, self.config.restarts, climb)
+    def _loss(self, part: Problem) -> None:
+        return None
 
 
-class APGDDLR(Attack):
+class APGDDLR(_APGD):
     """APGD on the ratio loss; Linf and L2, targeted or not."""
 
-    routed = True
-    Config = APGDConfig
-
-    @classmethod
-    def quick_config(cls) -> APGDConfig:
-        """A run of seconds for `robustdd check-plugin`."""
-        return APGDConfig(steps=10)
-
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; see `Attack.perturb`."""
-
-        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
-            return auto_pgd(
-                part, self.config.steps, lambda logits: dlr(logits, part.labels, threat.targeted)
-            )
-
-        problem = Problem(model, images, labels, threat, generator)
-        return restarts(problem, self.config.restarts, climb)
+    def _loss(self, part: Problem) -> Loss:
+        return lambda logits: dlr(logits, part.labels, part.threat.targeted)
 
 
 class APGDT(Attack):

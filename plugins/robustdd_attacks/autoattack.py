@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.robustness import frozen
+from robustdd_bench.evaluation.prediction import frozen
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 if TYPE_CHECKING:

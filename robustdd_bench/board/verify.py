@@ -17,7 +17,7 @@ from pathlib import Path
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits, worst_case
-from robustdd_bench.evaluation.robustness import classified
+from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.statistics import mean
 from robustdd_bench.evaluation.students import weights_sha256
 from robustdd_bench.evaluation.witnesses import load, proven

@@ -21,6 +21,13 @@ from torch import Tensor, nn
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.outcomes import first_bits
+from robustdd_bench.evaluation.prediction import (
+    classified,
+    frozen,
+    other_batch_size,
+    predict,
+    right,
+)
 from robustdd_bench.evaluation.together import Layout, Students, layout_for
 from robustdd_bench.toolkit.randomness import ExampleGenerator, as_int64
 from robustdd_bench.toolkit.seeds import isolated_rng
@@ -71,44 +78,6 @@ class AttackOutcome:
     def broken(self) -> int:
         """Attacked examples with a verified adversarial example."""
         return int((self.tried & ~self.robust).sum())
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode with its parameters frozen; both are as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in wanted:
-            parameter.requires_grad_(False)
-        yield model
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
-
-
-def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Logits (N,K) of pixels (N,C,H,W), in eval mode and without gradients."""
-    with frozen(model), torch.no_grad():
-        return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
-
-
-def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the label has the largest logit; bool (N,). A row that holds NaN is wrong."""
-    return (logits.argmax(1) == labels) & ~logits.isnan().any(1)
-
-
-def classified(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-    """Bits: whether the model is right on each image; bool (N,) on the CPU."""
-    return right(predict(model, images, batch_size), labels).cpu()
-
-
-def other_batch_size(count: int, batch_size: int) -> int:
-    """A batch size that cuts `count` examples otherwise than `batch_size` does."""
-    return min(count, batch_size) // 2 or 2
 
 
 def tolerance(dtype: torch.dtype, eps: float) -> float:

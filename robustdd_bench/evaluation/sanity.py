@@ -10,11 +10,7 @@ Shapes: N examples, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,21 +18,17 @@ from torch import Tensor, nn
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.outcomes import accuracy
-from robustdd_bench.evaluation.robustness import (
-    AttackOutcome,
-    attack_student,
-    frozen,
-    other_batch_size,
-    predict,
-    right,
+from robustdd_bench.evaluation.prediction import frozen, other_batch_size, predict, right
+from robustdd_bench.evaluation.robustness import AttackOutcome, attack_student
+from robustdd_bench.evaluation.suite_checks import (
+    STEPS_CHECK,
+    STRENGTH,
+    Check,
+    check_gradient_free,
+    check_more_steps,
+    check_order,
+    strongest_iterative,
 )
-
-STRENGTH = ("noise", "fgsm", "pgd", "apgd-ce", "autoattack")
-"""Attacks from weak to strong, by name; those that were not run are passed over.
-
-Only attacks whose order is known stand here: whether the DLR loss or the cross-entropy breaks more,
-or momentum, depends on the student.
-"""
 
 _TIE = 1e-3
 """Relative gap of two logits below which their order is rounding: TF32 keeps 10 bits, and other
@@ -45,23 +37,8 @@ _REPEAT = 64
 """Units in the last place, relative to the largest logit, that a repeated pass may differ by."""
 _LIVE_GRADIENTS = 0.5
 """Least share of examples whose gradient is not exactly zero."""
-_DEVIATIONS = 3.0
-"""A weaker attack may lead by this many standard deviations of the paired difference."""
 _NEAR_ZERO = 0.05
 """Most that may survive an attack that can reach a grey image from any other."""
-_MORE_STEPS = 0.02
-"""Share of what an attack left that it may break with twice the steps."""
-_GRADIENT_FREE = 0.01
-"""Share of the split that only an attack without gradients may break."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check: whether it passed, and what was seen."""
-
-    name: str
-    passed: bool
-    evidence: str
 
 
 def check_student(
@@ -117,7 +94,7 @@ def check_student(
         blind = [name for name, attack in suite.items() if not attack.white_box]
         name = strongest_iterative(suite, strength)
         again = (
-            Check(_STEPS_CHECK, True, "no attack with gradients and steps in the suite")
+            Check(STEPS_CHECK, True, "no attack with gradients and steps in the suite")
             if name is None
             else check_more_steps(
                 model, few, truth, suite[name], name, headline, outcomes, clean, seed, batch_size,
@@ -216,157 +193,6 @@ def check_violations(outcomes: Sequence[AttackOutcome]) -> Check:
     ]
     evidence = "; ".join(bad) or f"{len(outcomes)} outcomes, no example left the threat model"
     return Check("attacks stay in the threat model", not bad, evidence)
-
-
-def check_order(
-    outcomes: Sequence[AttackOutcome],
-    strength: Sequence[str] = STRENGTH,
-) -> Check:
-    """A weaker attack does not break more than a stronger one.
-
-    The two are compared on the same examples: those that both were run on. If they were equally
-    strong, each of the d examples that only one of them breaks would be either's with probability
-    1/2, so the weaker one's lead would have a standard deviation of sqrt(d) (McNemar 1947). A lead
-    above three of them fails.
-    """
-    bits = {(o.attack, o.threat.eps): (o.robust, o.tried) for o in outcomes}
-    failures, compared = [], 0
-    for eps in sorted({eps for _, eps in bits}):
-        names = [name for name in strength if (name, eps) in bits]
-        for weak, strong in itertools.pairwise(names):
-            both = bits[weak, eps][1] & bits[strong, eps][1]
-            if not bool(both.any()):
-                continue
-            by_weak, by_strong = bits[weak, eps][0][both], bits[strong, eps][0][both]
-            compared += 1
-            if _leads(by_weak, by_strong, 0.0):
-                failures.append(
-                    f"eps {eps:g}: accuracy {accuracy(by_weak):.4f} under {weak} and "
-                    f"{accuracy(by_strong):.4f} under {strong}"
-                )
-    evidence = "; ".join(failures) or f"{compared} comparisons of {', '.join(strength)} hold"
-    return Check("stronger attacks are stronger", not failures, evidence)
-
-
-def _leads(by_first: Tensor, by_second: Tensor, allowed: float) -> bool:
-    """Whether the first of two attacks breaks clearly more than `allowed` examples more."""
-    only_first = int((~by_first & by_second).sum())
-    only_second = int((by_first & ~by_second).sum())
-    deviation = math.sqrt(only_first + only_second)
-    return only_first - only_second > allowed + _DEVIATIONS * deviation
-
-
-def check_gradient_free(
-    outcomes: Sequence[AttackOutcome],
-    clean: Tensor,
-    gradient_free: Collection[str],
-) -> Check:
-    """An attack without gradients breaks next to nothing that those with gradients left.
-
-    Otherwise the gradients lead nowhere (Athalye et al. 2018, section 3.1, on such signs of
-    masking). At each eps, an example counts if every attack with gradients was run on it and
-    failed, and the other attack was run on it and did not. A share of .01 of the split, a, may do
-    so; the count may exceed a N by three standard deviations, of a Poisson number: sqrt(a N).
-
-    Args:
-        outcomes: what the suite's attacks did.
-        clean: the recorded bits (N,) without an attack.
-        gradient_free: names of the attacks that use no gradients.
-    """
-    expected = _GRADIENT_FREE * len(clean)
-    most = expected + _DEVIATIONS * math.sqrt(expected)
-    found, failures = [], []
-    for eps in sorted({outcome.threat.eps for outcome in outcomes}):
-        here = [outcome for outcome in outcomes if outcome.threat.eps == eps]
-        guided = [o.robust & o.tried for o in here if o.attack not in gradient_free]
-        if not guided:
-            continue
-        left = torch.stack(guided).all(0)
-        for outcome in here:
-            if outcome.attack in gradient_free:
-                more = int((left & outcome.tried & ~outcome.robust).sum())
-                text = f"eps {eps:g}: {outcome.attack} breaks {more} that gradients left"
-                found.append(text)
-                failures += [text] if more > most else []
-    evidence = "; ".join(failures or found) or "no attack without gradients beside one with them"
-    evidence += f" (at most {math.floor(most)} of {len(clean)})" if found else ""
-    return Check("gradient-free attacks are not better", not failures, evidence)
-
-
-_STEPS_CHECK = "more steps change little"
-
-
-def strongest_iterative(
-    suite: Mapping[str, Attack], strength: Sequence[str] = STRENGTH
-) -> str | None:
-    """The strongest attack of a suite that has gradients and a number of steps; None: no such one.
-
-    It is the last of those in `strength`; where there are none, the last in the suite.
-    """
-    names = [
-        name
-        for name, attack in suite.items()
-        if attack.white_box and type(getattr(attack.config, "steps", None)) is int
-    ]
-    ranked = [name for name in strength if name in names]
-    best = ranked or names
-    return best[-1] if best else None
-
-
-def check_more_steps(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    attack: Attack,
-    name: str,
-    headline: ThreatModel,
-    outcomes: Sequence[AttackOutcome],
-    clean: Tensor,
-    seed: int,
-    batch_size: int,
-) -> Check:
-    """An attack with twice the steps breaks next to nothing more: it had converged.
-
-    After Carlini et al. 2019, section 5 ("verify attacks have converged"). The two runs are
-    compared as in `check_order`: the longer run's lead, examples only it breaks less those only
-    the recorded one breaks, may be .02 of what the recorded one left, plus three times sqrt(d).
-
-    Args:
-        model: the student.
-        images: the first examples of the split (n,C,H,W), n at most N.
-        labels: (n,) int64.
-        attack: an attack whose configuration has `steps`.
-        name: what `outcomes` call it.
-        headline: the threat model; there must be an outcome of the attack at it.
-        outcomes: what the suite's attacks did.
-        clean: the recorded bits (N,) without an attack.
-        seed: seed of the longer run.
-        batch_size: examples attacked together.
-
-    Raises:
-        UsageError: the attack was not run at the headline.
-    """
-    few = len(images)
-    there = [o for o in outcomes if (o.attack, o.threat) == (name, headline)]
-    if not there:
-        raise UsageError(f"no outcome of {name!r} at the headline, eps {headline.eps:g}")
-    outcome, on = there[0], there[0].tried[:few] & clean[:few].cpu()
-    if not bool(on.any()):
-        return Check(_STEPS_CHECK, True, f"{name} was run on none of {few} examples")
-    config = dataclasses.replace(attack.config, steps=2 * attack.config.steps)
-    try:
-        longer = attack_student(
-            model, images, labels, type(attack)(config), headline, seed, batch_size, on, name=name
-        )
-    except PluginError as error:
-        return Check(_STEPS_CHECK, False, str(error))
-    recorded, doubled = outcome.robust[:few][on], longer.robust[on]
-    failed = _leads(doubled, recorded, _MORE_STEPS * int(recorded.sum()))
-    evidence = (
-        f"{name} at eps {headline.eps:g} leaves {int(recorded.sum())} of {int(on.sum())} examples "
-        f"with {attack.config.steps} steps, {int(doubled.sum())} with {config.steps}"
-    )
-    return Check(_STEPS_CHECK, not failed, evidence)
 
 
 def check_consistent(outcomes: Sequence[AttackOutcome], clean: Tensor) -> Check:

@@ -20,14 +20,11 @@ from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Progress, Reporter, StagedDistiller
 from robustdd_bench.errors import PluginError, RobustDDError
 from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, standing, unpack_bits
-from robustdd_bench.evaluation.robustness import (
-    AttackOutcome,
-    Violations,
-    attack_students,
-    classified,
-)
-from robustdd_bench.evaluation.sanity import check_student, strongest_iterative
+from robustdd_bench.evaluation.prediction import classified
+from robustdd_bench.evaluation.robustness import AttackOutcome, Violations, attack_students
+from robustdd_bench.evaluation.sanity import check_student
 from robustdd_bench.evaluation.students import train_student
+from robustdd_bench.evaluation.suite_checks import strongest_iterative
 from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
 from robustdd_bench.files import read_json, write_json, write_safetensors
 from robustdd_bench.plugins import Registry

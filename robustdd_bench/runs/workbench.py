@@ -27,11 +27,12 @@ from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
 from robustdd_bench.runs.adoption import ADOPTED, adopted_cell
 from robustdd_bench.runs.cells import STAGES, Cell
+from robustdd_bench.runs.folder import RunFolder, label
 from robustdd_bench.runs.plan import Plan, method_entry
 from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
 
 
-class Workbench:
+class Workbench(RunFolder):
     """Everything cells need, made from the plan when first used.
 
     Args:
@@ -55,7 +56,7 @@ class Workbench:
     ) -> None:
         self.plan = plan
         self.registry = registry
-        self.folder = plan.folder(out)
+        super().__init__(plan.folder(out))
         self.store = out / "store"
         self.data_root = data_root
         self.download = download
@@ -234,18 +235,9 @@ class Workbench:
                 "it has to work on a copy"
             )
 
-    @property
-    def set_path(self) -> Path:
-        """The distilled set."""
-        return self.folder / "distilled.safetensors"
-
     def distilled(self) -> DistilledSet:
         """The distilled set, read from its file."""
         return DistilledSet.load(self.set_path)
-
-    def student_path(self, index: int) -> Path:
-        """Where a trained student is."""
-        return self.folder / "cells" / f"student-{index}.safetensors"
 
     def groups(self, attack: str) -> list[tuple[int, ...]]:
         """The students that an attack moves together: all of them where that is faster.
@@ -263,14 +255,6 @@ class Workbench:
         """The group that a student is in."""
         return next(group for group in self.groups(attack) if index in group)
 
-    def attack_path(self, name: str, group: Sequence[int]) -> Path:
-        """Where the outcomes of an attack on a group of students are."""
-        return self.folder / "cells" / f"attack-{name}-{_label(group)}.json"
-
-    def witness_path(self, name: str, group: Sequence[int]) -> Path:
-        """Where the witnesses that an attack found are."""
-        return self.folder / "cells" / f"witness-{name}-{_label(group)}.safetensors"
-
     def attack_spec(self, name: str) -> AttackSpec:
         """What the track says of an attack."""
         return next(spec for spec in self.plan.track.attacks if spec.name == name)
@@ -279,10 +263,6 @@ class Workbench:
         """The attacks whose outcomes an attack needs: on survivors, those before it."""
         names = [attack.name for attack in self.plan.attacks]
         return names[: names.index(name)] if self.attack_spec(name).on == "survivors" else []
-
-    def sanity_path(self, index: int) -> Path:
-        """Where the checks of a student are."""
-        return self.folder / "cells" / f"sanity-{index}.json"
 
     def student_network(self, distilled: DistilledSet, seed: int) -> nn.Module:
         """A fresh student, behind the set's preprocessing or else the track's."""
@@ -379,7 +359,7 @@ class Workbench:
             cells += [
                 Cell(
                     stage="attacks",
-                    name=f"attacks/{_label(group)}/{attack.name}",
+                    name=f"attacks/{label(group)}/{attack.name}",
                     output=self.attack_path(attack.name, group),
                     inputs=(
                         self.set_path,
@@ -422,11 +402,6 @@ class Workbench:
             if cell.name == name:
                 return cell
         raise UsageError(f"run {self.plan.run_id()} has no cell {name!r}")
-
-
-def _label(group: Sequence[int]) -> str:
-    """A group of students in the name of a file or cell: "3" or "0-4"."""
-    return str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}"
 
 
 def _alone(split: Split) -> Split:

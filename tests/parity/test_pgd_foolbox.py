@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.evaluation.outcomes import accuracy
-from robustdd_bench.evaluation.robustness import attack_student, classified
+from robustdd_bench.evaluation.prediction import classified
+from robustdd_bench.evaluation.robustness import attack_student
 
 STEPS = 40
 CLOSE = 0.005

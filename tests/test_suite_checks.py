@@ -9,8 +9,9 @@ from attack_models import make_attack, trained_network
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation import sanity
-from robustdd_bench.evaluation.robustness import attack_student, classified
+from robustdd_bench.evaluation import sanity, suite_checks
+from robustdd_bench.evaluation.prediction import classified
+from robustdd_bench.evaluation.robustness import attack_student
 
 HEADLINE = ThreatModel("Linf", 0.1)
 BATCH = 64
@@ -44,7 +45,7 @@ def outcome(attack, text, eps=0.1, tried=None):
 
 def more_steps(attack, outcomes, clean, count=120):
     task = trained_network()
-    return sanity.check_more_steps(
+    return suite_checks.check_more_steps(
         task.model, task.images[:count], task.labels[:count], attack, "pgd", HEADLINE, outcomes,
         clean, 1, BATCH,
     )  # fmt: skip
@@ -85,10 +86,10 @@ def test_an_attack_that_was_not_run_at_the_headline_is_refused():
 
 def test_the_strongest_iterative_attack_has_gradients_steps_and_the_last_known_rank():
     noise, fgsm, pgd = (make_attack(name) for name in ("noise", "fgsm", "pgd"))
-    assert sanity.strongest_iterative({"pgd": pgd, "noise": noise, "fgsm": fgsm}) == "pgd"
-    assert sanity.strongest_iterative({"apgd-ce": pgd, "pgd": pgd, "other": pgd}) == "apgd-ce"
-    assert sanity.strongest_iterative({"one": pgd, "two": pgd}) == "two"
-    assert sanity.strongest_iterative({"noise": noise, "fgsm": fgsm}) is None
+    assert suite_checks.strongest_iterative({"pgd": pgd, "noise": noise, "fgsm": fgsm}) == "pgd"
+    assert suite_checks.strongest_iterative({"apgd-ce": pgd, "pgd": pgd, "other": pgd}) == "apgd-ce"
+    assert suite_checks.strongest_iterative({"one": pgd, "two": pgd}) == "two"
+    assert suite_checks.strongest_iterative({"noise": noise, "fgsm": fgsm}) is None
 
 
 @pytest.mark.parametrize(("found", "passes"), [(4, True), (5, False)])
@@ -96,7 +97,7 @@ def test_a_gradient_free_attack_may_find_one_per_cent_and_three_deviations_more(
     # 1 % of 200 is 2, and 2 + 3 sqrt(2) = 6.2; of 100: 1 + 3 = 4.
     free = outcome("square", "0" * found + "1" * (100 - found))
     guided = [outcome("fgsm", "1" * 100), outcome("pgd", "1" * 100)]
-    check = sanity.check_gradient_free([*guided, free], bits("1" * 100), {"square"})
+    check = suite_checks.check_gradient_free([*guided, free], bits("1" * 100), {"square"})
     assert check.passed is passes
     assert (
         check.evidence == f"eps 0.1: square breaks {found} that gradients left (at most 4 of 100)"
@@ -107,14 +108,14 @@ def test_what_one_attack_with_gradients_breaks_is_not_held_against_the_others():
     free = outcome("square", "0" * 20 + "1" * 80)
     guided = [outcome("fgsm", "0" * 20 + "1" * 80), outcome("pgd", "1" * 100)]
     clean = bits("1" * 100)
-    assert sanity.check_gradient_free([*guided, free], clean, {"square"}).passed
-    assert not sanity.check_gradient_free([guided[1], free], clean, {"square"}).passed
+    assert suite_checks.check_gradient_free([*guided, free], clean, {"square"}).passed
+    assert not suite_checks.check_gradient_free([guided[1], free], clean, {"square"}).passed
 
 
 def test_other_eps_and_missing_kinds_are_not_compared():
     free, clean = outcome("square", "0" * 100), bits("1" * 100)
     guided = outcome("pgd", "1" * 100, eps=0.05)
-    check = sanity.check_gradient_free([guided, free], clean, {"square"})
+    check = suite_checks.check_gradient_free([guided, free], clean, {"square"})
     assert check.passed
     assert check.evidence == "no attack without gradients beside one with them"
 
@@ -124,12 +125,12 @@ def test_attacks_on_survivors_are_compared_where_both_were_run():
     weak = outcome("fgsm", "0" * 30 + "1" * 70)
     for tried, passes in ((None, False), (first, False), (last, True)):
         strong = outcome("pgd", "1" * 100, tried=tried)
-        assert sanity.check_order([weak, strong]).passed is passes
+        assert suite_checks.check_order([weak, strong]).passed is passes
     clean = bits("1" * 100)
     for guided, blind, passes in ((first, None, False), (last, None, True), (None, last, True)):
         strong = outcome("pgd", "1" * 100, tried=guided)
         free = outcome("square", "0" * 30 + "1" * 70, tried=blind)
-        assert sanity.check_gradient_free([strong, free], clean, {"square"}).passed is passes
+        assert suite_checks.check_gradient_free([strong, free], clean, {"square"}).passed is passes
 
 
 def test_suite_and_headline_come_together():
