@@ -143,7 +143,7 @@ def collect(out: Path) -> dict[str, Any]:
             "examples": levels[0].n_examples,
             "torch": record.torch,
             "processor": record.costs.environment.get("processor", "?"),
-            "commit": record.commit.sha if record.commit else None,
+            "commit": record.costs.commit.sha if record.costs.commit else None,
         }
     missing = [setting for setting in settings() if setting not in found]
     if missing:
@@ -253,7 +253,12 @@ def plot(results: dict[str, Any]) -> None:
             label=f"MAT, pgd at .10, ema {ema:g}",
         )
     right.errorbar(
-        ladder, [100 * x for x in mtt["accuracy"]], color="grey", marker="o", label="MTT, tuned"
+        ladder,
+        [100 * x for x in mtt["accuracy"]],
+        color="grey",
+        marker="o",
+        markersize=4,
+        label="MTT, tuned",
     )
     right.set_xlabel("eps of the attack (0: clean)")
     right.set_title("seed 0; bars: std over students", fontsize=9)

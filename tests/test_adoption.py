@@ -120,6 +120,13 @@ def test_a_set_that_is_not_the_records_is_refused(tmp_path) -> None:
         plan_again(registry(), folder, track=str(TRACK))
 
 
+def test_a_published_reference_row_is_to_be_run_anew(tmp_path) -> None:
+    folder = copy_of(example("full"), tmp_path)
+    (folder / "distilled.safetensors").unlink()
+    with pytest.raises(UsageError, match="run it anew: robustdd run --method full"):
+        plan_again(registry(), folder, track=str(TRACK))
+
+
 def test_a_method_that_has_changed_since_is_refused(tmp_path, monkeypatch) -> None:
     folder = copy_of(example("mtt"), tmp_path)
     kind = registry().get("distillers", "mtt").load()
@@ -141,6 +148,8 @@ def test_the_command_line_takes_the_folder_of_a_run(tmp_path, capsys) -> None:
     folder = tmp_path / "fast" / "random" / found["run_id"]
     assert "adopted.json" in files(folder)
     assert record_json(folder)["command"].startswith("robustdd run --method random --track fast")
+    assert main(["show", "run", str(folder)]) == 0
+    assert f"taken from run {example().record.run_id}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,11 @@ def plan_again(
 
 def _check_file(run: Path, record: Record) -> None:
     assert record.distilled is not None
+    if record.method.reference and not (run / "distilled.safetensors").exists():
+        raise UsageError(
+            f"the set of {run} is the training split, which is not published; run it anew: "
+            f"{record.command}"
+        )
     if DistilledSet.load(run / "distilled.safetensors").sha256() != record.distilled.sha256:
         raise UsageError(f"the distilled set in {run} is not that of its record")
 
