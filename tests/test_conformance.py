@@ -470,12 +470,16 @@ class LinfOnly(Gradient):
         return super().perturb(model, images, labels, threat, generator)
 
 
-@pytest.mark.parametrize("good", [Gradient, LinfOnly])
+class Together(Gradient):
+    routed = True
+
+
+@pytest.mark.parametrize("good", [Gradient, LinfOnly, Together])
 def test_a_good_attack_passes_every_check(good: type[Attack]) -> None:
     findings = check_attack(_entry(good, "attacks"))
     assert _failed(findings) == {}
     norms = next(f.detail for f in findings if f.check == "norms")
-    assert ("L2 works" in norms) == (good is Gradient)
+    assert ("L2 works" in norms) == (good is not LinfOnly)
     strength = next(f.detail for f in findings if f.check == "strength")
     assert "Linf at eps 1: accuracy 0.00" in strength
 
@@ -595,6 +599,33 @@ class Untold(Gradient):
         return super().perturb(model, images, labels, threat, generator)
 
 
+class ForgetsRows(Gradient):
+    """Says that it attacks students together, and asks the model for a part of the rows."""
+
+    routed = True
+
+    def finish(self, x: Tensor, images: Tensor, threat: ThreatModel) -> Tensor:
+        return x
+
+    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
+        parent = super().perturb
+        pieces = zip(torch.arange(len(images)).split(4), strict=True)
+        return torch.cat(
+            [parent(model, images[i], labels[i], threat, generator.select(i)) for (i,) in pieces]
+        )
+
+
+class MixesRows(Gradient):
+    """Puts the rows in another order and forgets to tell the model."""
+
+    routed = True
+
+    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
+        back = torch.arange(len(images)).flip(0)
+        found = super().perturb(model, images[back], labels[back], threat, generator.select(back))
+        return found[back]
+
+
 class AnyStep(Gradient):
     @dataclass(frozen=True)
     class Config:
@@ -616,6 +647,8 @@ class AnyStep(Gradient):
         (ChangesLabels, "inputs", "changes the labels"),
         (LeavesImagesAttached, "inputs", "images' gradients"),
         (DependsOnBatch, "batches", "in batches of 1, 4 and 3"),
+        (ForgetsRows, "together", "take `rows(model, keep)` for the rows that are kept"),
+        (MixesRows, "together", "come out otherwise with two students together"),
         (GlobalNoise, "generators", "torch's global generator"),
         (SetsDtype, "settings", "the default dtype"),
         (Weak, "strength", "keeps an accuracy of"),

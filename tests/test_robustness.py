@@ -391,3 +391,28 @@ def test_packed_bits_have_the_documented_form():
 def test_ill_formed_bits_are_refused(text):
     with pytest.raises(UsageError, match="not a bit mask"):
         unpack_bits(text)
+
+
+def test_what_an_attack_says_of_its_result_is_kept_once_and_not_for_the_next_outcome():
+    problem = linear_problem((1, 2, 2), "Linf")
+    said = ["gradients vanish"]
+
+    class Talks(Scripted):
+        def perturb(self, model, images, labels, threat, generator):
+            self.warnings.extend(said)
+            return images
+
+    attack = Talks(None)
+    assert run(problem, attack, batch_size=5).warnings == ("gradients vanish",)
+    said.clear()
+    assert run(problem, attack, batch_size=5).warnings == ()
+
+
+def test_an_attack_that_cannot_be_used_so_is_a_wrong_call_that_names_it():
+    problem = linear_problem((1, 2, 2), "Linf")
+
+    def act(images):
+        raise UsageError("only L2")
+
+    with pytest.raises(UsageError, match=r"attack 'Scripted' of plugin .*: only L2"):
+        run(problem, scripted(act))

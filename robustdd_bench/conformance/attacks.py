@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, Model, Norm, ThreatModel
+from robustdd_bench.attacks import Attack, Model, Norm, RoutedModel, ThreatModel
 from robustdd_bench.conformance import surroundings
 from robustdd_bench.conformance.configurations import config_of, load_class, refuses_nonsense
 from robustdd_bench.conformance.findings import FailedCheckError, Finding, one_line, run_checks
@@ -47,6 +47,7 @@ def check_attack(entry: Entry) -> list[Finding]:
                 "model": bench.check_model,
                 "inputs": bench.check_inputs,
                 "batches": bench.check_batches,
+                "together": bench.check_together,
                 "determinism": bench.check_determinism,
                 "generators": bench.check_generators,
                 "settings": bench.check_settings,
@@ -61,9 +62,9 @@ class _Smooth(nn.Module):
     They compute in float64, so that float32 examples get the same bits whatever the batch.
     """
 
-    def __init__(self, hidden: int | None = 16) -> None:
+    def __init__(self, hidden: int | None = 16, name: str = "model") -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(derive_seed("conformance", "model"))
+        generator = torch.Generator().manual_seed(derive_seed("conformance", name))
         pixels = math.prod(SHAPE_CHW)
         sizes = (pixels, hidden, CLASSES) if hidden else (pixels, CLASSES)
         self.weights = nn.ParameterList(
@@ -80,6 +81,27 @@ class _Smooth(nn.Module):
         for i, weight in enumerate(self.weights):
             h = (h.tanh() if i else h) @ weight
         return h.to(x_BCHW.dtype)
+
+
+class _Students(RoutedModel):
+    """Two students as one model."""
+
+    def __init__(self, students: tuple[nn.Module, nn.Module], owner: Tensor) -> None:
+        self._students, self._owner = students, owner
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B,K); B is the number of rows."""
+        if len(images) != len(self._owner):
+            raise FailedCheckError(
+                f"the model of {len(self._owner)} rows was called with {len(images)} images: take "
+                "`rows(model, keep)` for the rows that are kept"
+            )
+        answers = torch.stack([student(images) for student in self._students])
+        return answers[self._owner, torch.arange(len(images))]
+
+    def select(self, keep: Tensor) -> RoutedModel:
+        """The model for the rows at `keep`."""
+        return _Students(self._students, self._owner[keep])
 
 
 def _with_batch_norm() -> nn.Module:
@@ -330,6 +352,37 @@ class _Bench:
 
         self._each(check)
         return "the same examples at another batch size"
+
+    def check_together(self) -> str:
+        if not self._class.routed:
+            self._expected()
+            return "not checked: it attacks one student at a time"
+        students = (self._smooth, _Smooth(name="another model"))
+        owner, place = torch.arange(16) % 2, torch.arange(16) // 2
+        images, _, index = _examples(self._model, 8)
+        labels = torch.stack([student(images).argmax(1) for student in students])
+
+        def check(norm: Norm, _: _Outcome) -> None:
+            attack = self._class(config_of(self._class, self._entry))
+            found = attack.perturb(
+                _Students(students, owner),
+                images[place],
+                labels[owner, place],
+                ThreatModel(norm, EPS[norm]),
+                ExampleGenerator(5, index[place]),
+            )
+            alone = torch.stack([self._attack(norm, model=m).adversarial for m in students])
+            different = ~torch.isclose(
+                found, alone[owner, place], atol=1e-5, rtol=0, equal_nan=True
+            )
+            count = int(different.flatten(1).any(1).sum())
+            if count:
+                raise FailedCheckError(
+                    f"{norm}: {count} of 16 examples come out otherwise with two students together"
+                )
+
+        self._each(check)
+        return "the same examples with two students together"
 
     def check_determinism(self) -> str:
         def check(norm: Norm, outcome: _Outcome) -> None:
