@@ -102,12 +102,13 @@ def pgd(examples: int) -> Callable[[str], Work]:
 
 
 def suite(variant: str) -> Work:
-    """The suite of digits-ipc10 on every eps of its ladder.
+    """The suite of digits-ipc10 on every eps of its ladder, 120 examples.
 
     Variants: "everything": each attack on all examples that are right without one; "survivors":
     as the track has it. Robust accuracy is the worst case at the headline.
     """
     networks, images, labels = students()
+    images, labels = images[:120], labels[:120]
     track = load_track("digits-ipc10", collect(get_plugin_manager()))
     right = [classified(network, images, labels, BATCH) for network in networks]
 

@@ -187,7 +187,12 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
     ),
     "pgd20-359": (pgd(359), "loop", "vmap", "PGD-20 on 5 students, 359 digits"),
     "pgd20-16": (pgd(16), "loop", "vmap", "PGD-20 on 5 students, 16 digits"),
-    "suite-digits": (suite, "everything", "survivors", "suite of digits-ipc10, 5 students, 359"),
+    "suite-digits": (
+        suite,
+        "everything",
+        "survivors",
+        "suite of digits-ipc10, 5 students, 120 digits",
+    ),
     "apgd-digits": (
         targeted,
         "pyautoattack",
