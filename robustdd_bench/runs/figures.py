@@ -92,7 +92,7 @@ def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str
     axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in track.threat.ladder)])
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"eps ({track.threat.norm}; dotted: headline)")
-    axes.set_ylabel("accuracy of naturally trained students, %")
+    axes.set_ylabel("accuracy of the students, %")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
