@@ -198,12 +198,17 @@ def test_attack_works_where_gradients_are_off_and_parameters_frozen(name, norm):
         assert torch.equal(perturb(*arguments), expected)
 
 
-@each_case(batch_independent=True)
-@pytest.mark.parametrize("rounds", ["default", "several"])
-def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, rounds):
-    if rounds == "several" and name not in ROUNDS:
-        pytest.skip("it has one round")
-    options = ROUNDS[name] if rounds == "several" else {}
+@pytest.mark.parametrize(
+    ("name", "norm", "options"),
+    [
+        (name, norm, options)
+        for name, kind in sorted(registered_attacks().items())
+        for norm in kind.norms
+        for options in [{}, *([ROUNDS[name]] if name in ROUNDS else [])]
+        if not kind.batch_dependent
+    ],
+)
+def test_the_answer_does_not_depend_on_the_batch_bit_for_bit(name, norm, options):
     model, images, labels = row_problem()
     attack, threat = quick_attack(name, **options), ThreatModel(norm, 0.04)
     whole = perturb(attack, model, images, labels, threat)
