@@ -68,23 +68,8 @@ def alexnet(shape_CHW: Sequence[int], num_classes: int, *, norm: str = "none") -
     Raises:
         UsageError: the image is smaller than 4x4, or there is no such norm.
     """
-    channels, sides = shape_CHW[0], _sides("alexnet", shape_CHW)
-    layers: list[nn.Module] = []
     plan = ((128, 5), "M", (192, 5), "M", (256, 3), (192, 3), (192, 3))
-    pad = _pad_28(sides)
-    sides = (sides[0] + 2 * pad, sides[1] + 2 * pad)
-    for step in plan:
-        if isinstance(step, str):
-            sides = _pool(layers, sides)
-            continue
-        width, kernel = step
-        layers += [
-            nn.Conv2d(channels, width, kernel, padding=kernel // 2 + pad),
-            _norm("alexnet", norm, width),
-            nn.ReLU(),
-        ]
-        channels, pad = width, 0
-    return _head(layers, channels, sides, num_classes)
+    return _plain("alexnet", plan, shape_CHW, num_classes, norm)
 
 
 def vgg11(
@@ -102,21 +87,33 @@ def vgg11(
         UsageError: the image is smaller than 4x4, or there is no such norm or width.
     """
     _check_width("vgg11", width)
-    channels, sides = shape_CHW[0], _sides("vgg11", shape_CHW)
+    plan = tuple(step if isinstance(step, str) else (step * width // 64, 3) for step in VGG11)
+    return _plain("vgg11", plan, shape_CHW, num_classes, norm)
+
+
+def _plain(
+    name: str,
+    plan: Sequence[tuple[int, int] | str],
+    shape_CHW: Sequence[int],
+    num_classes: int,
+    norm: str,
+) -> nn.Sequential:
+    """Convolutions (channels, kernel), each with norm and ReLU, poolings "M", and a linear head."""
+    channels, sides = shape_CHW[0], _sides(name, shape_CHW)
     layers: list[nn.Module] = []
     pad = _pad_28(sides)
     sides = (sides[0] + 2 * pad, sides[1] + 2 * pad)
-    for step in VGG11:
+    for step in plan:
         if isinstance(step, str):
             sides = _pool(layers, sides)
             continue
-        wide = step * width // 64
+        width, kernel = step
         layers += [
-            nn.Conv2d(channels, wide, 3, padding=1 + pad),
-            _norm("vgg11", norm, wide),
+            nn.Conv2d(channels, width, kernel, padding=kernel // 2 + pad),
+            _norm(name, norm, width),
             nn.ReLU(),
         ]
-        channels, pad = wide, 0
+        channels, pad = width, 0
     return _head(layers, channels, sides, num_classes)
 
 
