@@ -95,6 +95,15 @@ def test_it_goes_on_where_it_was_cut_and_is_found_again(tmp_path) -> None:
     assert again(example().folder, track, tmp_path).reused
 
 
+def test_a_set_that_was_lost_since_is_made_by_the_method(tmp_path) -> None:
+    track = second_version(tmp_path)
+    done = again(example("mtt").folder, track, tmp_path)
+    (done.folder / "distilled.safetensors").unlink()
+    made = run(plan_of("mtt", track=str(track)), tmp_path)
+    assert made.record.costs.adopted is None
+    assert made.record.students == done.record.students
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [

@@ -129,11 +129,10 @@ def test_equals_algorithm_1_as_a_naive_loop_over_examples(norm, loss, naive):
     threat, steps = ThreatModel(norm, {"Linf": 0.05, "L2": 0.2}[norm]), 30
     index = torch.arange(8)
     starts = in_ball(images, threat, ExampleGenerator(0, index))
-    climb = None
-    if loss is apgd.dlr:
-        climb = lambda logits: apgd.dlr(logits, labels, False)  # noqa: E731
-    elif loss is apgd.dlr_towards:
-        climb = lambda logits: apgd.dlr_towards(logits, labels, targets)  # noqa: E731
+    climb = {
+        apgd.dlr: lambda logits: apgd.dlr(logits, labels, False),
+        apgd.dlr_towards: lambda logits: apgd.dlr_towards(logits, labels, targets),
+    }.get(loss)
     problem = apgd.Problem(model, images, labels, threat, ExampleGenerator(0, index))
     found = apgd.auto_pgd(problem, steps, climb).images
     halved = []

@@ -186,7 +186,9 @@ def test_feature_methods_work_with_another_network(tmp_path):
         return body
 
     task = dataclasses.replace(digits_task(tmp_path), network=network)
-    make(KCentre, task).check((1, 8, 8), 4, 2)
+    found = make(KCentre, task)
+    found.check((1, 8, 8), 4, 2)
+    assert torch.bincount(found.labels).tolist() == [2] * 4
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,9 @@ def test_a_network_without_preprocessing_layer_works(tmp_path):
             return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 4))
 
     task = dataclasses.replace(digits_task(tmp_path), network=network)
-    run(DSA, task).check((1, 8, 8), 4, 2)
+    found = run(DSA, task)
+    found.check((1, 8, 8), 4, 2)
+    assert torch.bincount(found.labels).tolist() == [2] * 4
 
 
 @pytest.mark.parametrize("method", METHODS)

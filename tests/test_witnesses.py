@@ -200,6 +200,27 @@ def test_a_run_that_had_ended_gets_its_witnesses_later(tmp_path) -> None:
     assert keep(tmp_path).reused
 
 
+def test_witnesses_of_another_run_are_refused(kept, tmp_path) -> None:
+    folder = copy_of(kept, tmp_path)
+    tensors, about = read_safetensors(folder / "witnesses.safetensors")
+    write_safetensors(folder / "witnesses.safetensors", tensors, about | {"run_id": "0" * 12})
+    with pytest.raises(UsageError, match="holds the witnesses of run 0000"):
+        verify_witnesses(folder, registry(), data_root=folder, reporter=NullReporter)
+
+
+def test_witnesses_of_an_earlier_outcome_are_never_kept(tmp_path) -> None:
+    first = keep(tmp_path)
+    (first.folder / "cells" / "attack-noise-0.json").write_text("[]")
+    again = run(plan_of(track=str(SUITE)), tmp_path)
+    assert not (again.folder / "witnesses.safetensors").exists()
+    left = {path.name for path in (again.folder / "cells").glob("witness-*.safetensors")}
+    assert "witness-noise-0.safetensors" not in left
+    assert "witness-noise-1.safetensors" in left
+    assert verify_witnesses(
+        keep(tmp_path).folder, registry(), data_root=tmp_path, reporter=NullReporter
+    ).agrees
+
+
 def _lose_one(tensors):
     for name in ("student", "place", "eps", "exact"):
         tensors[name] = tensors[name][:-1].clone()

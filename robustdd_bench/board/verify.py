@@ -149,7 +149,9 @@ def _taken(bench: Workbench, run: Path, student: StudentResult) -> bool:
 def _judge(bench: Workbench, record: Record, path: Path) -> Verdict:
     evaluation, track = bench.evaluation, bench.plan.track
     pixels, size = evaluation.pixels(), track.threat.batch_size
-    found, _ = load(path, pixels.cpu())
+    found, about = load(path, pixels.cpu())
+    if about.get("run_id") != record.run_id:
+        raise UsageError(f"{path} holds the witnesses of run {about.get('run_id', '?')[:12]}")
     ladder = track.threat.ladder
     claimed: dict[float, list[float]] = {eps: [] for eps in (0.0, *ladder)}
     left: dict[float, list[float]] = {eps: [] for eps in (0.0, *ladder)}

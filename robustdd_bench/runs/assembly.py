@@ -130,6 +130,14 @@ def failed(
     )
 
 
+def _adoption(bench: Workbench) -> Adoption | None:
+    """The run that the set was taken from, if it was; a run that fails may not have its data."""
+    try:
+        return None if bench.adopted() is None else read_adoption(bench.folder)
+    except RobustDDError:
+        return None
+
+
 def _stage_times(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageTime, ...]:
     """Costs by stage, from the receipts of its cells, or from the run a set was taken from."""
     times = [] if adoption is None else list(adoption.stages)
@@ -157,7 +165,7 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
     """What complete and failed records share."""
     plan = bench.plan
     commit = source_commit()
-    adoption = read_adoption(bench.folder)
+    adoption = _adoption(bench)
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": plan.run_id(),

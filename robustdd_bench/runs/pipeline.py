@@ -104,6 +104,7 @@ def execute(
         finished = _existing(bench)
         if finished is not None:
             return finished
+        (folder / WITNESSES).unlink(missing_ok=True)  # of results that are not those to come
         started = _started(folder, plan)
         position = _Position()
         with reporter(folder) as progress:

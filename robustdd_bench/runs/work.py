@@ -261,6 +261,7 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 forwards += outcome.forwards
                 results.append({"student": r} | outcome_to_json(outcome))
             progress.advance()
+    bench.witness_path(name, students).unlink(missing_ok=True)  # of an earlier outcome
     write_json(cell.output, results)
     if bench.witnesses:
         none = torch.zeros(0, dtype=torch.int64)

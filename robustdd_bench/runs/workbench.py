@@ -304,14 +304,24 @@ class Workbench(RunFolder):
             )
         return parts
 
+    def adopted(self) -> Cell | None:
+        """The cell of a set that was taken over and is whole; None where the method made its own.
+
+        Where such a set was lost or damaged since, the method makes it.
+        """
+        if not (self.folder / ADOPTED).exists():
+            return None
+        cell = adopted_cell(self.folder, self.set_path, self.data_hashes[0])
+        return cell if cell.done() else None
+
     def cells(self, stage: str) -> list[Cell]:
         """The cells of a stage, independent of one another, in a fixed order."""
         students = range(self.plan.track.students.count)
         names = [attack.name for attack in self.plan.attacks]
         train, evaluation = self.data_hashes
         distilled = self.set_path
-        if stage in ("experts", "distill") and (self.folder / ADOPTED).exists():
-            adopted = adopted_cell(self.folder, distilled, train)
+        adopted = self.adopted() if stage in ("experts", "distill") else None
+        if adopted is not None:
             return [adopted] if stage == "distill" else []
         if stage in ("experts", "distill"):
             parts = self.parts()
