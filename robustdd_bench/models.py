@@ -6,9 +6,20 @@ left out wherever the model is written or hashed, so that what was written befor
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+
+from robustdd_bench.errors import UsageError
+
+Model = TypeVar("Model", bound="StrictModel")
 
 
 class StrictModel(BaseModel):
@@ -30,3 +41,45 @@ class StrictModel(BaseModel):
             for key, value in written.items()
             if key not in self.ADDED or getattr(self, key) != fields[key].default
         }
+
+
+def read_bounded(path: Path, what: str, max_bytes: int) -> bytes:
+    """Read a file that may be a stranger's.
+
+    Args:
+        path: where it is.
+        what: what it should be, with its article, for the message.
+        max_bytes: its largest size.
+
+    Raises:
+        UsageError: it is missing, too large or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"no file {path}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > max_bytes:
+        size = f"{max_bytes >> 20} MiB" if max_bytes >= 2**20 else f"{max_bytes >> 10} KiB"
+        raise UsageError(f"{path} is not {what}: it is larger than {size}")
+    return content
+
+
+def validated(kind: type[Model], content: bytes, path: Path, what: str) -> Model:
+    """A strict model from the JSON in a file.
+
+    Raises:
+        UsageError: it is none; the message names up to five keys.
+    """
+    try:
+        return kind.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))[:100] or what}: {item['msg'][:200]}"
+            for item in error.errors(include_url=False, include_input=False)[:5]
+        )
+        raise UsageError(f"{path} is not {what}: {problems}") from error
+    except UsageError as error:
+        raise UsageError(f"{path} is not {what}: {error}") from error

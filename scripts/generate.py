@@ -16,11 +16,13 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import pydantic
 
 from robustdd_bench.board.build import board
+from robustdd_bench.board.content import board_schema
 from robustdd_bench.board.publish import current, published
 from robustdd_bench.board.readme import plot, with_section
 from robustdd_bench.cli.main import COMMANDS, cli
@@ -144,16 +146,26 @@ def readme() -> str:
 
 def board_json() -> str:
     """leaderboard/leaderboard.json: every published run, ranked."""
-    return json_text(board(published(BOARD), BOARD))
+    return json_text(board(published(BOARD), BOARD).model_dump(mode="json"))
 
 
 def record_schema() -> str:
-    """leaderboard/record.schema.json: JSON Schema of a record.
+    """leaderboard/record.schema.json: JSON Schema of a record."""
+    return _schema("record.schema.json", json_schema())
+
+
+def leaderboard_schema() -> str:
+    """leaderboard/leaderboard.schema.json: JSON Schema of leaderboard.json."""
+    return _schema("leaderboard.schema.json", board_schema())
+
+
+def _schema(name: str, schema: dict[str, Any]) -> str:
+    """The text of a schema.
 
     Another version of pydantic words the same schema otherwise: what an older one wrote stands.
     """
-    path = ROOT / "leaderboard" / "record.schema.json"
-    schema = json_schema() | {"$comment": f"written by pydantic {pydantic.VERSION}"}
+    path = BOARD / name
+    schema = schema | {"$comment": f"written by pydantic {pydantic.VERSION}"}
     if path.exists() and "--check" in sys.argv:
         text = path.read_text(encoding="utf-8")
         if json.loads(text).get("$comment") != schema["$comment"]:
@@ -168,6 +180,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "README.md": readme,
     "leaderboard/leaderboard.json": board_json,
     "leaderboard/record.schema.json": record_schema,
+    "leaderboard/leaderboard.schema.json": leaderboard_schema,
 }
 
 

@@ -193,16 +193,14 @@ def test_the_board_holds_rank_division_and_scores(tmp_path) -> None:
         made_up("softened", share(80), labels="soft"),
     ):
         put(record, tmp_path)
-    content = build(tmp_path)
-    assert content["board_version"] == 2
-    rows = content["tracks"][0]["rows"]
-    shown = [(r["division"], r["method"], r["rank"], r["tied"]) for r in rows]
+    rows = build(tmp_path).tracks[0].rows
+    shown = [(r.division, r.method, r.rank, r.tied) for r in rows]
     assert shown == [
         ("hard", "lead", 1, True),
         ("hard", "near", 1, True),
         ("soft", "softened", 1, False),
     ]
-    assert rows[0]["scores"] == {
+    assert rows[0].scores.model_dump() == {
         "drop_rate": pytest.approx(1 / 3),
         "robustness_ratio": pytest.approx(2 / 3),
         "improved_robustness_ratio": pytest.approx(1 - 1 / 9 * 1 / 3),

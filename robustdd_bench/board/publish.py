@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustdd_bench.board.submission import Submission, read_submission
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.runs.records import Record, read_record
@@ -28,6 +29,7 @@ class Published:
 
     record: Record
     folder: Path
+    submission: Submission | None = None
 
 
 def reasons_against(record: Record, folder: Path) -> list[str]:
@@ -146,12 +148,17 @@ def published(board: Path) -> list[Published]:
                 f"{path}: its track {record.track.id} is another one than that of the records "
                 "before it; a changed protocol needs a new version"
             )
-        found.append(Published(record, path.parent))
+        found.append(Published(record, path.parent, read_submission(path.parent)))
     return found
 
 
-def current(runs: list[Published], track: str) -> list[Record]:
+def newest(runs: list[Published], track: str) -> list[Published]:
     """The runs of a track's newest version; of several versions only the newest is compared."""
-    records = [run.record for run in runs if run.record.track.name == track]
-    newest = max((record.track.version for record in records), default=0)
-    return [record for record in records if record.track.version == newest]
+    here = [run for run in runs if run.record.track.name == track]
+    version = max((run.record.track.version for run in here), default=0)
+    return [run for run in here if run.record.track.version == version]
+
+
+def current(runs: list[Published], track: str) -> list[Record]:
+    """The records of a track's newest version."""
+    return [run.record for run in newest(runs, track)]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Ranked:
 class Division:
     """The standings of one kind of labels, in order, references last."""
 
-    name: str
+    name: Literal["hard", "soft"]
     rows: tuple[Ranked, ...]
 
 
@@ -122,11 +123,12 @@ def ranks(entrants: Sequence[Standing]) -> list[int]:
 def divisions(records: Iterable[Record]) -> list[Division]:
     """Records of one track as divisions: hard labels first, best headline accuracy first."""
     rows = standings(records)
-    names = [name for name in ("hard", "soft") if any(row.division == name for row in rows)]
+    kinds: tuple[Literal["hard", "soft"], ...] = ("hard", "soft")
+    names = [name for name in kinds if any(row.division == name for row in rows)]
     return [_division(name, [row for row in rows if row.division == name]) for name in names]
 
 
-def _division(name: str, rows: Sequence[Standing]) -> Division:
+def _division(name: Literal["hard", "soft"], rows: Sequence[Standing]) -> Division:
     entrants = [row for row in rows if not row.reference]
     places: list[int | None] = [*ranks(entrants)]
     places += [None] * (len(rows) - len(entrants))

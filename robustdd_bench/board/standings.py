@@ -6,10 +6,12 @@ of one set (other trainings on it).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from robustdd_bench.evaluation.statistics import mean, standard_deviation, wilson_interval
 from robustdd_bench.protocol.tracks import Track, eps_label
@@ -64,7 +66,13 @@ class Standing:
         return self.records[0].method.reference
 
     @property
-    def division(self) -> str:
+    def id(self) -> str:
+        """A name for links: the method's, and a hash of all that its runs have in common."""
+        digest = hashlib.sha256(_key(self.records[0]).encode()).hexdigest()
+        return f"{self.method}-{digest[:6]}"
+
+    @property
+    def division(self) -> Literal["hard", "soft"]:
         """The kind of labels of its sets, "hard" or "soft"."""
         distilled = self.records[0].distilled
         return distilled.labels if distilled else "hard"
@@ -109,6 +117,14 @@ def headings(track: Track) -> list[str]:
     return ["method", "images", "seeds", "clean", *marks]
 
 
+def _key(record: Record) -> str:
+    """What the runs of a standing have in common."""
+    method = record.method
+    key: list[object] = [method.name, method.plugin, method.version, method.config]
+    key += [record.device, record.distilled.labels if record.distilled else None]
+    return json.dumps(key, sort_keys=True)
+
+
 def standings(records: Iterable[Record]) -> list[Standing]:
     """Records of one track as standings: best headline accuracy first, references last.
 
@@ -117,10 +133,7 @@ def standings(records: Iterable[Record]) -> list[Standing]:
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        method = record.method
-        key: list[object] = [method.name, method.plugin, method.version, method.config]
-        key += [record.device, record.distilled.labels if record.distilled else None]
-        groups[json.dumps(key, sort_keys=True)].append(record)
+        groups[_key(record)].append(record)
     found = [
         Standing(tuple(sorted(group, key=lambda r: (r.seed, r.run_id))))
         for group in groups.values()

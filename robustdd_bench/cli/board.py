@@ -94,7 +94,7 @@ def board_show(track: str | None, root: Path, scores: bool, as_json: bool) -> No
         raise unknown_name("track on this board", track, names)
     chosen = names if track is None else [track]
     if as_json:
-        content = build_board(runs, root)
+        content = build_board(runs, root).model_dump(mode="json")
         content["tracks"] = [item for item in content["tracks"] if item["track"] in chosen]
         print_json(content)
         return

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import first_bits, unpack_bits, worst_case
 from robustdd_bench.evaluation.statistics import aggregate
 from robustdd_bench.files import parse_json, write_json
+from robustdd_bench.models import read_bounded, validated
 from robustdd_bench.protocol.tracks import Track
 from robustdd_bench.runs.plan import Plan, PlannedAttack
 from robustdd_bench.runs.record_parts import (
@@ -306,15 +307,7 @@ def read_record(path: Path) -> Record:
     Raises:
         UsageError: missing, not JSON, or not a record; the message names the keys.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise UsageError(f"no file {path}") from error
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(content) > MAX_BYTES:
-        raise UsageError(f"{path} is not a valid record: it is larger than {MAX_BYTES >> 20} MiB")
+    content = read_bounded(path, "a valid record", MAX_BYTES)
     value = parse_json(content, path)
     if not isinstance(value, dict) or "schema_version" not in value:
         raise UsageError(f"{path} is not a record: it has no schema_version")
@@ -325,16 +318,7 @@ def read_record(path: Path) -> Record:
             f"{path}: schema_version {shown} is not known here (this is {SCHEMA_VERSION}); "
             "update robustdd-bench"
         )
-    try:
-        return Record.model_validate_json(content, strict=True)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))[:100] or 'record'}: {item['msg'][:200]}"
-            for item in error.errors(include_url=False, include_input=False)[:5]
-        )
-        raise UsageError(f"{path} is not a valid record: {problems}") from error
-    except UsageError as error:
-        raise UsageError(f"{path} is not a valid record: {error}") from error
+    return validated(Record, content, path, "a valid record")
 
 
 def json_schema() -> dict[str, Any]:

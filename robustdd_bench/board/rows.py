@@ -1,0 +1,268 @@
+"""Rows of the board as data, from standings and the folders of their runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from robustdd_bench.board.content import (
+    AttackAloneContent,
+    AttackContent,
+    CheckContent,
+    CostContent,
+    RobustContent,
+    RowContent,
+    RunContent,
+    RunRobustContent,
+    ScoresContent,
+    SpreadContent,
+    TrackContent,
+)
+from robustdd_bench.board.publish import PREVIEW_NAME, SET_NAME, Published
+from robustdd_bench.board.ranking import Division, Ranked, divisions
+from robustdd_bench.board.standings import Standing
+from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
+from robustdd_bench.evaluation.statistics import mean
+from robustdd_bench.protocol.tracks import NetworkSpec, PreprocessingSpec
+from robustdd_bench.runs.record_parts import StageTime
+from robustdd_bench.runs.records import Record
+
+OURS = "robustdd-bench"
+MAKING = ("experts", "distill")
+"""Stages that make a set; the others judge it."""
+
+MARKS: Mapping[str, str] = {
+    "reference": "An end of the scale rather than a distilled set; it has no rank.",
+    "soft labels": "Its labels are distributions over classes, which tell more than a class does; "
+    "a division of its own.",
+    "own rate": "The set brings the learning rate that its students are trained with.",
+    "own augmentation": "The set brings the augmentation that its students are trained with.",
+    "own preprocessing": "The set's students see images behind the preprocessing it was made for.",
+    "beyond pixels": "Some of its images leave [0,1], as no photograph does; students are trained "
+    "on them as they are, and attacked within [0,1].",
+    "set taken over": "The set was made by an earlier run and judged again under this version of "
+    "the track.",
+    "one seed": "One distillation seed: how much other sets of the method differ is not known.",
+    "other plugin": "The method is not shipped with robustdd-bench; reading its code is up to you.",
+    "changed code": "A run was made with uncommitted changes to the code.",
+}
+
+
+def track_content(runs: Sequence[Published], root: Path) -> TrackContent:
+    """The content of a track from its published runs, all of one version."""
+    folders = {run.record.run_id: run for run in runs}
+    records = [run.record for run in runs]
+    first = records[0]
+    track, data = first.track, first.data
+    assert data is not None
+    adversarial = track.students.adversarial
+    return TrackContent(
+        track=track.name,
+        version=track.version,
+        summary=track.summary,
+        sha256=first.track_sha256,
+        family=track.family,
+        dataset=data.dataset,
+        num_classes=data.num_classes,
+        shape=data.shape,
+        ipc=track.data.ipc,
+        network=_network(track.network),
+        student_network=_network(track.student_network or track.network),
+        preprocessing=_preprocessing(track.preprocessing),
+        training=adversarial.flavour if adversarial else "natural",
+        students=track.students,
+        norm=track.threat.norm,
+        headline_eps=track.threat.headline,
+        ladder=track.threat.ladder,
+        attacks=tuple(
+            AttackContent(
+                name=spec.name,
+                on=spec.on,
+                at=spec.at,
+                examples=spec.examples,
+                config=planned.config,
+            )
+            for spec, planned in zip(track.attacks, first.attacks, strict=True)
+        ),
+        train_examples=data.train_examples,
+        evaluation_examples=data.evaluation_examples,
+        rows=tuple(
+            row_content(division, row, folders, root)
+            for division in divisions(records)
+            for row in division.rows
+        ),
+    )
+
+
+def row_content(
+    division: Division, row: Ranked, published: Mapping[str, Published], root: Path
+) -> RowContent:
+    """One row, and the runs it is made of."""
+    standing = row.standing
+    first = standing.records[0]
+    assert first.distilled is not None
+    runs = tuple(run_content(published[record.run_id], root) for record in standing.records)
+    costs = [run.cost for run in runs]
+    return RowContent(
+        id=standing.id,
+        method=standing.method,
+        plugin=first.method.plugin,
+        distribution=first.method.distribution,
+        version=first.method.version,
+        preset=first.method.preset,
+        config=first.method.config,
+        reference=standing.reference,
+        division=division.name,
+        rank=row.rank,
+        tied=row.tied,
+        images=first.distilled.images,
+        seeds=tuple(record.seed for record in standing.records),
+        clean=SpreadContent(**asdict(standing.clean)),
+        headline=SpreadContent(**asdict(standing.headline)),
+        robust=tuple(
+            RobustContent(eps=eps, **asdict(found))
+            for eps, found in zip(first.track.threat.ladder, standing.robust, strict=True)
+        ),
+        attacks=_attacks_alone(standing),
+        scores=ScoresContent(**asdict(row.scores)),
+        cost=CostContent(
+            device=costs[0].device,
+            hardware="; ".join(sorted({cost.hardware for cost in costs})),
+            distillation_s=mean([cost.distillation_s for cost in costs]),
+            evaluation_s=mean([cost.evaluation_s for cost in costs]),
+            peak_bytes=max(cost.peak_bytes for cost in costs),
+            distillation_peak_bytes=max(cost.distillation_peak_bytes for cost in costs),
+        ),
+        checks=_checks(standing),
+        marks=tuple(_marks(standing)),
+        command=first.command,
+        runs=runs,
+    )
+
+
+def run_content(run: Published, root: Path) -> RunContent:
+    """One run of a row."""
+    record, folder = run.record, run.folder.relative_to(root).as_posix()
+    aggregates, distilled, costs = record.aggregates, record.distilled, record.costs
+    assert aggregates is not None
+    assert distilled is not None
+    return RunContent(
+        run_id=record.run_id,
+        seed=record.seed,
+        images=distilled.images,
+        labels=distilled.labels,
+        learning_rate=distilled.learning_rate,
+        clean=aggregates.clean,
+        headline=aggregates.headline,
+        robust=tuple(
+            RunRobustContent(eps=item.eps, **item.accuracy.model_dump())
+            for item in aggregates.robust
+        ),
+        cost=_cost(record),
+        command=record.command,
+        folder=folder,
+        set_file=None if record.method.reference else f"{folder}/{SET_NAME}",
+        preview=f"{folder}/{PREVIEW_NAME}",
+        results_sha256=record.results_sha256,
+        set_sha256=distilled.sha256,
+        torch=record.torch,
+        harness=record.harness,
+        commit=costs.commit.sha if costs.commit else None,
+        adopted_from=costs.adopted.run_id if costs.adopted else None,
+        submission=run.submission,
+    )
+
+
+def _cost(record: Record) -> CostContent:
+    environment = record.costs.environment
+    accelerators = environment.get("accelerators")
+    named: object = environment.get("processor")
+    if record.device == "cuda" and isinstance(accelerators, list) and accelerators:
+        named = accelerators[0]
+
+    def stages(making: bool) -> list[StageTime]:
+        return [s for s in record.costs.stages if (s.stage in MAKING) is making]
+
+    making, judging = stages(True), stages(False)
+    return CostContent(
+        device=record.device,
+        hardware=(str(named) if named else "unknown")[:100],
+        distillation_s=sum(stage.wall_s for stage in making),
+        evaluation_s=sum(stage.wall_s for stage in judging),
+        peak_bytes=max((stage.peak_bytes for stage in (*making, *judging)), default=0),
+        distillation_peak_bytes=max((stage.peak_bytes for stage in making), default=0),
+    )
+
+
+def _attacks_alone(standing: Standing) -> tuple[AttackAloneContent, ...]:
+    tables = [record.aggregates.attacks for record in standing.records if record.aggregates]
+    return tuple(
+        AttackAloneContent(
+            attack=items[0].attack,
+            eps=items[0].eps,
+            mean=mean([item.accuracy.mean for item in items]),
+            examples=items[0].accuracy.n_examples,
+        )
+        for items in zip(*tables, strict=True)
+    )
+
+
+def _checks(standing: Standing) -> tuple[CheckContent, ...]:
+    flags = [flag for record in standing.records for flag in record.flags]
+    students = Counter(flag.name for flag in flags)
+    passed = Counter(flag.name for flag in flags if flag.passed)
+    return tuple(
+        CheckContent(
+            name=name,
+            meaning=CHECK_MEANINGS.get(name, ""),
+            passed=passed[name],
+            students=count,
+        )
+        for name, count in students.items()
+    )
+
+
+def _marks(standing: Standing) -> list[str]:
+    """Keys of MARKS that hold for any run of a row, in the order of MARKS."""
+    found = set()
+    if standing.reference:
+        found.add("reference")
+    if standing.division == "soft":
+        found.add("soft labels")
+    if len({record.seed for record in standing.records}) == 1:
+        found.add("one seed")
+    for record in standing.records:
+        distilled, costs = record.distilled, record.costs
+        assert distilled is not None
+        if record.method.distribution != OURS:
+            found.add("other plugin")
+        if distilled.learning_rate is not None and record.track.students.own_rate:
+            found.add("own rate")
+        if distilled.augmentation is not None:
+            found.add("own augmentation")
+        if distilled.preprocessing is not None:
+            found.add("own preprocessing")
+        if distilled.pixel_min < 0 or distilled.pixel_max > 1:
+            found.add("beyond pixels")
+        if costs.adopted is not None:
+            found.add("set taken over")
+        commits = [costs.commit, costs.adopted.commit if costs.adopted else None]
+        if any(commit is not None and commit.dirty for commit in commits):
+            found.add("changed code")
+    return [mark for mark in MARKS if mark in found]
+
+
+def _network(spec: NetworkSpec) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in spec.options.items())
+    return f"{spec.name} ({options})" if options else spec.name
+
+
+def _preprocessing(spec: PreprocessingSpec) -> str:
+    if spec.kind == "zca":
+        return f"zca (epsilon {spec.epsilon:g})"
+    if spec.kind == "normalise":
+        mean_, std = (", ".join(f"{value:g}" for value in row) for row in (spec.mean, spec.std))
+        return f"normalise (mean {mean_}; std {std})"
+    return spec.kind
