@@ -46,11 +46,13 @@ def board() -> None:
 @board.command("build")
 @board_option
 def board_build(root: Path) -> None:
-    """Write leaderboard.json from the published records."""
-    from robustdd_bench.board.build import build
+    """Write leaderboard.json and the page index.html from the published records."""
+    from robustdd_bench.board.build import BOARD_NAME, build
+    from robustdd_bench.board.page import PAGE_NAME
 
     build(root)
-    print(root / "leaderboard.json")
+    for name in (BOARD_NAME, PAGE_NAME):
+        print(root / name)
 
 
 @board.command("validate")

@@ -1,0 +1,208 @@
+"""The page: leaderboard/index.html, one file that needs nothing but a browser.
+
+It is a function of the board's content and of the previews beside it. It is readable without
+JavaScript; the script sorts, filters, opens what a link names and copies commands. A policy in the
+page lets nothing run but that script and that stylesheet (their hashes), and all text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustdd_bench.board import plots
+from robustdd_bench.board.content import BoardContent, RowContent, SpreadContent, TrackContent
+from robustdd_bench.board.tables import division_title
+from robustdd_bench.protocol.tracks import eps_label
+
+PAGE_NAME = "index.html"
+TEMPLATES = Path(__file__).with_name("templates")
+MAX_INLINE = 64 * 2**10
+"""Previews up to so many bytes are part of the page; larger ones stay files beside it."""
+MAX_INLINE_TOTAL = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A preview: a class of the stylesheet where it is part of the page, else a file beside it."""
+
+    width: int
+    height: int
+    css_class: str | None
+    file: str
+
+
+def page(content: BoardContent, root: Path) -> str:
+    """The page's text.
+
+    Args:
+        content: the board.
+        root: its folder, where the previews are.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters |= {
+        "percent": lambda value: f"{100 * value:.1f}",
+        "points": lambda value: "–" if value is None else f"{100 * value:+.1f}",
+        "optional": lambda value: "–" if value is None else f"{100 * value:.1f}",
+        "spread": _spread,
+        "interval": lambda value: f"{100 * value.low:.1f}–{100 * value.high:.1f}",
+        "eps": eps_label,
+        "seconds": _seconds,
+        "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
+        "division": division_title,
+        "setting": _setting,
+        "norm": lambda norm: {"Linf": "L∞", "L2": "L2"}[norm],
+    }
+    pictures, rules = _pictures(content, root)
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + rules
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    look = plots.looks(content.tracks)
+    return environment.get_template("page.html.j2").render(
+        board=content,
+        style=_Trusted(style),
+        script=_Trusted(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        pictures=pictures,
+        scatter={track.track: plots.scatter(track, look) for track in content.tracks},
+        curves={track.track: plots.curves(track, look) for track in content.tracks},
+        leaders={track.track: leaders(track) for track in content.tracks},
+        divisions=divisions,
+        filters=_filters(content.tracks),
+    )
+
+
+class _Trusted:
+    """Our own stylesheet or script, which is not escaped; nothing of a stranger's is in it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __html__(self) -> str:
+        return self._text
+
+
+def _finalize(value: Any) -> Any:
+    """Texts of strangers hold no control or direction characters when they reach the page."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "".join("\ufffd" if _hides(character) else character for character in value)
+
+
+def _hides(character: str) -> bool:
+    return character not in "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def leaders(track: TrackContent) -> list[RowContent]:
+    """The rows of rank 1, of each division."""
+    return [row for row in track.rows if row.rank == 1]
+
+
+def divisions(track: TrackContent) -> list[tuple[str, list[RowContent], list[RowContent]]]:
+    """Name, ranked rows and references of each division."""
+    names = [name for name in ("hard", "soft") if any(r.division == name for r in track.rows)]
+    return [
+        (
+            name,
+            [r for r in track.rows if r.division == name and not r.reference],
+            [r for r in track.rows if r.division == name and r.reference],
+        )
+        for name in names
+    ]
+
+
+def _filters(tracks: Iterable[TrackContent]) -> Mapping[str, list[tuple[str, str]]]:
+    """What can be chosen, by property: value and text; properties with one value are left out."""
+    tracks = list(tracks)
+    training = {"natural": "naturally", "pgd": "by PGD-AT", "trades": "by TRADES"}
+    found = {
+        "dataset": [(name, name) for name in sorted({track.dataset for track in tracks})],
+        "ipc": [(str(n), str(n)) for n in sorted({track.ipc for track in tracks})],
+        "students": [(name, name) for name in sorted({track.student_network for track in tracks})],
+        "training": [
+            (key, text)
+            for key, text in training.items()
+            if any(track.training == key for track in tracks)
+        ],
+        "labels": [
+            (name, name)
+            for name in ("hard", "soft")
+            if any(row.division == name for track in tracks for row in track.rows)
+        ],
+    }
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Picture], str]:
+    """The preview of each row's first run by the path of its file, and rules that hold them.
+
+    A set that is judged on several tracks has one picture, which is in the page once.
+    """
+    found: dict[str, Picture] = {}
+    classes: dict[str, str] = {}
+    rules: list[str] = []
+    total = 0
+    for row in (row for track in content.tracks for row in track.rows):
+        file = row.runs[0].preview
+        data = (root / file).read_bytes()
+        width, height = _png_size(data)
+        digest = hashlib.sha256(data).hexdigest()
+        name = classes.get(digest)
+        if name is None and len(data) <= MAX_INLINE and total + len(data) <= MAX_INLINE_TOTAL:
+            total += len(data)
+            name = classes[digest] = f"set-{len(classes)}"
+            text = base64.b64encode(data).decode()
+            rules.append(
+                f".{name}{{width:{width}px;aspect-ratio:{width}/{height};"
+                f"background-image:url(data:image/png;base64,{text})}}\n"
+            )
+        found[file] = Picture(width, height, name, file)
+    return found, "".join(rules)
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a PNG, from its header."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
+        return 1, 1
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+def _spread(value: SpreadContent) -> str:
+    """The deviation over seeds where there is one, else over students."""
+    std = value.std_students if value.std_seeds is None else value.std_seeds
+    return "" if std is None else f"± {100 * std:.1f}"
+
+
+def _seconds(value: float) -> str:
+    if value < 0.05:
+        return "< 0.1 s"
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{value:,.0f} s" if value < 6000 else f"{value / 3600:,.1f} h"
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
