@@ -30,7 +30,7 @@ def bits(right: int, students: int = 1, examples: int = 400) -> np.ndarray:
 
 
 def refused(claimed, found, same) -> bool:
-    return any(not level.interval.holds_zero for level in agreement(claimed, found, same))
+    return any(not level.agrees for level in agreement(claimed, found, same))
 
 
 def test_means_and_difference_are_those_of_the_bits() -> None:
@@ -162,6 +162,18 @@ def test_published_students_of_other_seeds_are_refused_as_rarely_as_the_module_s
             total += 1
     assert total > 100
     assert wrong / total <= 0.06
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_quarter_of_a_point_is_no_reason_and_more_is(same) -> None:
+    found = bits(10_000, 5, 20_000)
+    for right, lower in ((10_051, False), (9_949, True)):
+        (level,) = agreement(bits(right, 5, 20_000), found, [same] * 5)
+        assert (level.agrees, level.lower) == (False, lower)
+    for right in (10_050, 9_950):
+        (level,) = agreement(bits(right, 5, 20_000), found, [same] * 5)
+        assert (level.agrees, level.lower) == (True, False)
+        assert not level.interval.holds_zero
 
 
 @pytest.mark.parametrize(

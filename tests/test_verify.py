@@ -239,8 +239,11 @@ def test_another_set_is_refused(tmp_path) -> None:
     distilled.save(folder / "distilled.safetensors")
     with pytest.raises(UsageError, match="is not that of the record"):
         verify(folder)
+    (folder / "distilled.safetensors").write_bytes(b"no set")
+    with pytest.raises(UsageError, match=rf"^{folder}/distilled\.safetensors is not a readable"):
+        verify(folder)
     (folder / "distilled.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"there is no .*distilled\.safetensors"):
+    with pytest.raises(UsageError, match=r"no file .*distilled\.safetensors"):
         verify(folder)
 
 
@@ -318,6 +321,16 @@ def test_a_record_with_more_threads_than_this_machine_names_the_way_out(tmp_path
     found = verify(tmp_path, threads=1, students=1, examples=150)
     assert found.notes == ("threads 1 here, 1000000 in the record",)
     assert found.agrees
+
+
+def test_a_record_with_any_number_of_settings_is_told_in_a_few_lines(tmp_path) -> None:
+    noise, pgd = honest().record.attacks
+    many = {f"key{i}\x1b\n": i for i in range(1000)}
+    told = edited(honest().record, attacks=(noise.model_copy(update={"config": many}), pgd))
+    found = verify(laid(told, tmp_path), students=1, examples=150)
+    assert len(found.notes) == 9
+    assert found.notes[-1].startswith("attack noise: 99")
+    assert all(note.isprintable() for note in found.notes)
 
 
 def test_a_run_that_failed_and_what_is_no_record_are_refused(tmp_path) -> None:

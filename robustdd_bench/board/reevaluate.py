@@ -181,7 +181,7 @@ def _judge(subject: Subject, witnesses: Witnesses | None) -> Reevaluation:
     same = [one.sha256 == other.sha256 for one, other in zip(students, before, strict=True)]
     direct = agreement(claimed, found, same)
     left: list[Agreement] | None = None
-    if witnesses is not None and any(_lower(level) for level in direct):
+    if witnesses is not None and any(level.lower for level in direct):
         left = list(agreement(claimed, _left(subject, found, witnesses), same))
     differ, total = _differ(before, students, size)
     return Reevaluation(
@@ -214,10 +214,6 @@ def _judge(subject: Subject, witnesses: Witnesses | None) -> Reevaluation:
     )
 
 
-def _lower(level: Agreement) -> bool:
-    return level.interval.high < 0
-
-
 def _left(subject: Subject, found: Bits, witnesses: Witnesses) -> Bits:
     left: Bits = found & ~fallen(subject.bench, witnesses)
     return left
@@ -225,13 +221,13 @@ def _left(subject: Subject, found: Bits, witnesses: Witnesses) -> Bits:
 
 def _word(level: Agreement, left: Agreement | None) -> Word:
     """The verdict on a level; `left` is the claim against what the witnesses leave."""
-    if level.interval.holds_zero:
+    if level.agrees:
         return AGREES
-    if level.difference > 0:
+    if not level.lower:
         return MORE
-    if left is None or _lower(left):
+    if left is None or left.lower:
         return UNPROVEN
-    return PROVEN if left.interval.holds_zero else MORE
+    return PROVEN if left.agrees else MORE
 
 
 def _differ(

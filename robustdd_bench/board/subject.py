@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustdd_bench import __version__
+from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.sanity import SUBSET
 from robustdd_bench.plugins import Registry
@@ -35,6 +35,9 @@ from robustdd_bench.runs.records import Record, read_record
 from robustdd_bench.runs.work import threads as torch_threads
 from robustdd_bench.runs.workbench import Workbench
 from robustdd_bench.terminal import one_line
+
+MOST_NOTES = 8
+"""Settings of one attack that are named; a stranger's record may hold any number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,14 +218,9 @@ def _place_set(bench: Workbench, record: Record, folder: Path, reporter: Reporte
                 "method like others"
             )
         _run(bench, reporter, ("experts", "distill"))
-    elif source.is_file():
-        try:
-            bench.set_path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, bench.set_path)
-        except OSError as error:
-            raise RunFailedError(f"cannot copy {source}: {error.strerror or error}") from error
     else:
-        raise UsageError(f"there is no {source}")
+        bench.set_path.parent.mkdir(parents=True, exist_ok=True)
+        DistilledSet.load(source).save(bench.set_path)
     distilled = bench.distilled()
     if distilled.sha256() != record.distilled.sha256:
         raise UsageError(f"the distilled set in {folder} is not that of the record")
@@ -242,10 +240,12 @@ def _notes(record: Record, plan: Plan) -> Iterator[str]:
     for here, there in zip(plan.attacks, record.attacks, strict=True):
         ours = {"plugin": here.plugin, "version": here.version, **here.config}
         theirs = {"plugin": there.plugin, "version": there.version, **there.config}
-        for key in sorted(ours.keys() | theirs):
+        keys = sorted(key for key in ours.keys() | theirs if ours.get(key) != theirs.get(key))
+        for key in keys[:MOST_NOTES]:
             one, other = ours.get(key), theirs.get(key)
-            if one != other:
-                yield one_line(f"attack {here.name}: {key} {one!r} here, {other!r} in the record")
+            yield one_line(f"attack {here.name}: {key} {one!r} here, {other!r} in the record")
+        if len(keys) > MOST_NOTES:
+            yield f"attack {here.name}: {len(keys) - MOST_NOTES} more settings differ"
 
 
 def _faults(record: Record, bench: Workbench) -> Iterator[str]:

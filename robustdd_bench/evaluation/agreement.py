@@ -28,7 +28,9 @@ otherwise widen the interval at will, as in a bootstrap of the paired difference
 **Interval.** The difference plus and minus a normal quantile times its standard deviation; that of
 a mean over K students, which are trained independently, has the K-th part of the variance. The
 quantile is that of .05/L: the L intervals hold together with 95 % (Bonferroni), because one level
-is enough to refuse a record.
+is enough to refuse a record. On many images it becomes narrower than what the arithmetic of
+another device may do to every attack alike, so a difference of a quarter of a point is let pass
+whatever its interval.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ TOGETHER = 0.25
 """Standard deviation of a student's difference, as a share of the outcomes that differ."""
 OVERDISPERSION = 1.5
 """Least variance of a student's accuracy over trainings, in binomial variances."""
+TOLERANCE = 0.0025
+"""A difference that is never a reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +65,16 @@ class Agreement:
     """claimed - found."""
     interval: Interval
     """Of the difference; 95 % for all levels together."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether there may be no difference, or it is too small to matter."""
+        return self.interval.holds_zero or abs(self.difference) <= TOLERANCE
+
+    @property
+    def lower(self) -> bool:
+        """Whether less is claimed than was found."""
+        return not self.agrees and self.difference < 0
 
 
 def agreement(
