@@ -212,29 +212,6 @@ def make_plan(
     config = build_config(settings_class, {**named, **overrides}, owner)
     settings = config_to_dict(config)
     info = registry.plugins[entry.plugin]
-    attacks = []
-    for spec in resolved.attacks:
-        attack = registry.get("attacks", spec.name)
-        kind = attack.load()
-        norms = getattr(kind, "norms", (resolved.threat.norm,))
-        if resolved.threat.norm not in norms:
-            raise UsageError(
-                f"track {resolved.name!r}: attack {spec.name!r} cannot attack in "
-                f"{resolved.threat.norm}; it knows {', '.join(norms)}"
-            )
-        configured = build_config(
-            config_class(kind, f"attack {spec.name!r}"),
-            spec.config,
-            f"track {resolved.name!r}, attack {spec.name!r}",
-        )
-        attacks.append(
-            PlannedAttack(
-                name=spec.name,
-                plugin=attack.plugin,
-                version=registry.plugins[attack.plugin].version,
-                config=config_to_dict(configured),
-            )
-        )
     return Plan(
         method=method,
         plugin=entry.plugin,
@@ -245,14 +222,52 @@ def make_plan(
         config=settings,
         track=resolved,
         track_source=Path(track).name if track.endswith(".toml") else track,
-        attacks=tuple(attacks),
+        attacks=planned_attacks(registry, resolved),
         seed=seed,
         split="validation" if validate else "test",
         device=resolve_device(device),
         threads=resolve_threads(threads),
-        torch=importlib.metadata.version("torch"),
+        torch=torch_version(),
         harness=__version__,
     )
+
+
+def planned_attacks(registry: Registry, track: Track) -> tuple[PlannedAttack, ...]:
+    """The suite of a track, as the attacks installed here configure it.
+
+    Raises:
+        UsageError: an attack is not installed, or cannot be used so.
+        PluginError: a plugin does not load.
+    """
+    attacks = []
+    for spec in track.attacks:
+        attack = registry.get("attacks", spec.name)
+        kind = attack.load()
+        norms = getattr(kind, "norms", (track.threat.norm,))
+        if track.threat.norm not in norms:
+            raise UsageError(
+                f"track {track.name!r}: attack {spec.name!r} cannot attack in "
+                f"{track.threat.norm}; it knows {', '.join(norms)}"
+            )
+        configured = build_config(
+            config_class(kind, f"attack {spec.name!r}"),
+            spec.config,
+            f"track {track.name!r}, attack {spec.name!r}",
+        )
+        attacks.append(
+            PlannedAttack(
+                name=spec.name,
+                plugin=attack.plugin,
+                version=registry.plugins[attack.plugin].version,
+                config=config_to_dict(configured),
+            )
+        )
+    return tuple(attacks)
+
+
+def torch_version() -> str:
+    """Version of the torch that is installed."""
+    return importlib.metadata.version("torch")
 
 
 def method_entry(registry: Registry, name: str) -> Entry:
