@@ -205,7 +205,7 @@ def find_garbage(out: Path, *, experts: str | None = None, runs: bool = False) -
     kept: list[Kept] = []
     active = False
     for folder in folders:
-        if _is_locked(folder):
+        if is_locked(folder):
             active = True
             kept.append(Kept(folder, "a run is going on in it"))
             continue
@@ -224,7 +224,7 @@ def find_garbage(out: Path, *, experts: str | None = None, runs: bool = False) -
 
 
 def _of_run(folder: Path, runs: bool) -> Iterator[Item]:
-    status = _status(folder)
+    status = recorded_status(folder)
     if runs and status == "failed":
         yield Item("failed run", folder, _measure(folder)[0], folder)
         return
@@ -237,7 +237,7 @@ def _of_run(folder: Path, runs: bool) -> Iterator[Item]:
             yield Item(item.kind, item.path, item.bytes, folder)
 
 
-def _status(folder: Path) -> str:
+def recorded_status(folder: Path) -> str:
     """What a run's record says of it; empty where there is no readable one."""
     path = folder / "record.json"
     if path.is_symlink():
@@ -262,7 +262,7 @@ def free(findings: Findings, out: Path) -> Freed:
     """
     freed = Freed(kept=list(findings.kept))
     for item in findings.items:
-        if item.guard is None and any(map(_is_locked, _run_folders(out))):
+        if item.guard is None and any(map(is_locked, _run_folders(out))):
             freed.kept.append(Kept(item.path, "a run is going on that may use it"))
             continue
         with _lock(item.guard) as held:
@@ -317,7 +317,8 @@ def _lock(folder: Path | None) -> Iterator[bool]:
         lock.release()
 
 
-def _is_locked(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a run's folder, so that a run is going on in it."""
     with _lock(folder) as held:
         return not held
 
