@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from small_runs import INTERRUPTIBLE, TRACK, copy_of, example, plan_of, registry
-from sweeps import MTT, held, planned, swept, write
+from sweeps import MTT, held, planned, statuses, swept, write
 
 from robustdd_bench.cli.main import main
 from robustdd_bench.cli.session import Session
@@ -261,6 +261,32 @@ def test_a_live_table_shows_the_rows_around_the_running_run_and_in_the_end_all(s
     assert "\x1b[?25h" in stream.getvalue()
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_whole_sweep_is_shown_and_its_events_reach_the_loggers(
+    stream, out, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    events, shown = [], stream()
+    sweep = planned(tmp_path, 'methods = ["random", "half"]')
+
+    def publish(event):
+        events.append(event)
+
+    display = make_sweep_display(sweep, out, stream=shown, publish=publish)
+    result = swept(sweep, out, display=display, witnesses=True)
+    assert statuses(result) == ["done", "failed"]  # done, for the want of witnesses
+    assert (result.outcomes[0].folder / "witnesses.safetensors").is_file()
+    assert {event["stage"] for event in events} == {"attacks", "experts"}
+    lines = [line.split() for line in shown.getvalue().splitlines()]
+    if stream is Terminal:
+        assert ["sweep:", "2", "of", "2", "runs", "have", "ended,", "1", "failed"] in [
+            re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", " ".join(line)).split() for line in lines
+        ]
+    else:
+        assert [line[:2] for line in lines] == [["1/2", "done:"], ["2/2", "failed:"]]
+
+
 def test_an_interrupted_table_says_which_run_was_cut(sweep, tmp_path):
     display = LiveDisplay(sweep, tmp_path, Terminal(), width=100, height=40)
     with contextlib.suppress(KeyboardInterrupt), display.opened():
@@ -297,7 +323,7 @@ def test_ctrl_c_is_exit_130_with_one_line_and_the_same_call_again_ends_the_sweep
     robustdd, tmp_path
 ):
     path = write(tmp_path, f'methods = ["random", "mtt"]\n{MTT}'.replace("iterations=3", ""))
-    path.write_text(path.read_text() + "iterations=120\n")
+    path.write_text(path.read_text() + "iterations=80\n")
     args = [str(path), "--device", "cpu", "--out", str(tmp_path / "out")]
     command = [sys.executable, "-c", INTERRUPTIBLE, "sweep", *args]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
