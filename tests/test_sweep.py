@@ -108,6 +108,16 @@ def test_a_folder_that_cannot_be_made_fails_its_run_alone(out, tmp_path):
     assert result.outcomes[0].reason.startswith(f"cannot make {folder}: ")
 
 
+def test_a_lock_that_cannot_be_had_is_a_failure_and_not_waited_for(out, tmp_path):
+    sweep = planned(tmp_path, 'methods = ["spy", "random"]')
+    folder = sweep.runs[0].plan.folder(out)
+    (folder / ".lock").mkdir(parents=True)
+    assert sweep.runs[0].found(out) == "new"
+    result = swept(sweep, out, pause=no_pause)
+    assert statuses(result) == ["failed", "there"]
+    assert result.outcomes[0].reason.startswith(f"cannot write into {folder}: ")
+
+
 def test_a_run_of_another_process_is_left_and_looked_at_again_in_the_end(out, tmp_path):
     sweep = planned(tmp_path, TWO)
     lock = held(sweep.runs[0].plan.folder(out))
@@ -149,7 +159,7 @@ def test_what_another_process_has_just_tried_again_is_not_tried_a_third_time(tmp
 
 
 def test_a_lock_that_is_taken_between_the_look_and_the_run_is_no_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr("robustdd_bench.runs.sweep.is_locked", lambda folder: False)
+    monkeypatch.setattr("robustdd_bench.runs.sweep.is_locked", lambda folder, unsure: False)
     sweep = planned(tmp_path, 'methods = "random"')
     lock = held(plan_of("random").folder(tmp_path))
     assert statuses(swept(sweep, tmp_path, wait=False)) == ["elsewhere"]

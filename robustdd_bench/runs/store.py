@@ -296,8 +296,13 @@ def _inside(path: Path, out: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path | None) -> Iterator[bool]:
-    """Try to hold a run's lock; tell whether it is held. Without a folder there is none to hold."""
+def _lock(folder: Path | None, *, unsure: bool = False) -> Iterator[bool]:
+    """Try to hold a run's lock; tell whether it is held. Without a folder there is none to hold.
+
+    Args:
+        folder: the run's folder.
+        unsure: what to tell where the lock cannot be tried.
+    """
     import filelock
 
     if folder is None or not (folder / ".lock").exists():
@@ -307,9 +312,11 @@ def _lock(folder: Path | None) -> Iterator[bool]:
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
-    except (filelock.Timeout, OSError):
-        # What cannot be locked may be somebody's.
+    except filelock.Timeout:
         yield False
+        return
+    except OSError:
+        yield unsure
         return
     try:
         yield True
@@ -317,9 +324,15 @@ def _lock(folder: Path | None) -> Iterator[bool]:
         lock.release()
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds the lock of a run's folder, so that a run is going on in it."""
-    with _lock(folder) as held:
+def is_locked(folder: Path, *, unsure: bool = True) -> bool:
+    """Whether a process holds the lock of a run's folder, so that a run is going on in it.
+
+    Args:
+        folder: the run's folder.
+        unsure: the answer where the lock cannot be tried. What cannot be locked may be somebody's,
+            so it is true where something is to be deleted.
+    """
+    with _lock(folder, unsure=not unsure) as held:
         return not held
 
 

@@ -145,7 +145,7 @@ def run_sweep(
 
     def run_one(index: int) -> Outcome:
         run, folder = outcomes[index].run, outcomes[index].folder
-        if is_locked(folder):
+        if is_locked(folder, unsure=False):  # if so, the run says why it cannot lock
             return Outcome(run, folder, "elsewhere")
         failure = _failure(outcomes[index])
         # What failed since this call began is another process's answer, and is not asked again.

@@ -60,7 +60,7 @@ class SweepRun:
     def found(self, out: Path) -> Found:
         """What there is of it under an output folder; a finished run is not examined."""
         folder = self.plan.folder(out)
-        if is_locked(folder):
+        if is_locked(folder, unsure=False):
             return "running"
         status = recorded_status(folder)
         if status in ("complete", "failed"):
