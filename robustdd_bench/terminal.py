@@ -29,6 +29,18 @@ def no_colour() -> bool:
     return bool(os.environ.get("NO_COLOR"))
 
 
+def duration_text(seconds: float) -> str:
+    """A time as people read it, e.g. "1.7 min" or "2 h 05 min"."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 3570:
+        return f"{seconds / 60:.1f} min" if seconds < 597 else f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24:02} h"
+
+
 def size_text(count: int) -> str:
     """A number of bytes as people read it, e.g. "6.5 GiB"."""
     value, unit = float(count), "B"

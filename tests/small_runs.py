@@ -29,6 +29,11 @@ MATCHING = (
     "checkpoint_seconds=0",
 )
 SETTINGS = {"mtt": MATCHING, "mat": (*MATCHING, "attack_steps=1")}
+# A test run in the background of a shell ignores SIGINT, and so would its children.
+INTERRUPTIBLE = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from robustdd_bench.cli.main import main; sys.exit(main())"
+)
 PROMISED = {
     "record.json",
     "distilled.safetensors",
@@ -101,5 +106,5 @@ def copy_of(finished, folder):
     out = finished.folder.parents[2]
     shutil.copytree(finished.folder, folder / finished.folder.relative_to(out))
     if (out / "store").exists():
-        shutil.copytree(out / "store", folder / "store")
+        shutil.copytree(out / "store", folder / "store", dirs_exist_ok=True)
     return folder / finished.folder.relative_to(out)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import INTERRUPTIBLE
 
 from robustdd_bench.distillers import DistilledSet
 
@@ -145,12 +146,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_ends_in_the_same_record(
     tmp_path: Path,
 ) -> None:
     assignments = sets(*MATCHING, "iterations=400", "checkpoint_seconds=0.0")
-    # A test run in the background of a shell ignores SIGINT, and so would its children.
-    code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from robustdd_bench.cli.main import main; sys.exit(main())"
-    )
-    command = [sys.executable, "-c", code, "run", "--method", "mtt", "--track", TRACK]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "run", "--method", "mtt", "--track", TRACK]
     command += ["--threads", "1", "--out", str(tmp_path / "cut"), *assignments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     until = time.monotonic() + 60

@@ -349,3 +349,11 @@ def test_the_threads_of_the_machine_are_taken_where_none_are_asked_for(monkeypat
     monkeypatch.setattr("torch.get_num_threads", lambda: 13)
     assert plan_module.resolve_threads(0) == 13
     assert plan_module.resolve_threads(1) == 1
+
+
+def test_settings_by_key_are_the_same_plan_as_the_texts_of_the_command_line() -> None:
+    texts = make_plan(registry(), method="mat", assignments=["eps=0.05", "learn_labels=true"])
+    values = make_plan(registry(), method="mat", assignments={"eps": 0.05, "learn_labels": True})
+    assert values == texts
+    with pytest.raises(UsageError, match="NaN and infinity are not accepted"):
+        make_plan(registry(), method="mat", assignments={"eps": float("inf")})

@@ -117,6 +117,14 @@ def headings(track: Track) -> list[str]:
     return ["method", "images", "seeds", "clean", *marks]
 
 
+def caption(track: Track) -> str:
+    """What a table of standings shows, for its title."""
+    return (
+        "accuracy in %, mean ± std over seeds (of one seed: over students); "
+        f"{track.threat.norm} eps, * headline"
+    )
+
+
 def _key(record: Record) -> str:
     """What the runs of a standing have in common."""
     method = record.method

@@ -25,7 +25,7 @@ from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import Position, ReporterFactory, failure_of, run_stages
 from robustdd_bench.runs.plan import (
     Plan,
-    planned_attacks,
+    plan_attacks,
     resolve_device,
     resolve_threads,
     torch_version,
@@ -190,7 +190,7 @@ def _plan(record: Record, registry: Registry, track: Track, setting: Setting) ->
     return dataclasses.replace(
         record.plan(),
         track=track,
-        attacks=planned_attacks(registry, track),
+        attacks=plan_attacks(track, registry),
         device=resolve_device(device),
         threads=count,
         torch=torch_version(),

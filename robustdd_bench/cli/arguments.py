@@ -49,6 +49,48 @@ def data_root_option(function: Function) -> Function:
     )(function)
 
 
+def place_options(function: Function) -> Function:
+    """Add what says where runs happen: device, threads, data, output folder, executor."""
+    options = (
+        click.option(
+            "--device",
+            type=OneOf("device", ("auto", "cpu", "cuda")),
+            default="auto",
+            show_default=True,
+            help="auto, cpu or cuda; auto takes the GPU where there is one.",
+        ),
+        click.option(
+            "--threads",
+            type=int,
+            default=1,
+            show_default=True,
+            help="CPU threads (0: torch's choice). More change the last bits, and so the run.",
+        ),
+        data_root_option,
+        click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
+        out_option,
+        click.option(
+            "--executor",
+            type=RegisteredName("executors"),
+            default="local",
+            show_default=True,
+            help="Where the cells of the run are executed.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def witnesses_option(function: Function) -> Function:
+    """Add `--witnesses`."""
+    return click.option(
+        "--witnesses",
+        is_flag=True,
+        help="Keep an adversarial example for each that fell, for `robustdd verify`.",
+    )(function)
+
+
 class OneOf(_TextType):
     """One of a few words; another one is an error with a suggestion.
 

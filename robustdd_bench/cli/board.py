@@ -84,7 +84,7 @@ def board_show(track: str | None, root: Path, scores: bool, as_json: bool) -> No
     from robustdd_bench.board.build import board as build_board
     from robustdd_bench.board.publish import current, published
     from robustdd_bench.board.ranking import divisions
-    from robustdd_bench.board.standings import headings
+    from robustdd_bench.board.standings import caption, headings
     from robustdd_bench.board.tables import SCORE_COLUMNS, division_title, score_cells
     from robustdd_bench.protocol.tracks import eps_label
 
@@ -115,10 +115,7 @@ def board_show(track: str | None, root: Path, scores: bool, as_json: bool) -> No
             else:
                 columns = ["rank", *headings(first)]
                 rows = [row.cells() for row in division.rows]
-                title += (
-                    "accuracy in %, mean ± std over seeds (of one seed: over students); "
-                    f"{first.threat.norm} eps, * headline"
-                )
+                title += caption(first)
             print_table(columns, rows, title=title, right=[columns[0], *columns[2:]])
 
 

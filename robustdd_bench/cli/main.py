@@ -37,6 +37,10 @@ COMMANDS = {
         "robustdd_bench.cli.run:evaluate",
         "Train students on a distilled set that is there already, and attack them.",
     ),
+    "sweep": LazyCommand(
+        "robustdd_bench.cli.sweep:sweep",
+        "Run many runs: methods on tracks, with seeds and settings, as a file says.",
+    ),
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."
     ),

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option, out_option
+from robustdd_bench.cli.arguments import (
+    OneOf,
+    RegisteredName,
+    place_options,
+    witnesses_option,
+)
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError
@@ -33,38 +38,11 @@ _OPTIONS = (
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Base of every seed of the run."
     ),
-    click.option(
-        "--device",
-        type=OneOf("device", ("auto", "cpu", "cuda")),
-        default="auto",
-        show_default=True,
-        help="auto, cpu or cuda; auto takes the GPU where there is one.",
-    ),
-    click.option(
-        "--threads",
-        type=int,
-        default=1,
-        show_default=True,
-        help="CPU threads (0: torch's choice). More change the last bits, and so the run.",
-    ),
-    data_root_option,
-    click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
-    out_option,
-    click.option(
-        "--executor",
-        type=RegisteredName("executors"),
-        default="local",
-        show_default=True,
-        help="Where the cells of the run are executed.",
-    ),
+    place_options,
     click.option(
         "--validate", is_flag=True, help="Judge on a split of the training data (tuning)."
     ),
-    click.option(
-        "--witnesses",
-        is_flag=True,
-        help="Keep an adversarial example for each that fell, for `robustdd verify`.",
-    ),
+    witnesses_option,
     click.option("--fresh", is_flag=True, help="Forget what this run has computed; start anew."),
     click.option("--dry-run", is_flag=True, help="Print the resolved plan and do nothing."),
     json_option,

@@ -48,6 +48,10 @@ class Finished:
     reused: bool
 
 
+class RunLockedError(UsageError):
+    """Another process is running the same plan into the same folder."""
+
+
 ReporterFactory = Callable[[Path], contextlib.AbstractContextManager[RunReporter]]
 
 
@@ -92,7 +96,8 @@ def execute(
         source: folder and record of a run whose distilled set is taken over; see `plan_again`.
 
     Raises:
-        UsageError: the call cannot work, or another process is running the same plan.
+        UsageError: the call cannot work.
+        RunLockedError: another process is running the same plan.
         RunFailedError, PluginError: the run failed; a failed record has been written.
         KeyboardInterrupt: interrupted; the text says what is kept and how to go on.
     """
@@ -226,7 +231,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise UsageError(
+        raise RunLockedError(
             f"another process is running into {folder}; wait for it, or choose another --out"
         ) from None
     except OSError as error:

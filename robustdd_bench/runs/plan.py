@@ -160,7 +160,7 @@ def make_plan(
     *,
     method: str,
     track: str = DEFAULT_TRACK,
-    assignments: Sequence[str] = (),
+    assignments: Sequence[str] | Mapping[str, Any] = (),
     preset: str = DEFAULT_PRESET,
     seed: int = 0,
     device: str = "auto",
@@ -173,7 +173,7 @@ def make_plan(
         registry: what is installed.
         method: name of a registered distiller.
         track: name of a registered track, or the path of a .toml file.
-        assignments: texts `key=value` for the method's configuration.
+        assignments: texts `key=value` for the method's configuration, or its values by key.
         preset: a named set of values for this track; assignments go before it.
         seed: base of every seed.
         device: "auto", "cpu" or "cuda".
@@ -189,18 +189,15 @@ def make_plan(
     """
     # Whatever can be told to be wrong without the method's code comes first.
     entry = method_entry(registry, method)
-    overrides = parse_assignments(assignments)
+    if isinstance(assignments, Mapping):
+        overrides = dict(assignments)
+    else:
+        overrides = parse_assignments(assignments)
     if seed < 0:
         raise UsageError(f"--seed must not be negative, not {seed}")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    resolved = load_track(track, registry)
-    registry.get("datasets", resolved.data.dataset)
-    registry.get("networks", resolved.network.name)
-    if resolved.student_network is not None:
-        registry.get("networks", resolved.student_network.name)
-    for spec in resolved.attacks:
-        registry.get("attacks", spec.name)
+    resolved = resolve_track(track, registry)
     distiller = entry.load()
     owner = f"method {method!r}"
     settings_class = config_class(distiller, owner)
@@ -222,7 +219,7 @@ def make_plan(
         config=settings,
         track=resolved,
         track_source=Path(track).name if track.endswith(".toml") else track,
-        attacks=planned_attacks(registry, resolved),
+        attacks=plan_attacks(resolved, registry),
         seed=seed,
         split="validation" if validate else "test",
         device=resolve_device(device),
@@ -232,12 +229,29 @@ def make_plan(
     )
 
 
-def planned_attacks(registry: Registry, track: Track) -> tuple[PlannedAttack, ...]:
+def resolve_track(name: str, registry: Registry) -> Track:
+    """The track of that name, or of that .toml file; all that it names is registered.
+
+    Raises:
+        UsageError: it is unknown, missing or ill-formed, or names what is not registered.
+    """
+    track = load_track(name, registry)
+    registry.get("datasets", track.data.dataset)
+    registry.get("networks", track.network.name)
+    if track.student_network is not None:
+        registry.get("networks", track.student_network.name)
+    for spec in track.attacks:
+        registry.get("attacks", spec.name)
+    return track
+
+
+def plan_attacks(track: Track, registry: Registry) -> tuple[PlannedAttack, ...]:
     """The suite of a track, as the attacks installed here configure it.
 
     Raises:
-        UsageError: an attack is not installed, or cannot be used so.
-        PluginError: a plugin does not load.
+        UsageError: an attack is not installed, cannot attack in the track's norm, or is not
+            configured as it can be.
+        PluginError: an attack does not load.
     """
     attacks = []
     for spec in track.attacks:

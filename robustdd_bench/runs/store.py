@@ -205,7 +205,7 @@ def find_garbage(out: Path, *, experts: str | None = None, runs: bool = False) -
     kept: list[Kept] = []
     active = False
     for folder in folders:
-        if _is_locked(folder):
+        if is_locked(folder):
             active = True
             kept.append(Kept(folder, "a run is going on in it"))
             continue
@@ -224,7 +224,7 @@ def find_garbage(out: Path, *, experts: str | None = None, runs: bool = False) -
 
 
 def _of_run(folder: Path, runs: bool) -> Iterator[Item]:
-    status = _status(folder)
+    status = recorded_status(folder)
     if runs and status == "failed":
         yield Item("failed run", folder, _measure(folder)[0], folder)
         return
@@ -237,7 +237,7 @@ def _of_run(folder: Path, runs: bool) -> Iterator[Item]:
             yield Item(item.kind, item.path, item.bytes, folder)
 
 
-def _status(folder: Path) -> str:
+def recorded_status(folder: Path) -> str:
     """What a run's record says of it; empty where there is no readable one."""
     path = folder / "record.json"
     if path.is_symlink():
@@ -262,7 +262,7 @@ def free(findings: Findings, out: Path) -> Freed:
     """
     freed = Freed(kept=list(findings.kept))
     for item in findings.items:
-        if item.guard is None and any(map(_is_locked, _run_folders(out))):
+        if item.guard is None and any(map(is_locked, _run_folders(out))):
             freed.kept.append(Kept(item.path, "a run is going on that may use it"))
             continue
         with _lock(item.guard) as held:
@@ -296,8 +296,13 @@ def _inside(path: Path, out: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path | None) -> Iterator[bool]:
-    """Try to hold a run's lock; tell whether it is held. Without a folder there is none to hold."""
+def _lock(folder: Path | None, *, unsure: bool = False) -> Iterator[bool]:
+    """Try to hold a run's lock; tell whether it is held. Without a folder there is none to hold.
+
+    Args:
+        folder: the run's folder.
+        unsure: what to tell where the lock cannot be tried.
+    """
     import filelock
 
     if folder is None or not (folder / ".lock").exists():
@@ -307,9 +312,11 @@ def _lock(folder: Path | None) -> Iterator[bool]:
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
-    except (filelock.Timeout, OSError):
-        # What cannot be locked may be somebody's.
+    except filelock.Timeout:
         yield False
+        return
+    except OSError:
+        yield unsure
         return
     try:
         yield True
@@ -317,8 +324,15 @@ def _lock(folder: Path | None) -> Iterator[bool]:
         lock.release()
 
 
-def _is_locked(folder: Path) -> bool:
-    with _lock(folder) as held:
+def is_locked(folder: Path, *, unsure: bool = True) -> bool:
+    """Whether a process holds the lock of a run's folder, so that a run is going on in it.
+
+    Args:
+        folder: the run's folder.
+        unsure: the answer where the lock cannot be tried. What cannot be locked may be somebody's,
+            so it is true where something is to be deleted.
+    """
+    with _lock(folder, unsure=not unsure) as held:
         return not held
 
 

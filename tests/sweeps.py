@@ -1,0 +1,68 @@
+"""Files of sweeps on the track of tests/data/fast.toml, and sweeps of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import filelock
+from small_runs import MATCHING, TRACK, registry
+
+from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.runs.sweep import run_sweep
+from robustdd_bench.runs.sweep_plan import plan_sweep
+
+MTT = "[settings.mtt]\n" + "\n".join(MATCHING) + "\n"
+
+
+def write(folder: Path, text: str, *, tracks: str = f'tracks = "{TRACK}"\n') -> Path:
+    path = folder / "sweep.toml"
+    path.write_text(tracks + text)
+    return path
+
+
+def planned(folder: Path, text: str, **options):
+    path = write(folder, text)
+    return plan_sweep(path, registry(), **{"device": "cpu", "threads": 1} | options)
+
+
+class Counting(LocalExecutor):
+    """Counts the cells that it runs; after `last` of them comes Ctrl-C."""
+
+    def __init__(self, last: int | None = None):
+        self.cells: list[str] = []
+        self.last = last
+
+    def run(self, cells, job):
+        for cell in cells:
+            if len(self.cells) == self.last:
+                raise KeyboardInterrupt
+            job.run_here(cell)
+            job.finished(cell)
+            self.cells.append(f"{job.plan.method}/{job.plan.seed}/{cell.name}")
+
+
+def swept(sweep, out: Path, executor=None, **options):
+    return run_sweep(
+        sweep,
+        registry(),
+        executor or LocalExecutor(),
+        out=out,
+        data_root=Path("nowhere"),
+        **options,
+    )
+
+
+def statuses(result) -> list[str]:
+    return [outcome.status for outcome in result.outcomes]
+
+
+def no_pause(seconds: float) -> None:
+    raise AssertionError(f"nothing has to be waited for, and {seconds} s were")
+
+
+def held(folder: Path) -> filelock.FileLock:
+    """A run's lock, held: the system does not care which process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    lock.acquire()
+    return lock
