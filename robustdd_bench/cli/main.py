@@ -37,6 +37,10 @@ COMMANDS = {
         "robustdd_bench.cli.run:evaluate",
         "Train students on a distilled set that is there already, and attack them.",
     ),
+    "convert": LazyCommand(
+        "robustdd_bench.cli.imports:convert",
+        "Write a distilled set of another format as one of ours.",
+    ),
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."
     ),
