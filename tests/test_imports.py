@@ -125,6 +125,8 @@ def test_zca_images_are_mapped_back_with_the_training_images_and_named_so(tmp_pa
     whitened = zca.layer(train)(pixels)
     path = write_mtt(tmp_path, whitened, labels)
     made = read(path, "mtt", train, space="zca", **MTT)
+    outside = ((pixels < -0.5 / 255) | (pixels > 1 + 0.5 / 255)).double().mean()
+    assert describe(made)["pixels_outside"] == pytest.approx(float(outside), abs=2e-3)
     torch.testing.assert_close(made.images, pixels, rtol=0, atol=1e-5)
     assert made.preprocessing == zca
     seen = made.preprocessing.layer(train)(made.images)
@@ -326,6 +328,15 @@ def test_the_description_shows_images_that_were_read_as_of_another_space(tmp_pat
     )
     assert right["pixels_outside"] < 0.4 < wrong["pixels_outside"]
     assert wrong["pixel_min"] < -1
+
+
+def test_real_pixels_that_were_whitened_are_not_outside_for_their_rounding(tmp_path):
+    train = load_data(load_track(str(TRACK), registry()), registry(), tmp_path).train
+    real = train.images[:20]
+    path = write_mtt(tmp_path, Preprocessing("zca").layer(train.images)(real), train.labels[:20])
+    made = read(path, "mtt", train.images, space="zca", **MTT)
+    assert float(made.images.min()) < 0
+    assert describe(made)["pixels_outside"] == 0
 
 
 @pytest.mark.parametrize(
