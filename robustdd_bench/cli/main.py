@@ -41,6 +41,10 @@ COMMANDS = {
         "robustdd_bench.cli.sweep:sweep",
         "Run many runs: methods on tracks, with seeds and settings, as a file says.",
     ),
+    "convert": LazyCommand(
+        "robustdd_bench.cli.imports:convert",
+        "Write a distilled set of another format as one of ours.",
+    ),
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."
     ),

@@ -15,9 +15,11 @@ from robustdd_bench.cli.arguments import (
     place_options,
     witnesses_option,
 )
+from robustdd_bench.cli.imports import import_for_track, import_options, take_choices
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError
+from robustdd_bench.imports.formats import FORMATS
 from robustdd_bench.terminal import one_line
 
 if TYPE_CHECKING:
@@ -103,11 +105,12 @@ def run(
 @click.option(
     "--format",
     "file_format",
-    type=OneOf("format", ("robustdd",)),
+    type=OneOf("format", ("robustdd", *FORMATS)),
     default="robustdd",
     show_default=True,
-    help="Format of the file.",
+    help=f"Format of SET: robustdd, {', '.join(FORMATS)}.",
 )
+@import_options
 @run_options
 @click.pass_context
 @pass_session
@@ -124,14 +127,22 @@ def evaluate(
     SET is a `distilled.safetensors` written by `robustdd run`. It may also be the folder of a run,
     published or not: the run is then done again from its set on, with its method, seed and split,
     under the version of its track that is installed (or under --track).
+
+    With --format it is what others publish: see docs/importing.md.
     """
-    if source.is_dir():
+    choices = take_choices(file_format, options)
+    if choices is None and source.is_dir():
         _evaluate_run(session, context, source, options)
         return
-    from robustdd_bench.runs.given import store_set
+    from robustdd_bench.runs.given import store_imported, store_set
     from robustdd_bench.runs.plan import make_plan
 
-    digest = store_set(source, options["out"] / "store")
+    store = options["out"] / "store"
+    if choices is None:
+        digest = store_set(source, store)
+    else:
+        imported = import_for_track(source, choices, session.registry, options)
+        digest = store_imported(imported, store)
     plan = make_plan(
         session.registry,
         method="given",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,33 @@ def store_set(path: Path, store: Path) -> str:
         if file_sha256(target) != digest:
             raise UsageError(f"{path} changed while it was read")
     return digest
+
+
+def store_imported(imported: DistilledSet, store: Path) -> str:
+    """Put a set that was read from a foreign format into the store; return the hash of its file.
+
+    It is the file that `robustdd convert` writes.
+
+    Raises:
+        RunFailedError: the store, or the folder for temporary files, cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "set.safetensors"
+            imported.save(path)
+            return store_set(path, store)
+    except OSError as error:
+        raise RunFailedError(f"cannot write a temporary file: {error}") from error
+
+
+def check_fits(
+    distilled: DistilledSet, shape_CHW: tuple[int, ...], num_classes: int, ipc: int | None
+) -> None:
+    """Raise UsageError unless a given set is what a track asks for; see `DistilledSet.check`."""
+    try:
+        distilled.check(shape_CHW, num_classes, ipc)
+    except RunFailedError as error:  # whoever gave the set can choose another
+        raise UsageError(f"the set does not fit the track: {error}") from error
 
 
 def _stored(store: Path, digest: str) -> Path:
@@ -65,8 +93,5 @@ class GivenSet(Distiller):
         if not path.exists() or file_sha256(path) != digest:
             raise UsageError(f"the set {digest[:12]} is not in the store; evaluate its file again")
         found = DistilledSet.load(path)
-        try:
-            found.check(task.images.shape[1:], task.num_classes, task.ipc)
-        except RunFailedError as error:  # whoever gave the set can choose another
-            raise UsageError(f"the set does not fit the track: {error}") from error
+        check_fits(found, tuple(task.images.shape[1:]), task.num_classes, task.ipc)
         return found

@@ -22,6 +22,7 @@ from robustdd_bench.errors import PluginError, RobustDDError, UsageError
 from robustdd_bench.files import read_safetensors
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
+from robustdd_bench.protocol.loading import load_data
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
@@ -73,25 +74,7 @@ class Workbench(RunFolder):
 
     @cached_property
     def _data(self) -> ImageData:
-        spec = self.plan.track.data
-        entry = self.registry.get("datasets", spec.dataset)
-        try:
-            data = entry.load()(self.data_root, self.download, **spec.options)
-        except RobustDDError:
-            raise
-        except TypeError as error:
-            raise UsageError(f"track {self.plan.track.name!r}, data.options: {error}") from error
-        except Exception as error:
-            raise PluginError(
-                f"plugin {entry.plugin!r}: dataset {entry.name!r} failed: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(data, ImageData):
-            raise PluginError(
-                f"plugin {entry.plugin!r}: dataset {entry.name!r} must return ImageData, "
-                f"not {type(data).__name__}"
-            )
-        return data.check(spec.dataset)
+        return load_data(self.plan.track, self.registry, self.data_root, download=self.download)
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:

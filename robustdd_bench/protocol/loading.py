@@ -1,0 +1,46 @@
+"""The data of a track: its dataset's loader is found, called and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robustdd_bench.errors import PluginError, RobustDDError, UsageError
+from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.datasets import ImageData
+from robustdd_bench.protocol.tracks import Track
+
+
+def load_data(
+    track: Track, registry: Registry, data_root: Path, *, download: bool = False
+) -> ImageData:
+    """Both splits of a track's dataset, on the CPU.
+
+    Args:
+        track: the protocol.
+        registry: the installed plugins.
+        data_root: where datasets are looked for.
+        download: whether a missing dataset may be downloaded.
+
+    Raises:
+        UsageError: the dataset is unknown, missing or damaged, or takes no such options.
+        PluginError: its loader fails, or returns something else than data.
+    """
+    spec = track.data
+    entry = registry.get("datasets", spec.dataset)
+    try:
+        data = entry.load()(data_root, download, **spec.options)
+    except RobustDDError:
+        raise
+    except TypeError as error:
+        raise UsageError(f"track {track.name!r}, data.options: {error}") from error
+    except Exception as error:
+        raise PluginError(
+            f"plugin {entry.plugin!r}: dataset {entry.name!r} failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(data, ImageData):
+        raise PluginError(
+            f"plugin {entry.plugin!r}: dataset {entry.name!r} must return ImageData, "
+            f"not {type(data).__name__}"
+        )
+    return data.check(spec.dataset)
