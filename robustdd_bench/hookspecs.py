@@ -53,4 +53,4 @@ def robustdd_register_commands(cli: click.Group) -> None:
 
 @hookspec
 def robustdd_report(event: Mapping[str, Any]) -> None:
-    """Receive each event of a run: `{"event": "stage" | "metrics" | "note" | ..., ...}`."""
+    """Receive each event of a run: `{"event": "run" | "metrics" | "images" | ..., ...}`."""

@@ -28,7 +28,14 @@ MATCHING = (
     "iterations=3",
     "checkpoint_seconds=0",
 )
-SETTINGS = {"mtt": MATCHING, "mat": (*MATCHING, "attack_steps=1")}
+GRADIENTS = ("iterations=3", "outer=1", "inner=1", "batch_real=16", "checkpoint_seconds=0")
+SETTINGS = {
+    "mtt": MATCHING,
+    "mat": (*MATCHING, "attack_steps=1"),
+    "dc": GRADIENTS,
+    "dsa": GRADIENTS,
+    "dm": ("iterations=3", "batch_real=16", "checkpoint_seconds=0"),
+}
 PROMISED = {
     "record.json",
     "distilled.safetensors",

@@ -42,14 +42,20 @@ def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX
     return pixels
 
 
-def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> None:
-    """Write the grid of a distilled set as PNG."""
+def png(picture: Tensor) -> bytes:
+    """A picture, uint8 (C,H,W), as PNG."""
     from torchvision.transforms.functional import to_pil_image
 
     buffer = io.BytesIO()
-    to_pil_image(distilled_grid(distilled, num_classes)).save(buffer, format="PNG")
+    to_pil_image(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> None:
+    """Write the grid of a distilled set as PNG."""
+    content = png(distilled_grid(distilled, num_classes))
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+        file.write(content)
 
 
 def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str) -> None:
