@@ -229,6 +229,7 @@ def test_a_page_has_the_figures_settings_checks_costs_and_pictures_of_a_run() ->
     assert all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in tree.all("img"))
     titles = re.findall(r"<h4>(.*?)</h4>", text)
     assert {"loss, experts", "loss, distill (matching)", "alpha, distill (matching)"} <= set(titles)
+    assert "clean, students" not in titles, "it is in the table"
 
 
 def test_a_page_names_nothing_outside_itself_and_runs_nothing() -> None:

@@ -118,10 +118,10 @@ def match_gradients(
     def current() -> DistilledSet:
         return DistilledSet(images=to_pixels(layer, z), labels=labels)
 
-    if done == 0:
-        show_images(reporter, 0, recipe.iterations, current)
     with reporter.progress(method, recipe.iterations) as bar:
         bar.advance(done)
+        if done == 0:
+            show_images(reporter, 0, recipe.iterations, current)
         for iteration in range(done, recipe.iterations):
             z, velocity, distance = _iteration(
                 task, recipe, sampler, iteration, z, velocity, labels

@@ -114,10 +114,10 @@ class DM(Distiller):
         def current() -> DistilledSet:
             return DistilledSet(images=to_pixels(layer, z), labels=labels)
 
-        if done == 0:
-            show_images(reporter, 0, config.iterations, current)
         with reporter.progress("dm", config.iterations) as bar:
             bar.advance(done)
+            if done == 0:
+                show_images(reporter, 0, config.iterations, current)
             for iteration in range(done, config.iterations):
                 loss, gradient = self._gradient(task, augmentation, sampler, iteration, z)
                 velocity = config.momentum * velocity + gradient

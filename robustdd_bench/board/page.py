@@ -15,7 +15,7 @@ from pathlib import Path
 from robustdd_bench.board import plots
 from robustdd_bench.board.content import BoardContent, RowContent, SpreadContent, TrackContent
 from robustdd_bench.board.tables import division_title
-from robustdd_bench.pages import (
+from robustdd_bench.pages.rendering import (
     TEMPLATES,
     Trusted,
     content_hash,
@@ -25,6 +25,7 @@ from robustdd_bench.pages import (
 )
 
 PAGE_NAME = "index.html"
+OWN_TEMPLATES = Path(__file__).with_name("templates")
 MAX_INLINE = 64 * 2**10
 """Previews up to so many bytes are part of the page; larger ones stay files beside it."""
 MAX_INLINE_TOTAL = 8 * 2**20
@@ -47,7 +48,7 @@ def page(content: BoardContent, root: Path) -> str:
         content: the board.
         root: its folder, where the previews are.
     """
-    templates = environment()
+    templates = environment(OWN_TEMPLATES)
     templates.filters.update(
         points=lambda value: "–" if value is None else f"{100 * value:+.1f}",
         spread=_spread,
@@ -55,7 +56,7 @@ def page(content: BoardContent, root: Path) -> str:
     )
     pictures, rules = _pictures(content, root)
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + rules
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    script = (OWN_TEMPLATES / "page.js").read_text(encoding="utf-8")
     look = plots.looks(content.tracks)
     return templates.get_template("page.html.j2").render(
         board=content,

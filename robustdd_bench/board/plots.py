@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from robustdd_bench.axes import (
+from robustdd_bench.board.content import RowContent, TrackContent
+from robustdd_bench.pages.axes import (
     BOTTOM,
     DASHES,
     HEIGHT,
@@ -23,7 +24,6 @@ from robustdd_bench.axes import (
     linear,
     percent_ticks,
 )
-from robustdd_bench.board.content import RowContent, TrackContent
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustdd_bench.axes import (
+from robustdd_bench.pages.axes import (
     BOTTOM,
     DASHES,
     HEIGHT,

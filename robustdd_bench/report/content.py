@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
-from robustdd_bench.pages import setting
+from robustdd_bench.pages.rendering import setting
 from robustdd_bench.report.charts import (
     Chart,
     accuracy_chart,
@@ -66,7 +66,7 @@ def make_report(runs: Sequence[RunReport]) -> Report:
         groups=tuple(groups),
         comparisons=tuple(comparisons),
         accuracy=tuple(_accuracy(run) for run in runs),
-        metrics=tuple(tuple(metric_charts(run.metrics.series)) for run in runs),
+        metrics=tuple(_metrics(run) for run in runs),
         pictures=tuple(_fitting(run.pictures, MAX_INLINE // len(runs)) for run in runs),
     )
 
@@ -82,6 +82,13 @@ def _accuracy(run: RunReport) -> Chart | None:
     if run.record is None or run.record.aggregates is None:
         return None
     return accuracy_chart("Accuracy over ε", run.plan.track, run.record.aggregates)
+
+
+def _metrics(run: RunReport) -> tuple[Chart, ...]:
+    """The values over steps; those of whole students are in the table, once there is one."""
+    ended = run.record is not None and run.record.aggregates is not None
+    found = [one for one in run.metrics.series if not (ended and one.stage == "students")]
+    return tuple(metric_charts(found))
 
 
 def _fitting(pictures: tuple[Picture, ...], budget: int) -> tuple[Picture, ...]:

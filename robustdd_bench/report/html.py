@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from robustdd_bench.pages import TEMPLATES, Trusted, content_hash, environment, png_uri
+from robustdd_bench.pages.rendering import TEMPLATES, Trusted, content_hash, environment, png_uri
 from robustdd_bench.report.charts import Chart
 from robustdd_bench.report.content import Report, checks, facts, passed
 from robustdd_bench.runs.figures import attack_label

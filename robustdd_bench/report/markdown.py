@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from robustdd_bench.board.tables import markdown as table
 from robustdd_bench.board.tables import percent
-from robustdd_bench.pages import mebibytes, seconds, setting, visible
+from robustdd_bench.pages.rendering import mebibytes, seconds, setting, visible
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.report.charts import Chart
 from robustdd_bench.report.content import Report, checks, facts, passed

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import parse_json
 from robustdd_bench.models import read_bounded
-from robustdd_bench.pages import png_size
+from robustdd_bench.pages.rendering import png_size
 from robustdd_bench.report.series import Metrics, read_metrics
 from robustdd_bench.runs.cells import RECEIPT, STAGES, read_receipt
 from robustdd_bench.runs.plan import Plan

@@ -146,10 +146,10 @@ class TrajectoryMatcher:
             pixels = to_pixels(self.layer, learned.images.detach())
             return DistilledSet(images=pixels, labels=learned.labels)
 
-        if done == 0:
-            show_images(reporter, 0, config.iterations, current)
         with reporter.progress("matching", config.iterations) as progress:
             progress.advance(done)
+            if done == 0:
+                show_images(reporter, 0, config.iterations, current)
             for iteration in range(done, config.iterations):
                 expert, epoch, steps = self._steps(iteration, learned.images)
                 start = self.trajectories.at(expert, epoch)

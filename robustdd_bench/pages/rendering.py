@@ -17,8 +17,8 @@ from robustdd_bench.protocol.tracks import eps_label
 if TYPE_CHECKING:
     import jinja2
 
-TEMPLATES = Path(__file__).with_name("board") / "templates"
-"""The board's, whose stylesheet and axes every page uses."""
+TEMPLATES = Path(__file__).with_name("templates")
+"""The stylesheet and the axes of every page."""
 
 
 class Trusted:
@@ -32,10 +32,10 @@ class Trusted:
 
 
 def environment(*folders: Path) -> jinja2.Environment:
-    """Templates of these folders and of the board.
+    """Templates of these folders and those that pages share.
 
     Args:
-        *folders: searched first.
+        *folders: a page's own.
     """
     import jinja2
 
