@@ -19,7 +19,7 @@ from robustdd_bench.pages.axes import (
     STYLES,
     TOP,
     WIDTH,
-    Tick,
+    Axes,
     eps_axis,
     linear,
     percent_ticks,
@@ -62,19 +62,11 @@ class Mark:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot(Axes):
     """A plot's axes and rows."""
 
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     marks: tuple[Mark, ...]
-    left: float = LEFT
-    right: float = WIDTH - RIGHT
-    top: float = TOP
-    bottom: float = HEIGHT - BOTTOM
-    width: float = WIDTH
-    height: float = HEIGHT
 
 
 def looks(tracks: Sequence[TrackContent]) -> dict[str, int]:
@@ -107,9 +99,9 @@ def scatter(track: TrackContent, look: Mapping[str, int]) -> Plot:
         )
         marks.append(Mark(row, look[row.method], (at,), spans))
     return Plot(
-        percent_ticks(x_low, x_high, LEFT, right),
-        percent_ticks(y_low, y_high, bottom, TOP),
-        tuple(_labelled(marks)),
+        x_ticks=percent_ticks(x_low, x_high, LEFT, right),
+        y_ticks=percent_ticks(y_low, y_high, bottom, TOP),
+        marks=tuple(_labelled(marks)),
     )
 
 
@@ -168,4 +160,4 @@ def curves(track: TrackContent, look: Mapping[str, int]) -> Plot:
             (x(eps), y(s.low), x(eps), y(s.high)) for eps, s in zip(levels, spreads, strict=True)
         )
         marks.append(Mark(row, look[row.method], points, spans))
-    return Plot(ticks, percent_ticks(0.0, 1.0, bottom, TOP), tuple(marks))
+    return Plot(x_ticks=ticks, y_ticks=percent_ticks(0.0, 1.0, bottom, TOP), marks=tuple(marks))

@@ -32,6 +32,20 @@ class Tick:
     text: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axes:
+    """Ticks and the rectangle between the axes; a plot adds what is drawn in it."""
+
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    left: float = LEFT
+    right: float = WIDTH - RIGHT
+    top: float = TOP
+    bottom: float = HEIGHT - BOTTOM
+    width: float = WIDTH
+    height: float = HEIGHT
+
+
 def linear(low: float, high: float, start: float, end: float) -> Scale:
     """The scale on which `low` lies at `start` and `high` at `end`."""
     return lambda value: start + (value - low) / (high - low) * (end - start)

@@ -10,12 +10,12 @@ from robustdd_bench.pages.axes import (
     BOTTOM,
     DASHES,
     HEIGHT,
-    LEFT,
     MARKERS,
     RIGHT,
     STYLES,
     TOP,
     WIDTH,
+    Axes,
     Scale,
     Tick,
     eps_axis,
@@ -74,24 +74,16 @@ class Line:
         return [point for piece in self.pieces for point in piece]
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart(Axes):
     """A plot: axes, lines, and what is said of them."""
 
     title: str
     description: str
     x_name: str
     y_name: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
-    left: float = LEFT
-    right: float = WIDTH - RIGHT
-    top: float = TOP
-    bottom: float = HEIGHT - BOTTOM
-    width: float = WIDTH
-    height: float = HEIGHT
 
     @property
     def legend(self) -> tuple[Line, ...]:
@@ -123,14 +115,14 @@ def accuracy_chart(title: str, track: Track, found: Aggregates) -> Chart:
         points = tuple((x(eps), y(mean)) for eps, mean in attack_points(spec, found))
         lines.append(Line(attack_label(spec), look, (points,), marked=len(points) < 2, broken=True))
     return Chart(
-        title,
-        "The worst case over the suite with 95 % intervals, and each attack; the figures are in "
-        "the table.",
-        _eps_name(track),
-        "accuracy, %",
-        x_ticks,
-        y_ticks,
-        tuple(lines),
+        title=title,
+        description="The worst case over the suite with 95 % intervals, and each attack; the "
+        "figures are in the table.",
+        x_name=_eps_name(track),
+        y_name="accuracy, %",
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        lines=tuple(lines),
     )
 
 
@@ -138,14 +130,16 @@ def comparison_chart(track: Track, runs: Sequence[tuple[str, Aggregates]]) -> Ch
     """Accuracy over eps of several runs on one track, by their labels."""
     x, y, x_ticks, y_ticks = _accuracy_axes(track)
     return Chart(
-        f"{track.id}: accuracy over ε",
-        "One line a run, the worst case over the suite, with 95 % intervals; the figures are in "
-        "the table.",
-        _eps_name(track),
-        "accuracy, %",
-        x_ticks,
-        y_ticks,
-        tuple(_worst(x, y, track, found, label, look) for look, (label, found) in enumerate(runs)),
+        title=f"{track.id}: accuracy over ε",
+        description="One line a run, the worst case over the suite, with 95 % intervals; the "
+        "figures are in the table.",
+        x_name=_eps_name(track),
+        y_name="accuracy, %",
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        lines=tuple(
+            _worst(x, y, track, found, label, look) for look, (label, found) in enumerate(runs)
+        ),
     )
 
 
@@ -185,14 +179,14 @@ def _metric_chart(head: str, name: str, found: Sequence[Series]) -> Chart:
     place = found[0].place if len(found) == 1 else ""
     title = f"{name}, {head or 'run'}{f' ({place})' if place else ''}"
     return Chart(
-        title,
-        f"{len(found)} line{'s' * (len(found) > 1)} over steps.",
-        "student" if apart else "step",
-        name,
-        x_ticks,
-        y_ticks,
-        tuple(lines),
-        notes,
+        title=title,
+        description=f"{len(found)} line{'s' * (len(found) > 1)} over steps.",
+        x_name="student" if apart else "step",
+        y_name=name,
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        lines=tuple(lines),
+        notes=notes,
         left=METRICS_LEFT,
     )
 

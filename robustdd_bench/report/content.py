@@ -162,13 +162,7 @@ def facts(run: RunReport) -> list[tuple[str, str]]:
     found.append(("Machine", ", ".join(machine)))
     found.append(("When", f"{costs.started:%Y-%m-%d %H:%M} to {costs.finished:%Y-%m-%d %H:%M} UTC"))
     found.append(("Hash of the results", record.results_sha256))
-    remarks = {
-        f"{result.attack}: {text}"
-        for student_result in record.students
-        for result in student_result.attacks
-        for text in result.warnings
-    }
-    found += [("Warning", text) for text in sorted(remarks)]
+    found += [("Warning", text) for text in record.remarks]
     return found
 
 
