@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from array import array
 
 import pytest
-from pages import EVIL
+from pages import CHROMIUM, EVIL, FLAGS
 from small_runs import copy_of, example, plan_of, run
 from test_page import Tree
 
@@ -62,6 +63,17 @@ def interrupted(tmp_path_factory):
     with pytest.raises(KeyboardInterrupt):
         run(plan_of("mtt"), out, reporter=Interrupting)
     return plan_of("mtt").folder(out)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None and os.environ.get("ROBUSTDD_BROWSER_TESTS") != "required":
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
 
 
 # Values.
@@ -318,6 +330,8 @@ def test_markdown_has_the_figures_and_names_only_files_that_it_brings() -> None:
             text = data.decode()
             assert 'xmlns="http://www.w3.org/2000/svg"' in text
             Tree(text)
+    drawn = Tree(made.files["comparison-1.svg"].decode()).words
+    assert {"1: mat, seed 0", "2: random, seed 0"} <= set(drawn)
 
 
 def test_markdown_escapes_what_would_be_markup() -> None:
@@ -330,8 +344,10 @@ def test_markdown_escapes_what_would_be_markup() -> None:
 # Strangers.
 
 
-def test_texts_of_a_stranger_are_texts(interrupted, tmp_path) -> None:
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stranger(interrupted, tmp_path_factory):
+    """The folder of a run with hostile texts wherever one can be."""
+    folder = tmp_path_factory.mktemp("stranger") / "run"
     shutil.copytree(interrupted, folder)
     plan = json.loads((folder / "plan.json").read_text())
     plan["plan"] |= {"plugin": EVIL[0], "distribution": EVIL[1], "version": EVIL[4]}
@@ -343,7 +359,11 @@ def test_texts_of_a_stranger_are_texts(interrupted, tmp_path) -> None:
         for text in EVIL:
             file.write(json.dumps({"step": 1, "stage": f"{text}/{text}", text: 1.0}) + "\n")
     (folder / "run.log").write_text("\n".join(EVIL))
-    report = report_of(folder)
+    return folder
+
+
+def test_texts_of_a_stranger_are_texts(stranger) -> None:
+    report = report_of(stranger)
     text = html(report)
     tree = Tree(text)
     assert tree.all("script") == []
@@ -355,6 +375,24 @@ def test_texts_of_a_stranger_are_texts(interrupted, tmp_path) -> None:
     assert all("<script" not in data.decode() for n, data in made.files.items() if n[-3:] == "svg")
     outside = re.sub(r"(`{3,})text\n.*?\n\1", "", made.text, flags=re.S)
     assert not re.search(r"(?<!\\)<", outside)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_pages_without_complaint_and_without_scrolling_sideways(
+    width, browser, stranger, failed, tmp_path
+) -> None:
+    write_report([example("mat").folder, failed, stranger], tmp_path / "r.html")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    wrong = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("request", lambda request: wrong.append(request.url))
+    page.goto((tmp_path / "r.html").as_uri())
+    asked = [url for url in wrong if not url.startswith("data:image/png")]
+    assert asked == [(tmp_path / "r.html").as_uri()]
+    assert "owned" not in page.title()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    page.close()
 
 
 def test_links_and_files_that_are_no_pictures_are_left_out(tmp_path) -> None:

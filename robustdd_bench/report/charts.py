@@ -91,6 +91,17 @@ class Chart(Axes):
         named = tuple(line for line in self.lines if not line.plain)
         return named if len(named) > 1 or any(line.label for line in named) else ()
 
+    @property
+    def legend_columns(self) -> int:
+        """How many names stand beside one another below a plot that is a file of its own."""
+        return 2 if all(len(line.label) <= 24 for line in self.legend) else 1
+
+    @property
+    def legend_height(self) -> float:
+        """The room that the names take there."""
+        rows = -(-len(self.legend) // self.legend_columns)
+        return 20.0 * rows + 6 if rows else 0.0
+
 
 def _accuracy_axes(track: Track) -> tuple[Scale, Scale, tuple[Tick, ...], tuple[Tick, ...]]:
     x, x_ticks = eps_axis(track.threat.ladder, track.threat.headline)

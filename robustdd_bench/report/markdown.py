@@ -87,9 +87,7 @@ def _cells(record: Record) -> list[str]:
 
 def _plot(made: MarkdownReport, name: str, chart: Chart) -> str:
     made.files[f"{name}.svg"] = svg(chart).encode("utf-8")
-    named = [line.label for line in chart.legend]
-    notes = [*chart.notes, *([f"lines in order: {', '.join(named)}"] if named else [])]
-    below = f"\n\n{escaped('; '.join(notes))}" if notes else ""
+    below = f"\n\n{escaped('; '.join(chart.notes))}" if chart.notes else ""
     return f"![{escaped(chart.title)}]({made.folder}/{name}.svg){below}"
 
 
