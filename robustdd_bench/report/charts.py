@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from robustdd_bench.pages.axes import (
@@ -103,13 +103,25 @@ class Chart(Axes):
         return 20.0 * rows + 6 if rows else 0.0
 
 
-def _accuracy_axes(track: Track) -> tuple[Scale, Scale, tuple[Tick, ...], tuple[Tick, ...]]:
+AccuracyLines = Callable[[Scale, Scale], list[Line]]
+
+
+def _accuracy_chart(title: str, description: str, track: Track, draw: AccuracyLines) -> Chart:
+    """Accuracy over eps; `draw` makes the lines from the scales across and up."""
     x, x_ticks = eps_axis(track.threat.ladder, track.threat.headline)
     bottom = HEIGHT - BOTTOM
-    return x, linear(0.0, 1.0, bottom, TOP), x_ticks, percent_ticks(0.0, 1.0, bottom, TOP)
+    return Chart(
+        title=title,
+        description=f"{description}; the figures are in the table.",
+        x_name=f"{'L∞' if track.threat.norm == 'Linf' else 'L2'} ε (* headline)",
+        y_name="accuracy, %",
+        x_ticks=x_ticks,
+        y_ticks=percent_ticks(0.0, 1.0, bottom, TOP),
+        lines=tuple(draw(x, linear(0.0, 1.0, bottom, TOP))),
+    )
 
 
-def _worst(x: Scale, y: Scale, track: Track, found: Aggregates, label: str, look: int) -> Line:
+def _worst(x: Scale, y: Scale, found: Aggregates, label: str, look: int) -> Line:
     """Clean accuracy and the worst case at each eps, with 95 % intervals."""
     levels: list[tuple[float, AggregateInfo]] = [(0.0, found.clean)]
     levels += [(row.eps, row.accuracy) for row in found.robust]
@@ -120,42 +132,27 @@ def _worst(x: Scale, y: Scale, track: Track, found: Aggregates, label: str, look
 
 def accuracy_chart(title: str, track: Track, found: Aggregates) -> Chart:
     """Accuracy over eps of one run: the worst case, and each attack of the suite."""
-    x, y, x_ticks, y_ticks = _accuracy_axes(track)
-    lines = [_worst(x, y, track, found, "worst case", 0)]
-    for look, spec in enumerate(track.attacks, start=1):
-        points = tuple((x(eps), y(mean)) for eps, mean in attack_points(spec, found))
-        lines.append(Line(attack_label(spec), look, (points,), marked=len(points) < 2, broken=True))
-    return Chart(
-        title=title,
-        description="The worst case over the suite with 95 % intervals, and each attack; the "
-        "figures are in the table.",
-        x_name=_eps_name(track),
-        y_name="accuracy, %",
-        x_ticks=x_ticks,
-        y_ticks=y_ticks,
-        lines=tuple(lines),
-    )
+
+    def draw(x: Scale, y: Scale) -> list[Line]:
+        lines = [_worst(x, y, found, "worst case", 0)]
+        for look, spec in enumerate(track.attacks, start=1):
+            points = tuple((x(eps), y(mean)) for eps, mean in attack_points(spec, found))
+            single = len(points) < 2
+            lines.append(Line(attack_label(spec), look, (points,), marked=single, broken=True))
+        return lines
+
+    about = "The worst case over the suite with 95 % intervals, and each attack"
+    return _accuracy_chart(title, about, track, draw)
 
 
 def comparison_chart(track: Track, runs: Sequence[tuple[str, Aggregates]]) -> Chart:
     """Accuracy over eps of several runs on one track, by their labels."""
-    x, y, x_ticks, y_ticks = _accuracy_axes(track)
-    return Chart(
-        title=f"{track.id}: accuracy over ε",
-        description="One line a run, the worst case over the suite, with 95 % intervals; the "
-        "figures are in the table.",
-        x_name=_eps_name(track),
-        y_name="accuracy, %",
-        x_ticks=x_ticks,
-        y_ticks=y_ticks,
-        lines=tuple(
-            _worst(x, y, track, found, label, look) for look, (label, found) in enumerate(runs)
-        ),
-    )
 
+    def draw(x: Scale, y: Scale) -> list[Line]:
+        return [_worst(x, y, found, label, look) for look, (label, found) in enumerate(runs)]
 
-def _eps_name(track: Track) -> str:
-    return f"{'L∞' if track.threat.norm == 'Linf' else 'L2'} ε (* headline)"
+    about = "One line a run, the worst case over the suite, with 95 % intervals"
+    return _accuracy_chart(f"{track.id}: accuracy over ε", about, track, draw)
 
 
 def metric_charts(series: Sequence[Series]) -> list[Chart]:
