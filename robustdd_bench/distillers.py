@@ -33,7 +33,10 @@ class Progress(Protocol):
 
 
 class Reporter(Protocol):
-    """How a method tells what it is doing. Nothing here makes the device wait."""
+    """How a method tells what it is doing. Nothing here makes the device wait.
+
+    Images over iterations are shown by `robustdd_bench.toolkit.snapshots.show_images`.
+    """
 
     def progress(self, title: str, total: int) -> contextlib.AbstractContextManager[Progress]:
         """A progress bar of `total` steps, nested in the one that is open."""

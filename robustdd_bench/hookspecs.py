@@ -9,7 +9,6 @@ import pluggy
 
 if TYPE_CHECKING:
     import click
-
 Register = Callable[..., None]  # register(name, "package.module:attribute", "summary in a line")
 
 hookspec = pluggy.HookspecMarker("robustdd")
@@ -53,4 +52,9 @@ def robustdd_register_commands(cli: click.Group) -> None:
 
 @hookspec
 def robustdd_report(event: Mapping[str, Any]) -> None:
-    """Receive each event of a run: `{"event": "stage" | "metrics" | "note" | ..., ...}`."""
+    """Receive each event of a run: `{"event": "run" | "metrics" | "images" | ..., ...}`."""
+
+
+@hookspec
+def robustdd_remark() -> str | None:
+    """Say in a line what `robustdd plugins` and `doctor` should tell, e.g. why a plugin is idle."""

@@ -200,6 +200,19 @@ def _add(manager: PluginManager, info: PluginInfo, plugin: object) -> None:
     infos[info.name] = _with(info, "loaded")
 
 
+def remarks(manager: PluginManager) -> dict[str, str]:
+    """What plugins say of themselves, by their names; one that fails to say it is quoted."""
+    found: dict[str, str] = {}
+    for implementation in manager.hook.robustdd_remark.get_hookimpls():
+        try:
+            text = implementation.function()
+        except Exception as error:
+            text = f"robustdd_remark failed: {_one_line(error)}"
+        if text:
+            found[implementation.plugin_name] = " ".join(str(text).split())
+    return found
+
+
 def collect(manager: PluginManager) -> Registry:
     """Ask every plugin what it registers.
 

@@ -28,12 +28,19 @@ MATCHING = (
     "iterations=3",
     "checkpoint_seconds=0",
 )
-SETTINGS = {"mtt": MATCHING, "mat": (*MATCHING, "attack_steps=1")}
 # A test run in the background of a shell ignores SIGINT, and so would its children.
 INTERRUPTIBLE = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from robustdd_bench.cli.main import main; sys.exit(main())"
 )
+GRADIENTS = ("iterations=3", "outer=1", "inner=1", "batch_real=16", "checkpoint_seconds=0")
+SETTINGS = {
+    "mtt": MATCHING,
+    "mat": (*MATCHING, "attack_steps=1"),
+    "dc": GRADIENTS,
+    "dsa": GRADIENTS,
+    "dm": ("iterations=3", "batch_real=16", "checkpoint_seconds=0"),
+}
 PROMISED = {
     "record.json",
     "distilled.safetensors",

@@ -17,6 +17,7 @@ import pytest
 import torch
 from small_runs import (
     PROMISED,
+    SETTINGS,
     TRACK,
     copy_of,
     example,
@@ -75,11 +76,34 @@ def test_a_run_leaves_the_promised_files_and_its_cells(method) -> None:
     top = {name for name in found if "/" not in name}
     assert top - rest == PROMISED
     cells = {name for name in found if "/" in name}
+    shown = {name for name in cells if name.startswith("snapshots/")}
+    steps = () if method == "random" else (0, 1, 3)
+    assert shown == {f"snapshots/{step:08d}.png" for step in steps}
+    cells -= shown
     outputs = {f"cells/student-{r}.safetensors" for r in range(2)}
     outputs |= {f"cells/sanity-{r}.json" for r in range(2)}
     outputs |= {f"cells/attack-{a}-{r}.json" for r in range(2) for a in ("noise", "fgsm", "pgd")}
     assert cells == outputs | {f"{name}.cell.json" for name in outputs}
     assert not (finished.folder / "work").exists()
+
+
+SHIPPED = sorted(
+    name for name, entry in registry().entries["distillers"].items() if entry.plugin != "crooks"
+)
+
+
+@pytest.mark.parametrize("method", SHIPPED)
+def test_every_method_leaves_values_of_every_student_and_of_every_step(method) -> None:
+    rows = [
+        json.loads(line)
+        for line in (example(method).folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    students = [row for row in rows if row["stage"] == "students"]
+    assert [row["step"] for row in students] == [0, 1]
+    assert all(row["clean"] > 0 for row in students)
+    if method in SETTINGS:
+        steps = [row["step"] for row in rows if row["stage"].startswith("distill/")]
+        assert steps == [1, 2, 3]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -341,6 +365,7 @@ MOMENTS = {
     "in the middle of the matching": ("mat", ["metrics", 6]),
     "while an expert is written": ("mat", ["write", r"expert-1\.safetensors$"]),
     "while the checkpoint is written": ("mtt", ["write", r"matching\.safetensors$"]),
+    "while a snapshot is written": ("mtt", ["write", r"snapshots/00000003\.png$"]),
     "while the set is written": ("mat", ["write", r"distilled\.safetensors$"]),
     "between the set and its receipt": ("mat", ["receipt", "distill"]),
     "after the distillation": ("mtt", ["cell", 3]),
@@ -392,7 +417,9 @@ def test_a_killed_run_ends_in_the_record_of_an_unbroken_one(moment, killed, tmp_
     finished = run(plan, out, executor=counting)
     assert finished.record.results_sha256 == whole.record.results_sha256
     assert without_costs(finished.record) == without_costs(whole.record)
-    for name in ("distilled.safetensors", "distilled.png", "robustness.png"):
+    shown = [name for name in files(whole.folder) if name.startswith("snapshots/")]
+    assert len(shown) == (0 if method == "random" else 3)
+    for name in ("distilled.safetensors", "distilled.png", "robustness.png", *shown):
         assert (finished.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     rows, all_rows = (
         (folder / "metrics.jsonl").read_text().splitlines()

@@ -398,8 +398,19 @@ BELOW = {
     "evaluation": {"interfaces", "toolkit", "protocol"},
     "conformance": {"interfaces", "toolkit", "protocol"},
     "runs": {"interfaces", "toolkit", "protocol", "evaluation"},
-    "board": {"interfaces", "toolkit", "protocol", "evaluation", "runs"},
-    "cli": {"interfaces", "toolkit", "protocol", "evaluation", "runs", "board", "conformance"},
+    "pages": {"protocol"},
+    "board": {"interfaces", "toolkit", "protocol", "evaluation", "runs", "pages"},
+    "report": {"interfaces", "protocol", "evaluation", "runs", "pages", "board"},
+    "cli": {
+        "interfaces",
+        "toolkit",
+        "protocol",
+        "evaluation",
+        "runs",
+        "board",
+        "report",
+        "conformance",
+    },
 }
 
 

@@ -161,6 +161,20 @@ def test_without_options_only_leftover_temporary_files_are_found(out):
     assert found.kept == ()
 
 
+def test_snapshots_are_kept_and_half_written_pictures_and_reports_are_not(out):
+    folder = out / "digits-ipc10" / "mat" / ("a" * 12)
+    picture = fill(folder / "snapshots" / "00000003.png")
+    torn = {
+        fill(folder / "snapshots" / ".00000003.png.abc_12de"),
+        fill(folder / ".report.html.abc_12de"),
+    }
+    found = find_garbage(out, runs=True)
+    assert torn <= {item.path for item in found.items}
+    free(found, out)
+    assert picture.exists()
+    assert not any(path.exists() for path in torn)
+
+
 def test_a_young_temporary_file_of_the_store_may_still_be_written(out):
     young = fill(out / "store" / "sets" / ("." + "e" * 64 + ".safetensors.yyyyyyyy"))
     assert young not in [item.path for item in find_garbage(out).items]

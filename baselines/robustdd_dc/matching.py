@@ -35,6 +35,7 @@ from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.distances import gradient_distance
 from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams, apply
 from robustdd_bench.toolkit.inputspace import split_network, starting_images, to_pixels
+from robustdd_bench.toolkit.snapshots import show_images
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """(outer, inner) of the paper, by images per class."""
@@ -114,8 +115,13 @@ def match_gradients(
     else:
         done, z, velocity = saved[0], saved[1]["images"], saved[1]["velocity"]
 
+    def current() -> DistilledSet:
+        return DistilledSet(images=to_pixels(layer, z), labels=labels)
+
     with reporter.progress(method, recipe.iterations) as bar:
         bar.advance(done)
+        if done == 0:
+            show_images(reporter, 0, recipe.iterations, current)
         for iteration in range(done, recipe.iterations):
             z, velocity, distance = _iteration(
                 task, recipe, sampler, iteration, z, velocity, labels
@@ -124,9 +130,10 @@ def match_gradients(
             reporter.metrics(finished, distance=distance)
             if finished % _CHECK_EVERY == 0 or finished == recipe.iterations:
                 require_finite(finished, images=z)
+            show_images(reporter, finished, recipe.iterations, current)
             checkpoint.maybe_save(finished, {"images": z, "velocity": velocity})
             bar.advance()
-    return DistilledSet(images=to_pixels(layer, z), labels=labels)
+    return current()
 
 
 def _iteration(

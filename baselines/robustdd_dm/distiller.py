@@ -36,6 +36,7 @@ from robustdd_bench.toolkit.dsa import (
     apply_grouped,
 )
 from robustdd_bench.toolkit.inputspace import features, split_network, starting_images, to_pixels
+from robustdd_bench.toolkit.snapshots import show_images
 
 _CHECK_EVERY = 100
 
@@ -102,6 +103,7 @@ class DM(Distiller):
         checkpoint = Checkpoint(task.work_dir / "dm.safetensors", config.checkpoint_seconds, key)
         layer, _ = split_network(task.network(seeds.seed("network", 0)))
         sampler = ClassSampler(task.class_indices())
+        labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
         saved = checkpoint.load(task.device)
         if saved is None:
             done, z = 0, starting_images(task, ipc, layer, config.init)
@@ -109,8 +111,13 @@ class DM(Distiller):
         else:
             done, z, velocity = saved[0], saved[1]["images"], saved[1]["velocity"]
 
+        def current() -> DistilledSet:
+            return DistilledSet(images=to_pixels(layer, z), labels=labels)
+
         with reporter.progress("dm", config.iterations) as bar:
             bar.advance(done)
+            if done == 0:
+                show_images(reporter, 0, config.iterations, current)
             for iteration in range(done, config.iterations):
                 loss, gradient = self._gradient(task, augmentation, sampler, iteration, z)
                 velocity = config.momentum * velocity + gradient
@@ -119,10 +126,10 @@ class DM(Distiller):
                 reporter.metrics(finished, loss=loss)
                 if finished % _CHECK_EVERY == 0 or finished == config.iterations:
                     require_finite(finished, images=z)
+                show_images(reporter, finished, config.iterations, current)
                 checkpoint.maybe_save(finished, {"images": z, "velocity": velocity})
                 bar.advance()
-        labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
-        return DistilledSet(images=to_pixels(layer, z), labels=labels)
+        return current()
 
     def _gradient(
         self,

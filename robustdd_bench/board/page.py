@@ -7,21 +7,25 @@ page lets nothing run but that script and that stylesheet (their hashes), and al
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from robustdd_bench.board import plots
 from robustdd_bench.board.content import BoardContent, RowContent, SpreadContent, TrackContent
 from robustdd_bench.board.tables import division_title
-from robustdd_bench.protocol.tracks import eps_label
+from robustdd_bench.pages.rendering import (
+    TEMPLATES,
+    Trusted,
+    content_hash,
+    environment,
+    png_size,
+    png_uri,
+)
 
 PAGE_NAME = "index.html"
-TEMPLATES = Path(__file__).with_name("templates")
+OWN_TEMPLATES = Path(__file__).with_name("templates")
 MAX_INLINE = 64 * 2**10
 """Previews up to so many bytes are part of the page; larger ones stay files beside it."""
 MAX_INLINE_TOTAL = 8 * 2**20
@@ -44,39 +48,22 @@ def page(content: BoardContent, root: Path) -> str:
         content: the board.
         root: its folder, where the previews are.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
+    templates = environment(OWN_TEMPLATES)
+    templates.filters.update(
+        points=lambda value: "–" if value is None else f"{100 * value:+.1f}",
+        spread=_spread,
+        division=division_title,
     )
-    environment.filters |= {
-        "percent": lambda value: f"{100 * value:.1f}",
-        "points": lambda value: "–" if value is None else f"{100 * value:+.1f}",
-        "optional": lambda value: "–" if value is None else f"{100 * value:.1f}",
-        "spread": _spread,
-        "interval": lambda value: f"{100 * value.low:.1f}–{100 * value.high:.1f}",
-        "eps": eps_label,
-        "seconds": _seconds,
-        "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
-        "division": division_title,
-        "setting": _setting,
-        "norm": lambda norm: {"Linf": "L∞", "L2": "L2"}[norm],
-    }
     pictures, rules = _pictures(content, root)
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + rules
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    script = (OWN_TEMPLATES / "page.js").read_text(encoding="utf-8")
     look = plots.looks(content.tracks)
-    return environment.get_template("page.html.j2").render(
+    return templates.get_template("page.html.j2").render(
         board=content,
-        style=_Trusted(style),
-        script=_Trusted(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style=Trusted(style),
+        script=Trusted(script),
+        style_hash=content_hash(style),
+        script_hash=content_hash(script),
         pictures=pictures,
         scatter={track.track: plots.scatter(track, look) for track in content.tracks},
         curves={track.track: plots.curves(track, look) for track in content.tracks},
@@ -84,32 +71,6 @@ def page(content: BoardContent, root: Path) -> str:
         divisions=divisions,
         filters=_filters(content.tracks),
     )
-
-
-class _Trusted:
-    """Our own stylesheet or script, which is not escaped; nothing of a stranger's is in it."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __html__(self) -> str:
-        return self._text
-
-
-def _finalize(value: Any) -> Any:
-    """Texts of strangers hold no control or direction characters when they reach the page."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return "".join("\ufffd" if _hides(character) else character for character in value)
-
-
-def _hides(character: str) -> bool:
-    return character not in "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def leaders(track: TrackContent) -> list[RowContent]:
@@ -164,45 +125,21 @@ def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Picture], st
     for row in (row for track in content.tracks for row in track.rows):
         file = row.runs[0].preview
         data = (root / file).read_bytes()
-        width, height = _png_size(data)
+        width, height = png_size(data) or (1, 1)
         digest = hashlib.sha256(data).hexdigest()
         name = classes.get(digest)
         if name is None and len(data) <= MAX_INLINE and total + len(data) <= MAX_INLINE_TOTAL:
             total += len(data)
             name = classes[digest] = f"set-{len(classes)}"
-            text = base64.b64encode(data).decode()
             rules.append(
                 f".{name}{{width:{width}px;aspect-ratio:{width}/{height};"
-                f"background-image:url(data:image/png;base64,{text})}}\n"
+                f"background-image:url({png_uri(data)})}}\n"
             )
         found[file] = Picture(width, height, name, file)
     return found, "".join(rules)
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a PNG, from its header."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
-        return 1, 1
-    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
 def _spread(value: SpreadContent) -> str:
     """The deviation over seeds where there is one, else over students."""
     std = value.std_students if value.std_seeds is None else value.std_seeds
     return "" if std is None else f"± {100 * std:.1f}"
-
-
-def _seconds(value: float) -> str:
-    if value < 0.05:
-        return "< 0.1 s"
-    if value < 100:
-        return f"{value:.1f} s"
-    return f"{value:,.0f} s" if value < 6000 else f"{value / 3600:,.1f} h"
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)

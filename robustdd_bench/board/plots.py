@@ -1,8 +1,4 @@
-"""The page's plots: what is drawn where, for the template to write as SVG.
-
-Coordinates are in the units of the SVG's viewBox. Colours, dashes and fonts are the stylesheet's,
-so that a plot follows the reader's light or dark scheme.
-"""
+"""The page's plots: what is drawn where, for the template to write as SVG."""
 
 from __future__ import annotations
 
@@ -11,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from robustdd_bench.board.content import RowContent, TrackContent
-from robustdd_bench.protocol.tracks import eps_label
-
-WIDTH, HEIGHT = 460.0, 350.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 14.0, 46.0
-STYLES, DASHES = 8, 3
-"""Colours and dashes of the stylesheet. A method looks the same on every track."""
-MARKERS = ("circle", "square", "triangle", "diamond", "cross")
-LETTER, LINE = 7.6, 14.0
-"""About the size of a label's letters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A mark on an axis."""
-
-    at: float
-    text: str
+from robustdd_bench.pages.axes import (
+    BOTTOM,
+    DASHES,
+    HEIGHT,
+    LEFT,
+    LETTER,
+    LINE,
+    MARKERS,
+    RIGHT,
+    STYLES,
+    TOP,
+    WIDTH,
+    Axes,
+    eps_axis,
+    linear,
+    percent_ticks,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +62,11 @@ class Mark:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot(Axes):
     """A plot's axes and rows."""
 
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     marks: tuple[Mark, ...]
-    left: float = LEFT
-    right: float = WIDTH - RIGHT
-    top: float = TOP
-    bottom: float = HEIGHT - BOTTOM
-    width: float = WIDTH
-    height: float = HEIGHT
 
 
 def looks(tracks: Sequence[TrackContent]) -> dict[str, int]:
@@ -94,17 +82,6 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low, max(high, low + 0.1)
 
 
-def _ticks(low: float, high: float, start: float, end: float) -> tuple[Tick, ...]:
-    step = 0.1 if high - low > 0.31 else 0.05 if high - low > 0.11 else 0.02
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    values = [i * step for i in range(first, last + 1)]
-    return tuple(
-        Tick(start + (value - low) / (high - low) * (end - start), f"{100 * value:.0f}")
-        for value in values
-    )
-
-
 def scatter(track: TrackContent, look: Mapping[str, int]) -> Plot:
     """Clean accuracy (across) against robust accuracy at the headline eps (up)."""
     rows = track.rows
@@ -112,12 +89,7 @@ def scatter(track: TrackContent, look: Mapping[str, int]) -> Plot:
     y_low, y_high = _range([v for row in rows for v in (row.headline.low, row.headline.high)])
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
-    def x(value: float) -> float:
-        return LEFT + (value - x_low) / (x_high - x_low) * (right - LEFT)
-
-    def y(value: float) -> float:
-        return bottom - (value - y_low) / (y_high - y_low) * (bottom - TOP)
-
+    x, y = linear(x_low, x_high, LEFT, right), linear(y_low, y_high, bottom, TOP)
     marks = []
     for row in rows:
         at = x(row.clean.mean), y(row.headline.mean)
@@ -127,9 +99,9 @@ def scatter(track: TrackContent, look: Mapping[str, int]) -> Plot:
         )
         marks.append(Mark(row, look[row.method], (at,), spans))
     return Plot(
-        _ticks(x_low, x_high, LEFT, right),
-        _ticks(y_low, y_high, bottom, TOP),
-        tuple(_labelled(marks)),
+        x_ticks=percent_ticks(x_low, x_high, LEFT, right),
+        y_ticks=percent_ticks(y_low, y_high, bottom, TOP),
+        marks=tuple(_labelled(marks)),
     )
 
 
@@ -177,14 +149,9 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 def curves(track: TrackContent, look: Mapping[str, int]) -> Plot:
     """Accuracy (up) over eps (across), from clean to the end of the ladder."""
     levels = (0.0, *track.ladder)
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-
-    def x(eps: float) -> float:
-        return LEFT + 8 + eps / levels[-1] * (right - LEFT - 16)
-
-    def y(value: float) -> float:
-        return bottom - value * (bottom - TOP)
-
+    bottom = HEIGHT - BOTTOM
+    x, ticks = eps_axis(track.ladder, track.headline_eps)
+    y = linear(0.0, 1.0, bottom, TOP)
     marks = []
     for row in track.rows:
         spreads = (row.clean, *row.robust)
@@ -193,21 +160,4 @@ def curves(track: TrackContent, look: Mapping[str, int]) -> Plot:
             (x(eps), y(s.low), x(eps), y(s.high)) for eps, s in zip(levels, spreads, strict=True)
         )
         marks.append(Mark(row, look[row.method], points, spans))
-    ticks = [Tick(x(0.0), "clean")]
-    ticks += [
-        Tick(x(eps), eps_label(eps) + ("*" if eps == track.headline_eps else ""))
-        for eps in track.ladder
-    ]
-    return Plot(tuple(_spaced(ticks)), _ticks(0.0, 1.0, bottom, TOP), tuple(marks))
-
-
-def _spaced(ticks: Sequence[Tick]) -> list[Tick]:
-    """The ticks, with no text where it would run into the one before."""
-    found: list[Tick] = []
-    end = -1e9
-    for tick in ticks:
-        half = LETTER * len(tick.text) / 2
-        free = tick.at - half > end + 4
-        found.append(tick if free else Tick(tick.at, ""))
-        end = tick.at + half if free else end
-    return found
+    return Plot(x_ticks=ticks, y_ticks=percent_ticks(0.0, 1.0, bottom, TOP), marks=tuple(marks))

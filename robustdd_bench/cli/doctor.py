@@ -24,7 +24,7 @@ from robustdd_bench.cli.arguments import data_root_option, out_option
 from robustdd_bench.cli.output import json_option, print_json
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import RobustDDError
-from robustdd_bench.plugins import PluginWarning
+from robustdd_bench.plugins import PluginWarning, remarks
 from robustdd_bench.terminal import one_line
 
 if TYPE_CHECKING:
@@ -254,6 +254,8 @@ def check_plugins(session: Session) -> Iterator[Check]:
     broken = [info for info in infos if info.status == "broken"]
     for info in broken:
         yield Check("warn", f"plugin {info.name}", one_line(f"{info.distribution}: {info.problem}"))
+    for name, text in remarks(session.manager).items():
+        yield Check("ok", f"plugin {name}", one_line(text))
     names = ", ".join(info.name for info in infos if info.status == "loaded")
     yield Check("ok", "plugins", f"loaded: {names}")
 

@@ -51,6 +51,10 @@ COMMANDS = {
     "show": LazyCommand(
         "robustdd_bench.cli.show:show", "Show one method, attack, track or run, or stored experts."
     ),
+    "report": LazyCommand(
+        "robustdd_bench.cli.report:report",
+        "Write a report of one or several runs: settings, tables, plots, images over iterations.",
+    ),
     "clean": LazyCommand(
         "robustdd_bench.cli.clean:clean",
         "Free space: leftover temporary files, stored experts, work folders and failed runs.",

@@ -11,7 +11,7 @@ import click
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import RobustDDError
-from robustdd_bench.plugins import SINGULAR, PluginWarning
+from robustdd_bench.plugins import SINGULAR, PluginWarning, remarks
 
 
 def describe_plugins(session: Session) -> tuple[list[dict[str, Any]], RobustDDError | None]:
@@ -28,6 +28,7 @@ def describe_plugins(session: Session) -> tuple[list[dict[str, Any]], RobustDDEr
             conflict = error
         try:
             infos = session.infos
+            said = remarks(session.manager)
         except RobustDDError as error:  # two plugins of one name: there is no manager
             return [], error
     rows = [
@@ -39,6 +40,7 @@ def describe_plugins(session: Session) -> tuple[list[dict[str, Any]], RobustDDEr
             "status": info.status,
             "registers": registers.get(info.name, []),
             "problem": info.problem,
+            "remark": said.get(info.name, ""),
         }
         for info in sorted(infos.values(), key=lambda info: (info.name != "builtin", info.name))
     ]
@@ -59,16 +61,21 @@ def _brief(registers: list[str], most: int = 6) -> str:
 def plugins_command(session: Session, as_json: bool) -> None:
     """List the plugins and what they register.
 
-    A broken plugin is shown with its problem. Two plugins that claim one name are an error.
+    A broken plugin is shown with its problem, another with what it says of itself. Two plugins that
+    claim one name are an error.
     """
     rows, conflict = describe_plugins(session)
     if as_json:
         print_json({"plugins": rows, "conflict": None if conflict is None else str(conflict)})
     else:
         print_table(
-            ("name", "distribution", "version", "module", "status", "registers", "problem"),
+            ("name", "distribution", "version", "module", "status", "registers", "remark"),
             [
-                [_brief(cell) if isinstance(cell, list) else cell for cell in row.values()]
+                [
+                    *(row[key] for key in ("name", "distribution", "version", "module", "status")),
+                    _brief(row["registers"]),
+                    row["problem"] or row["remark"],
+                ]
                 for row in rows
             ],
         )

@@ -187,13 +187,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     if record.costs.adopted is not None:
         origin = record.costs.adopted
         facts.append(("distilled set", f"taken from run {origin.run_id} (torch {origin.torch})"))
-    remarks = {
-        f"{result.attack}: {text}"
-        for student in record.students
-        for result in student.attacks
-        for text in result.warnings
-    }
-    facts += [("warning", text) for text in sorted(remarks)]
+    facts += [("warning", text) for text in record.remarks]
     facts += [
         ("command", record.command),
         ("failed checks", ", ".join(summary(record)["failed_checks"]) or "none"),

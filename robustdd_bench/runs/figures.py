@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.files import atomic_write
-from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.protocol.tracks import AttackSpec, Track, eps_label
 from robustdd_bench.runs.record_parts import Aggregates
 
 MAX_COLUMNS = 20
@@ -42,14 +42,32 @@ def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX
     return pixels
 
 
-def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> None:
-    """Write the grid of a distilled set as PNG."""
+def png(picture: Tensor) -> bytes:
+    """A picture, uint8 (C,H,W), as PNG."""
     from torchvision.transforms.functional import to_pil_image
 
     buffer = io.BytesIO()
-    to_pil_image(distilled_grid(distilled, num_classes)).save(buffer, format="PNG")
+    to_pil_image(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> None:
+    """Write the grid of a distilled set as PNG."""
+    content = png(distilled_grid(distilled, num_classes))
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+        file.write(content)
+
+
+def attack_label(spec: AttackSpec) -> str:
+    """What a legend calls an attack: alone, or after those before it in the suite."""
+    label = f"{spec.name} alone" if spec.on == "all" else f"and {spec.name}"
+    return label if spec.examples is None else f"{label}, first {spec.examples} examples"
+
+
+def attack_points(spec: AttackSpec, aggregates: Aggregates) -> list[tuple[float, float]]:
+    """Eps and mean accuracy in [0,1] of an attack of the suite; clean first, where it belongs."""
+    points = [(a.eps, a.accuracy.mean) for a in aggregates.attacks if a.attack == spec.name]
+    return [(0.0, aggregates.clean.mean), *points] if spec.at == "ladder" else points
 
 
 def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str) -> None:
@@ -62,19 +80,13 @@ def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str
     axes = figure.add_subplot()
     ladder = [0.0, *track.threat.ladder]
     for spec in track.attacks:
-        rows = [a for a in aggregates.attacks if a.attack == spec.name]
-        points = [(row.eps, 100 * row.accuracy.mean) for row in rows]
-        if spec.at == "ladder":
-            points.insert(0, (0.0, 100 * aggregates.clean.mean))
-        label = f"{spec.name} alone" if spec.on == "all" else f"and {spec.name}"
-        if spec.examples is not None:
-            label += f", first {spec.examples} examples"
+        points = [(eps, 100 * mean) for eps, mean in attack_points(spec, aggregates)]
         axes.plot(
             *zip(*points, strict=True),
             linestyle="--",
             linewidth=1,
             marker="x" if len(points) == 1 else "",
-            label=label,
+            label=attack_label(spec),
         )
     worst = [aggregates.clean, *(row.accuracy for row in aggregates.robust)]
     means = [100 * w.mean for w in worst]

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import filelock
 import torch
@@ -113,7 +114,7 @@ def execute(
         (folder / WITNESSES).unlink(missing_ok=True)  # of results that are not those to come
         started = _started(folder, plan)
         position = Position()
-        with reporter(folder) as progress:
+        with reporter(folder) as progress, progress.run(**_about(plan)):
             try:
                 bench.prepare()
                 if source is not None:
@@ -142,6 +143,20 @@ def execute(
             write_record(folder / "record.json", record)
         shutil.rmtree(folder / "work", ignore_errors=True)
     return Finished(record, folder, reused=False)
+
+
+def _about(plan: Plan) -> dict[str, Any]:
+    """Which run it is, for loggers."""
+    return {
+        "run_id": plan.run_id(),
+        "method": plan.method,
+        "track": plan.track.name,
+        "track_version": plan.track.version,
+        "seed": plan.seed,
+        "split": plan.split,
+        "config": dict(plan.config),
+        "command": plan.command(),
+    }
 
 
 def _adopt(bench: Workbench, run: Path, record: Record) -> None:

@@ -89,6 +89,18 @@ class Record(Part):
             and all(flag.passed for flag in self.flags)
         )
 
+    @property
+    def remarks(self) -> list[str]:
+        """What attacks say of their own results, each once."""
+        return sorted(
+            {
+                f"{result.attack}: {text}"
+                for student in self.students
+                for result in student.attacks
+                for text in result.warnings
+            }
+        )
+
     def plan(self) -> Plan:
         """The plan the run was made from; its command names every setting."""
         method = self.method

@@ -1,9 +1,10 @@
 """How a run tells what it is doing, whatever the display.
 
 A `RunReporter` is the `Reporter` that methods get, with the stages of the pipeline on top. Whatever
-the display, values go to `metrics.jsonl`, notes to `run.log`, and both as events to the loggers of
-plugins (hook `robustdd_report`). Nothing here makes the device wait: values are read every few
-seconds, all at once.
+the display, values go to `metrics.jsonl`, notes to `run.log`, images to `snapshots/`, and all of
+them as events to the loggers of plugins (hook `robustdd_report`; docs/reports.md lists the events).
+Nothing in a loop makes the device wait: values are read every few seconds, all at once, and images
+are shown a dozen times.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from typing import Any, Self
 import pluggy
 from torch import Tensor
 
-from robustdd_bench.distillers import Progress
+from robustdd_bench.distillers import DistilledSet, Progress
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import PluginWarning
 from robustdd_bench.runs.metrics import MetricsFile, Row, hold, read_values
+from robustdd_bench.runs.snapshots import snapshot_picture, write_snapshot
 from robustdd_bench.terminal import one_line
 
 Publish = Callable[..., object]
@@ -78,7 +80,7 @@ class RunReporter(abc.ABC):
     """The reporter of one run; a context manager.
 
     Args:
-        folder: the run's folder, for `metrics.jsonl` and `run.log`; None writes neither.
+        folder: the run's folder, for `metrics.jsonl`, `run.log` and `snapshots/`; None writes none.
         publish: called with each event as `publish(event=...)`.
         flush_s: seconds between two readings of the buffered values.
         clock: seconds that never run backwards.
@@ -92,6 +94,7 @@ class RunReporter(abc.ABC):
         flush_s: float = FLUSH_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._folder = folder
         self._log = None if folder is None else folder / "run.log"
         self._file = None if folder is None else MetricsFile(folder / "metrics.jsonl")
         self._publish = publish
@@ -136,27 +139,54 @@ class RunReporter(abc.ABC):
             self._place = before
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-        """A stage of `total` cells, of which `done` are done; yields what tells of one more."""
-        stage, place = self._stage, self._place
-        self._stage, self._place = title, ""
+    def run(self, **facts: Any) -> Iterator[None]:
+        """A run from its start to its end, for the loggers.
+
+        Args:
+            **facts: JSON values that say which run it is.
+        """
+        folder = None if self._folder is None else str(self._folder)
+        self._event("run", folder=folder, **facts)
+
+        def told(status: str, wall_s: float) -> None:
+            with contextlib.suppress(Exception):  # what ended the run is the better reason
+                self.flush()
+            self._event("end", status=status, wall_s=wall_s)
+
+        with self._timed(told):
+            yield
+            self.flush()
+
+    @contextlib.contextmanager
+    def _timed(self, told: Callable[[str, float], None]) -> Iterator[None]:
+        """Tell at the end: finished, failed or interrupted, and the seconds it took."""
         start = self._clock()
-        self._event("stage", stage=title, status="started", total=total, done=done)
-        self._write(f"{title}: {done} of {total} done")
         status = "failed"
         try:
-            with self._bar(title, total, done) as bar:
-                yield bar.advance
+            yield
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
             raise
         finally:
-            wall_s = self._clock() - start
+            told(status, self._clock() - start)
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+        """A stage of `total` cells, of which `done` are done; yields what tells of one more."""
+        stage, place = self._stage, self._place
+        self._stage, self._place = title, ""
+        self._event("stage", stage=title, status="started", total=total, done=done)
+        self._write(f"{title}: {done} of {total} done")
+
+        def told(status: str, wall_s: float) -> None:
             self._stage, self._place = stage, place
             with contextlib.suppress(RunFailedError):  # what ended the stage is the better reason
                 self._write(f"{title}: {status} after {wall_s:.1f} s")
             self._event("stage", stage=title, status=status, wall_s=wall_s)
+
+        with self._timed(told), self._bar(title, total, done) as bar:
+            yield bar.advance
 
     def metrics(self, step: int, **values: float | Tensor) -> None:
         """Values of one step; they are read later, in batches.
@@ -164,13 +194,25 @@ class RunReporter(abc.ABC):
         Raises:
             ValueError: a value is not one number, or is called "step" or "stage".
         """
-        where = "/".join(part for part in (self._stage, self._place) if part)
-        row = Row(where, int(step), hold(values))
+        row = Row(self._where(), int(step), hold(values))
         if self._file is not None and self._file.holds(row):
             return
         self._rows.append(row)
         if self._clock() - self._flushed >= self._flush_s or len(self._rows) >= MOST_ROWS:
             self.flush()
+
+    def _where(self) -> str:
+        return "/".join(part for part in (self._stage, self._place) if part)
+
+    def show_images(self, step: int, distilled: DistilledSet) -> None:
+        """Keep a picture of the set after `step` steps; one that is there already is no event.
+
+        Raises:
+            RunFailedError: the file cannot be written.
+        """
+        picture = snapshot_picture(distilled)
+        if self._folder is None or write_snapshot(self._folder, int(step), picture):
+            self._event("images", stage=self._where(), step=int(step), picture=picture)
 
     def note(self, text: str) -> None:
         """A line for the run's log."""

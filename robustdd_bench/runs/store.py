@@ -24,7 +24,7 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 _EXPERT = re.compile(r"expert-(\d{1,9})\.safetensors")
 # What an atomic write leaves behind if it is killed: a dot, the file's name, eight characters.
-_TEMPORARY = re.compile(r"\..+\.(?:json|jsonl|safetensors|png)\.[a-z0-9_]{8}")
+_TEMPORARY = re.compile(r"\..+\.(?:json|jsonl|safetensors|png|svg|html|md)\.[a-z0-9_]{8}")
 # `robustdd evaluate` writes into the store before it holds a run's lock.
 _TEMPORARY_AGE_S = 600.0
 

@@ -34,6 +34,7 @@ from robustdd_bench.runs.plan import Plan
 from robustdd_bench.runs.reporter import RunReporter
 from robustdd_bench.runs.workbench import Workbench
 from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.snapshots import ImageReporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,10 @@ class _Counter:
 
     def note(self, text: str) -> None:
         self.inner.note(text)
+
+    def show_images(self, step: int, distilled: DistilledSet) -> None:
+        if isinstance(self.inner, ImageReporter):
+            self.inner.show_images(step, distilled)
 
 
 def _experts(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:

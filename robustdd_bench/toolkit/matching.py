@@ -40,6 +40,7 @@ from robustdd_bench.toolkit.experts import (
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.inputspace import split_network, to_pixels
 from robustdd_bench.toolkit.learned import Learned
+from robustdd_bench.toolkit.snapshots import show_images
 from robustdd_bench.toolkit.trajectory_config import TrajectoryConfig
 from robustdd_bench.toolkit.unroll import OuterLoss, Step, adjoint_gradients, matching_loss
 
@@ -140,8 +141,15 @@ class TrajectoryMatcher:
         )
         done, tensors = checkpoint.load(images.device) or (0, {})
         learned = Learned(config, images, labels, self.task.num_classes, tensors)
+
+        def current() -> DistilledSet:
+            pixels = to_pixels(self.layer, learned.images.detach())
+            return DistilledSet(images=pixels, labels=learned.labels)
+
         with reporter.progress("matching", config.iterations) as progress:
             progress.advance(done)
+            if done == 0:
+                show_images(reporter, 0, config.iterations, current)
             for iteration in range(done, config.iterations):
                 expert, epoch, steps = self._steps(iteration, learned.images)
                 start = self.trajectories.at(expert, epoch)
@@ -162,10 +170,10 @@ class TrajectoryMatcher:
                 progress.advance()
                 if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == config.iterations:
                     require_finite(iteration + 1, **learned.values(), loss=result.loss)
+                show_images(reporter, iteration + 1, config.iterations, current)
                 checkpoint.maybe_save(iteration + 1, learned.state())
-        return DistilledSet(
-            images=to_pixels(self.layer, learned.images.detach()),
-            labels=learned.labels,
+        return dataclasses.replace(
+            current(),
             learning_rate=float(learned.alpha),
             provenance={"iterations": config.iterations, "experts": len(self.trajectories)},
         )

@@ -1,0 +1,1 @@
+"""What the pages of the board and of reports have in common."""

@@ -1,0 +1,1 @@
+"""Reports: what runs did, as one HTML page or as Markdown with pictures."""
