@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from robustdd_bench.board import plots
 from robustdd_bench.board.content import BoardContent, RowContent, SpreadContent, TrackContent
 from robustdd_bench.board.tables import division_title
+from robustdd_bench.board.texts import hides
 from robustdd_bench.protocol.tracks import eps_label
 
 PAGE_NAME = "index.html"
@@ -100,11 +100,7 @@ def _finalize(value: Any) -> Any:
     """Texts of strangers hold no control or direction characters when they reach the page."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "".join("\ufffd" if _hides(character) else character for character in value)
-
-
-def _hides(character: str) -> bool:
-    return character not in "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
+    return "".join("\ufffd" if hides(character) else character for character in value)
 
 
 def _hash(text: str) -> str:

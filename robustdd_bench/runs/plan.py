@@ -194,13 +194,7 @@ def make_plan(
         raise UsageError(f"--seed must not be negative, not {seed}")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    resolved = load_track(track, registry)
-    registry.get("datasets", resolved.data.dataset)
-    registry.get("networks", resolved.network.name)
-    if resolved.student_network is not None:
-        registry.get("networks", resolved.student_network.name)
-    for spec in resolved.attacks:
-        registry.get("attacks", spec.name)
+    resolved = resolve_track(track, registry)
     distiller = entry.load()
     owner = f"method {method!r}"
     settings_class = config_class(distiller, owner)
@@ -212,29 +206,6 @@ def make_plan(
     config = build_config(settings_class, {**named, **overrides}, owner)
     settings = config_to_dict(config)
     info = registry.plugins[entry.plugin]
-    attacks = []
-    for spec in resolved.attacks:
-        attack = registry.get("attacks", spec.name)
-        kind = attack.load()
-        norms = getattr(kind, "norms", (resolved.threat.norm,))
-        if resolved.threat.norm not in norms:
-            raise UsageError(
-                f"track {resolved.name!r}: attack {spec.name!r} cannot attack in "
-                f"{resolved.threat.norm}; it knows {', '.join(norms)}"
-            )
-        configured = build_config(
-            config_class(kind, f"attack {spec.name!r}"),
-            spec.config,
-            f"track {resolved.name!r}, attack {spec.name!r}",
-        )
-        attacks.append(
-            PlannedAttack(
-                name=spec.name,
-                plugin=attack.plugin,
-                version=registry.plugins[attack.plugin].version,
-                config=config_to_dict(configured),
-            )
-        )
     return Plan(
         method=method,
         plugin=entry.plugin,
@@ -245,7 +216,7 @@ def make_plan(
         config=settings,
         track=resolved,
         track_source=Path(track).name if track.endswith(".toml") else track,
-        attacks=tuple(attacks),
+        attacks=plan_attacks(resolved, registry),
         seed=seed,
         split="validation" if validate else "test",
         device=resolve_device(device),
@@ -253,6 +224,55 @@ def make_plan(
         torch=importlib.metadata.version("torch"),
         harness=__version__,
     )
+
+
+def resolve_track(name: str, registry: Registry) -> Track:
+    """The track of that name, or of that .toml file; all that it names is registered.
+
+    Raises:
+        UsageError: it is unknown, missing or ill-formed, or names what is not registered.
+    """
+    track = load_track(name, registry)
+    registry.get("datasets", track.data.dataset)
+    registry.get("networks", track.network.name)
+    if track.student_network is not None:
+        registry.get("networks", track.student_network.name)
+    for spec in track.attacks:
+        registry.get("attacks", spec.name)
+    return track
+
+
+def plan_attacks(track: Track, registry: Registry) -> tuple[PlannedAttack, ...]:
+    """The suite of a track, with every setting.
+
+    Raises:
+        UsageError: an attack does not know the track's norm, or its settings are wrong.
+        PluginError: an attack does not load.
+    """
+    attacks = []
+    for spec in track.attacks:
+        attack = registry.get("attacks", spec.name)
+        kind = attack.load()
+        norms = getattr(kind, "norms", (track.threat.norm,))
+        if track.threat.norm not in norms:
+            raise UsageError(
+                f"track {track.name!r}: attack {spec.name!r} cannot attack in "
+                f"{track.threat.norm}; it knows {', '.join(norms)}"
+            )
+        configured = build_config(
+            config_class(kind, f"attack {spec.name!r}"),
+            spec.config,
+            f"track {track.name!r}, attack {spec.name!r}",
+        )
+        attacks.append(
+            PlannedAttack(
+                name=spec.name,
+                plugin=attack.plugin,
+                version=registry.plugins[attack.plugin].version,
+                config=config_to_dict(configured),
+            )
+        )
+    return tuple(attacks)
 
 
 def method_entry(registry: Registry, name: str) -> Entry:
