@@ -25,7 +25,12 @@ MAX_TEXTS = 5
 
 
 def reasons_against(
-    record: Record, folder: Path, registry: Registry | None = None, *, published: bool = True
+    record: Record,
+    folder: Path,
+    registry: Registry | None = None,
+    *,
+    new: bool = False,
+    published: bool = True,
 ) -> list[str]:
     """Why a run cannot be on a board, all reasons at once; empty if it can.
 
@@ -33,8 +38,10 @@ def reasons_against(
         record: its record.
         folder: where its set and preview are.
         registry: what is installed, which its protocol is held against; None: it is not.
-        published: whether it is on a board already: its track may then be an old version, or one
-            that is not installed, and its preview has to be there.
+        new: whether its track has to be the one that is installed; on a board, an old version
+            stays, and a track that is not installed.
+        published: whether the folder is that of a board, with a preview and a reference's without
+            its set.
     """
     if record.status != "complete":
         reason = record.failure.reason if record.failure else "unknown"
@@ -53,7 +60,7 @@ def reasons_against(
         reasons.append(f"and {len(texts) - MAX_TEXTS} more such texts")
     reasons += _seeds(record)
     if registry is not None:
-        reasons += protocol_reasons(record, registry, published=published)
+        reasons += protocol_reasons(record, registry, new=new)
     reasons += _files(record, folder, published)
     return reasons
 
@@ -97,13 +104,13 @@ def _seeds(record: Record) -> Iterator[str]:
             return
 
 
-def protocol_reasons(record: Record, registry: Registry, *, published: bool) -> list[str]:
+def protocol_reasons(record: Record, registry: Registry, *, new: bool) -> list[str]:
     """What speaks against the protocol of a record, given what is installed.
 
     Args:
         record: a complete record.
         registry: what is installed.
-        published: whether an old version of the track, or one that is not installed, will do.
+        new: whether the track has to be installed, in this version.
     """
     track = record.track
     if track.name not in registry.entries["tracks"]:
@@ -112,7 +119,7 @@ def protocol_reasons(record: Record, registry: Registry, *, published: bool) -> 
             f"its track {track.name} is not installed here; install the plugin that registers it "
             f"(installed: {known or 'none'})"
         )
-        return [] if published else [line]
+        return [line] if new else []
     try:
         installed = load_track(track.name, registry)
         if installed.version != track.version:
@@ -122,7 +129,7 @@ def protocol_reasons(record: Record, registry: Registry, *, published: bool) -> 
                 else "update robustdd-bench or the track's plugin"
             )
             line = f"its track is {track.id}, installed is {installed.id}; {told}"
-            return [] if published else [line]
+            return [line] if new else []
         if installed.sha256() != record.track_sha256:
             return [
                 f"its track is not the protocol that is installed as {track.id}: "

@@ -112,7 +112,7 @@ def placing(
 ) -> Iterator[Placed]:
     """As `publish`; if the body raises, the published runs are as they were."""
     record = read_record(run / RECORD_NAME)
-    reasons = reasons_against(record, run, registry, published=False)
+    reasons = reasons_against(record, run, registry, new=True, published=False)
     if reasons and not board.exists():
         raise _refused(run, reasons)
     target = board / place_of(record)

@@ -21,6 +21,14 @@ def hides(character: str) -> bool:
     return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
+def visible(text: str) -> str:
+    """The text with escapes for what hides in it."""
+    return "".join(
+        character.encode("unicode_escape").decode() if hides(character) else character
+        for character in text
+    )
+
+
 def suspicious_texts(model: StrictModel) -> list[str]:
     """A line for each text and number in a model that no honest file holds, with its key."""
     text = model.model_dump_json()
