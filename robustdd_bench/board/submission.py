@@ -61,11 +61,12 @@ def make_submission(**fields: str | None) -> Submission | None:
         UsageError: a value is not what its field holds; the message names every such field.
     """
     given = {key: value for key, value in fields.items() if value is not None}
+    made = None
+    wrong = {line.partition(":")[0] for line in suspicious(given)}
     try:
         made = Submission.model_validate(given)
-        wrong = {line.partition(":")[0] for line in suspicious(given)}
     except ValidationError as error:
-        wrong = {str(item["loc"][0]) for item in error.errors()}
+        wrong |= {str(item["loc"][0]) for item in error.errors()}
     if wrong:
         raise UsageError("; ".join(f"--{key} takes {RULES[key]}" for key in RULES if key in wrong))
     return made if given else None

@@ -40,6 +40,7 @@ LIMITS = {
 }
 MAX_TOTAL = 2 * 2**30
 MAX_FOLDERS = 1000
+MAX_CHANGES = 10_000
 _NAME = NAME_PATTERN.strip("^$")
 _RUN = re.compile(rf"{ROOT}/results/([a-z0-9][a-z0-9-]*/{_NAME}/[0-9a-f]{{12}})/([^/]+)")
 _REPORTED = re.compile(rf"{ROOT}/reported/[a-z0-9][a-z0-9-]*\.json")
@@ -113,7 +114,11 @@ def check_trees(new: Tree, base: Tree, target: Tree, registry: Registry) -> Repo
     if not any(path.startswith(f"{ROOT}/") for path in changed):
         report.notes.append(f"nothing under {ROOT}/ changed: this is no submission")
         return report
-    sound = [path for path in changed if _sound(path, new, base, report)]
+    if len(changed) > MAX_CHANGES:
+        report.refuse(ROOT, f"{len(changed)} files changed; up to {MAX_CHANGES} are looked at")
+        return report
+    there = {match[1] for path in base.entries if (match := _RUN.fullmatch(path))}
+    sound = [path for path in changed if _sound(path, new, base, there, report)]
     size = sum(new.entries[path].size for path in sound)
     folders = sorted({match[1] for path in sound if (match := _RUN.fullmatch(path))})
     if size > MAX_TOTAL or len(folders) > MAX_FOLDERS:
@@ -135,13 +140,21 @@ def check_trees(new: Tree, base: Tree, target: Tree, registry: Registry) -> Repo
     return report
 
 
-def _sound(path: str, new: Tree, base: Tree, report: Report) -> bool:
-    """Whether a changed file may be read; else the report says why not."""
+def _sound(path: str, new: Tree, base: Tree, there: set[str], report: Report) -> bool:
+    """Whether a changed file may be read; else the report says why not.
+
+    Args:
+        path: the file.
+        new: the submission.
+        base: what it is onto.
+        there: the folders of published runs, below `results/`.
+        report: what is found goes there.
+    """
     entry, before = new.entries.get(path), base.entries.get(path)
     match = _RUN.fullmatch(path)
     reason = None
     if match is not None:
-        if any(other.startswith(f"{ROOT}/results/{match[1]}/") for other in base.entries):
+        if match[1] in there:
             what = "deleted" if entry is None else "changed" if before is not None else "added to"
             reason = f"it was {what}: a published run stays as it is"
         elif match[2] not in LIMITS:
