@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from small_runs import SUITE, copy_of, example, plan_of, record_json, registry, run, without_costs
 
 from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.board.subject import Setting
 from robustdd_bench.board.verify import verify_witnesses
 from robustdd_bench.cli.main import main
 from robustdd_bench.errors import UsageError
@@ -29,12 +30,23 @@ from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress import NullReporter
 
+ONLY = ("--witnesses-only", "--track", str(SUITE))
+
 
 def keep(out, **options):
     return execute(
         plan_of(track=str(SUITE), **options), registry(), LocalExecutor(), out=out,
         data_root=out, reporter=NullReporter, witnesses=True,
     )  # fmt: skip
+
+
+def verify(folder):
+    return verify_witnesses(
+        folder,
+        registry(),
+        Setting(data_root=folder, track=str(SUITE)),
+        reporter=NullReporter,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +164,7 @@ def test_only_a_witness_in_the_ball_that_fools_the_student_proves_anything() -> 
 
 def test_a_run_keeps_one_for_each_that_fell_and_its_record_stays_the_same(kept) -> None:
     assert without_costs(kept.record) == without_costs(example("random", track=str(SUITE)).record)
-    verdict = verify_witnesses(
-        kept.folder, registry(), data_root=kept.folder, reporter=NullReporter
-    )
+    verdict = verify(kept.folder)
     assert verdict.agrees
     assert verdict.same_weights
     assert [level.eps for level in verdict.levels] == [0.0, 0.02, 0.05, 0.10]
@@ -167,7 +177,7 @@ def test_a_run_keeps_one_for_each_that_fell_and_its_record_stays_the_same(kept) 
 def test_students_are_trained_again_where_they_are_not_at_hand(kept, tmp_path) -> None:
     for name in ("record.json", "distilled.safetensors", "witnesses.safetensors"):
         shutil.copyfile(kept.folder / name, tmp_path / name)
-    verdict = verify_witnesses(tmp_path, registry(), data_root=tmp_path, reporter=NullReporter)
+    verdict = verify(tmp_path)
     assert verdict.agrees
     assert verdict.same_weights
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -184,7 +194,7 @@ def test_a_student_that_was_changed_in_its_folder_is_not_believed(kept, tmp_path
     name = next(key for key in tensors if key.endswith("weight"))
     tensors[name] = -tensors[name]
     write_safetensors(path, tensors, about)
-    verdict = verify_witnesses(folder, registry(), data_root=folder, reporter=NullReporter)
+    verdict = verify(folder)
     assert verdict.same_weights
     assert verdict.agrees
 
@@ -205,7 +215,7 @@ def test_witnesses_of_another_run_are_refused(kept, tmp_path) -> None:
     tensors, about = read_safetensors(folder / "witnesses.safetensors")
     write_safetensors(folder / "witnesses.safetensors", tensors, about | {"run_id": "0" * 12})
     with pytest.raises(UsageError, match="holds the witnesses of run 0000"):
-        verify_witnesses(folder, registry(), data_root=folder, reporter=NullReporter)
+        verify(folder)
 
 
 def test_witnesses_of_an_earlier_outcome_are_never_kept(tmp_path) -> None:
@@ -216,9 +226,7 @@ def test_witnesses_of_an_earlier_outcome_are_never_kept(tmp_path) -> None:
     left = {path.name for path in (again.folder / "cells").glob("witness-*.safetensors")}
     assert "witness-noise-0.safetensors" not in left
     assert "witness-noise-1.safetensors" in left
-    assert verify_witnesses(
-        keep(tmp_path).folder, registry(), data_root=tmp_path, reporter=NullReporter
-    ).agrees
+    assert verify(keep(tmp_path).folder).agrees
 
 
 def _lose_one(tensors):
@@ -231,7 +239,7 @@ def test_a_missing_witness_is_told_with_exit_code_1(kept, tmp_path, capsys) -> N
     images = _evaluation(folder)
     found, about = load(folder / "witnesses.safetensors", images)
     save(folder / "witnesses.safetensors", found.take(torch.arange(len(found) - 1)), images, about)
-    assert main(["verify", str(folder), "--json"]) == 1
+    assert main(["verify", str(folder), *ONLY, "--json"]) == 1
     out = capsys.readouterr()
     assert '"agrees": false' in out.out
     assert out.err.count("\n") == 1
@@ -245,7 +253,7 @@ def _evaluation(folder):
 
 
 def test_verify_prints_a_table_and_says_that_it_agrees(kept, capsys) -> None:
-    assert main(["verify", str(kept.folder)]) == 0
+    assert main(["verify", str(kept.folder), *ONLY]) == 0
     out = capsys.readouterr()
     assert "left by witnesses" in out.out
     assert "agrees with its witnesses" in out.err
@@ -253,7 +261,7 @@ def test_verify_prints_a_table_and_says_that_it_agrees(kept, capsys) -> None:
 
 def test_without_witnesses_the_line_says_how_to_make_them(tmp_path, capsys) -> None:
     folder = copy_of(example("random", track=str(SUITE)), tmp_path)
-    assert main(["verify", str(folder)]) == 2
+    assert main(["verify", str(folder), *ONLY]) == 2
     err = capsys.readouterr().err
     assert "there are no witnesses at" in err
     assert "--witnesses" in err

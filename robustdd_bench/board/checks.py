@@ -15,7 +15,7 @@ from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
-from robustdd_bench.runs.plan import plan_attacks
+from robustdd_bench.runs.plan import planned_attacks
 from robustdd_bench.runs.records import Record
 from robustdd_bench.toolkit.seeds import Seeds
 
@@ -147,7 +147,7 @@ def _differences(one: Track, other: Track) -> list[str]:
 
 def _suite(record: Record, track: Track, registry: Registry) -> Iterator[str]:
     """The attacks as they are installed, and every check."""
-    for planned, attack in zip(plan_attacks(track, registry), record.attacks, strict=True):
+    for planned, attack in zip(planned_attacks(registry, track), record.attacks, strict=True):
         if planned.plugin != attack.plugin:
             yield (
                 f"its attack {attack.name} is of plugin {attack.plugin}, the track's is of plugin "

@@ -10,6 +10,7 @@ from robustdd_bench.board.standings import Standing
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.comparison import Bits
 from robustdd_bench.evaluation.outcomes import unpack_bits, worst_case
+from robustdd_bench.runs.record_parts import StudentResult
 from robustdd_bench.runs.records import Record
 
 
@@ -54,8 +55,13 @@ def _listed(seeds: dict[int, Record]) -> str:
 
 def outcomes(record: Record, levels: Sequence[float]) -> Bits:
     """Worst-case outcomes (L, R, N) of a run at some eps of the ladder, 0 for no attack."""
+    return outcomes_of(record.students, levels)
+
+
+def outcomes_of(students: Sequence[StudentResult], levels: Sequence[float]) -> Bits:
+    """The same of some students."""
     table = []
-    for student in record.students:
+    for student in students:
         clean = unpack_bits(student.clean)
         bits = {
             (result.attack, result.eps): unpack_bits(result.robust)

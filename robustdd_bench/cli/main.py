@@ -57,7 +57,8 @@ COMMANDS = {
         "robustdd_bench.cli.board:publish_command", "Copy a run to the board and rebuild it."
     ),
     "verify": LazyCommand(
-        "robustdd_bench.cli.verify:verify", "Hold a run's record against its witnesses."
+        "robustdd_bench.cli.verify:verify",
+        "Evaluate a record's distilled set again and say whether the record agrees.",
     ),
     "board": LazyCommand(
         "robustdd_bench.cli.board:board", "Build, check, show and compare published runs."

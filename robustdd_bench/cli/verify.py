@@ -1,33 +1,67 @@
-"""`robustdd verify`: hold a record against its witnesses."""
+"""`robustdd verify`: hold a record against an evaluation of its set, or against its witnesses."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from robustdd_bench.cli.arguments import OneOf, data_root_option
+from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError
+from robustdd_bench.terminal import one_line
+
+if TYPE_CHECKING:
+    from robustdd_bench.board.reevaluate import Reevaluation
+    from robustdd_bench.board.subject import Setting
+    from robustdd_bench.board.verify import Verdict
 
 
 @click.command("verify")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("source", type=click.Path(path_type=Path), metavar="RECORD")
+@click.option(
+    "--students",
+    type=int,
+    metavar="K",
+    help="Only the first K students; all by default.",
+)
+@click.option(
+    "--examples",
+    type=int,
+    metavar="N",
+    help="Only the first N test images; all by default.",
+)
 @click.option(
     "--witnesses",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The witnesses; by default those in the folder.",
+    help="The record's witnesses; by default those beside it, if there are any.",
+)
+@click.option(
+    "--witnesses-only",
+    is_flag=True,
+    help="Run no attack: check the witnesses, in one forward pass.",
+)
+@click.option(
+    "--track",
+    type=RegisteredName("tracks"),
+    help="The protocol, a track or the path of a .toml file; by default the installed track of "
+    "the record's name.",
 )
 @click.option(
     "--device",
     type=OneOf("device", ("auto", "cpu", "cuda")),
-    default="auto",
-    show_default=True,
-    help="auto, cpu or cuda; auto takes the GPU where there is one.",
+    help="auto, cpu or cuda; by default the record's, or cpu where there is no GPU.",
+)
+@click.option(
+    "--threads",
+    type=int,
+    help="CPU threads (0: torch's choice); by default the record's, which the result depends on.",
 )
 @data_root_option
 @json_option
@@ -35,50 +69,153 @@ from robustdd_bench.errors import RunFailedError
 def verify(
     session: Session,
     /,
-    folder: Path,
+    source: Path,
+    students: int | None,
+    examples: int | None,
     witnesses: Path | None,
-    device: str,
+    witnesses_only: bool,
+    track: str | None,
+    device: str | None,
+    threads: int | None,
     data_root: Path,
     as_json: bool,
 ) -> None:
-    """Hold a run's record against its witnesses.
+    """Evaluate a record's distilled set again and say whether the record agrees.
 
-    RUN is the folder of a run, published or not. Its students are taken from there, or trained
-    again on its distilled set; then every adversarial example is checked in one forward pass. Exit
-    code 1 says that the record claims what the witnesses do not prove.
+    RECORD is the folder of a run, published or not, or the path of its record.json. Students are
+    trained on its set again, attacked by the track's whole suite and checked; the method is not
+    run. A claim above what is found is refused, one below it is accepted where witnesses prove it.
+    Exit code 1 says that the record disagrees.
     """
+    from robustdd_bench.board.subject import Setting
+
+    setting = Setting(
+        data_root=data_root,
+        track=track,
+        device=device,
+        threads=threads,
+        students=students,
+        examples=examples,
+    )
+    if witnesses_only:
+        _hold_witnesses(session, source, setting, witnesses, as_json)
+    else:
+        _reevaluate(session, source, setting, witnesses, as_json)
+
+
+def _reevaluate(
+    session: Session, source: Path, setting: Setting, witnesses: Path | None, as_json: bool
+) -> None:
+    from robustdd_bench.board.reevaluate import reevaluate
+    from robustdd_bench.runs.progress import make_reporter
+
+    found = reevaluate(
+        source, session.registry, setting, reporter=make_reporter, witnesses=witnesses
+    )
+    if as_json:
+        print_json(
+            dataclasses.asdict(found)
+            | {
+                "same_to_the_bit": found.same_to_the_bit,
+                "reasons": found.reasons,
+                "agrees": found.agrees,
+            }
+        )
+    else:
+        _print_levels(source, found)
+    _say_notes(found.notes)
+    same = sum(found.same_weights)
+    if found.same_to_the_bit:
+        print("same to the bit: students' weights and every outcome", file=sys.stderr)
+    else:
+        print(
+            f"the weights of {same} of {found.students} students are the record's to the bit; "
+            f"{found.other_outcomes:,} of {found.outcomes:,} raw outcomes differ",
+            file=sys.stderr,
+        )
+    if not found.agrees:
+        raise RunFailedError(f"the record disagrees: {'; '.join(found.reasons)}")
+    print("the record agrees", file=sys.stderr)
+
+
+def _print_levels(source: Path, found: Reevaluation) -> None:
+    witnessed = any(level.left is not None for level in found.levels)
+    headings = [
+        "eps",
+        "claimed",
+        "found",
+        *(["left by witnesses"] if witnessed else []),
+        "claimed - found",
+        "95 % interval",
+        "verdict",
+    ]
+    rows = [
+        (
+            level.name,
+            _percent(level.claimed),
+            _percent(level.found),
+            *(["" if level.left is None else _percent(level.left)] if witnessed else []),
+            f"{100 * level.difference:+.2f}",
+            f"{100 * level.interval.low:+.2f} to {100 * level.interval.high:+.2f}",
+            level.word,
+        )
+        for level in found.levels
+    ]
+    title = (
+        f"{source}: {found.method} on {found.track}, seed {found.seed}; accuracy in %, "
+        f"{found.students} of {found.of_students} students, {found.examples} of "
+        f"{found.of_examples} examples"
+    )
+    print_table(headings, rows, title=one_line(title), right=headings[1:-1])
+
+
+def _hold_witnesses(
+    session: Session, source: Path, setting: Setting, witnesses: Path | None, as_json: bool
+) -> None:
     from robustdd_bench.board.verify import verify_witnesses
-    from robustdd_bench.protocol.tracks import eps_label
-    from robustdd_bench.runs.progress import NullReporter
+    from robustdd_bench.runs.progress import make_reporter
 
     verdict = verify_witnesses(
-        folder,
-        session.registry,
-        data_root=data_root,
-        reporter=NullReporter,
-        witnesses=witnesses,
-        device=device,
+        source, session.registry, setting, reporter=make_reporter, witnesses=witnesses
     )
     if as_json:
         print_json(dataclasses.asdict(verdict) | {"agrees": verdict.agrees})
     else:
-        headings = ("eps", "claimed", "left by witnesses", "unproven")
-        rows = [
-            (
-                eps_label(level.eps) if level.eps else "clean",
-                f"{100 * level.claimed:.2f}",
-                f"{100 * level.left:.2f}",
-                level.unproven,
-            )
-            for level in verdict.levels
-        ]
-        title = f"{folder}: accuracy in %, {verdict.witnesses} witnesses"
-        print_table(headings, rows, title=title, right=headings[1:])
+        _print_verdict(source, verdict)
+    _say_notes(verdict.notes)
     if not verdict.same_weights:
         print(
             "the students trained here are not the record's to the bit (another machine or torch)",
             file=sys.stderr,
         )
+    if verdict.faults:
+        raise RunFailedError(f"the record disagrees: {'; '.join(verdict.faults)}")
     if not verdict.agrees:
         raise RunFailedError("the record claims more or less than its witnesses prove")
     print("the record agrees with its witnesses", file=sys.stderr)
+
+
+def _print_verdict(source: Path, verdict: Verdict) -> None:
+    from robustdd_bench.protocol.tracks import eps_label
+
+    headings = ("eps", "claimed", "left by witnesses", "unproven")
+    rows = [
+        (
+            eps_label(level.eps) if level.eps else "clean",
+            _percent(level.claimed),
+            _percent(level.left),
+            level.unproven,
+        )
+        for level in verdict.levels
+    ]
+    title = f"{source}: accuracy in %, {verdict.witnesses} witnesses"
+    print_table(headings, rows, title=one_line(title), right=headings[1:])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)

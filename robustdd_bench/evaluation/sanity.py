@@ -30,6 +30,8 @@ from robustdd_bench.evaluation.suite_checks import (
     strongest_iterative,
 )
 
+SUBSET = 128
+"""Examples, from the start of the split, that the costly checks look at."""
 _TIE = 1e-3
 """Relative gap of two logits below which their order is rounding: TF32 keeps 10 bits, and other
 batch sizes sum in another order."""
@@ -52,7 +54,7 @@ def check_student(
     seed: int,
     batch_size: int,
     strength: Sequence[str] = STRENGTH,
-    subset: int = 128,
+    subset: int = SUBSET,
     suite: Mapping[str, Attack] | None = None,
     headline: ThreatModel | None = None,
 ) -> list[Check]:

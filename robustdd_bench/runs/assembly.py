@@ -40,10 +40,24 @@ WITNESSES = "witnesses.safetensors"
 
 def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> Record:
     """The record of a run whose cells are all done, from their files."""
-    plan, track = bench.plan, bench.plan.track
+    students, flags = judged_students(bench)
+    return make_record(
+        **_common(bench, cells, started),
+        status="complete",
+        data=data_info(bench),
+        distilled=set_info(bench.distilled(), bench.num_classes),
+        students=students,
+        aggregates=aggregate_students(students, bench.plan.track),
+        flags=flags,
+        failure=None,
+    )
+
+
+def judged_students(bench: Workbench) -> tuple[tuple[StudentResult, ...], tuple[Flag, ...]]:
+    """The students that were judged, with their raw outcomes, and the checks on them."""
     students = []
     flags: list[Flag] = []
-    for index in range(track.students.count):
+    for index in bench.judged:
         facts = bench.student_facts(index)
         clean = unpack_bits(facts["clean"])
         results = [
@@ -60,21 +74,12 @@ def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime
                 verify_batch_size=found.verify_batch_size,
                 warnings=found.warnings,
             )
-            for attack in plan.attacks
+            for attack in bench.plan.attacks
             for found in read_outcomes(bench, attack.name, index)
         ]
         students.append(StudentResult(**facts, attacks=tuple(results)))
         flags += [Flag(student=index, **check) for check in read_json(bench.sanity_path(index))]
-    return make_record(
-        **_common(bench, cells, started),
-        status="complete",
-        data=_data_info(bench),
-        distilled=set_info(bench.distilled(), bench.num_classes),
-        students=tuple(students),
-        aggregates=aggregate_students(students, track),
-        flags=tuple(flags),
-        failure=None,
-    )
+    return tuple(students), tuple(flags)
 
 
 def save_witnesses(bench: Workbench, record: Record) -> None:
@@ -201,7 +206,8 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
     }
 
 
-def _data_info(bench: Workbench) -> DataInfo:
+def data_info(bench: Workbench) -> DataInfo:
+    """What a record says of the data."""
     train, evaluation = bench.data_hashes
     channels, height, width = bench.shape_CHW
     return DataInfo(
@@ -210,6 +216,6 @@ def _data_info(bench: Workbench) -> DataInfo:
         shape=(channels, height, width),
         train_examples=len(bench.train),
         train_sha256=train,
-        evaluation_examples=len(bench.evaluation),
+        evaluation_examples=len(bench.whole_evaluation),
         evaluation_sha256=evaluation,
     )

@@ -12,7 +12,7 @@ import datetime
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,7 @@ ReporterFactory = Callable[[Path], contextlib.AbstractContextManager[RunReporter
 
 
 @dataclass(slots=True)
-class _Position:
+class Position:
     """How far a run has come; for messages and for the record of a failure."""
 
     stage: str = "set-up"
@@ -60,6 +60,7 @@ class _Position:
     cells: dict[str, list[Cell]] = field(default_factory=dict)
 
     def known(self) -> list[Cell]:
+        """The cells of the stages that were reached."""
         return [cell for cells in self.cells.values() for cell in cells]
 
 
@@ -106,13 +107,13 @@ def execute(
             return finished
         (folder / WITNESSES).unlink(missing_ok=True)  # of results that are not those to come
         started = _started(folder, plan)
-        position = _Position()
+        position = Position()
         with reporter(folder) as progress:
             try:
                 bench.prepare()
                 if source is not None:
                     _adopt(bench, *source)
-                _run_stages(bench, executor, progress, out, position)
+                run_stages(bench, executor, progress, out, position)
                 position.stage = position.cell = "record"
                 record = assemble(bench, position.known(), started)
                 _save_figures(bench, record)
@@ -123,7 +124,7 @@ def execute(
             except UsageError:
                 raise
             except Exception as error:
-                failure = _failure(error, position.cell)
+                failure = failure_of(error, position.cell)
                 record = failed(
                     bench, position.known(), started, position.stage, position.cell, failure
                 )
@@ -148,8 +149,13 @@ def _adopt(bench: Workbench, run: Path, record: Record) -> None:
     adopt(bench.folder, run, record, cell)
 
 
-def _run_stages(
-    bench: Workbench, executor: Executor, progress: RunReporter, out: Path, position: _Position
+def run_stages(
+    bench: Workbench,
+    executor: Executor,
+    progress: RunReporter,
+    out: Path,
+    position: Position,
+    stages: Sequence[str] = STAGES,
 ) -> None:
     """Let the executor run what is not done, stage after stage."""
 
@@ -157,7 +163,7 @@ def _run_stages(
         position.cell = cell.name
         run_cell(bench, cell, progress)
 
-    for stage in STAGES:
+    for stage in stages:
         position.stage = position.cell = stage
         cells = position.cells[stage] = bench.cells(stage)
         left = [cell for cell in cells if not cell.done()]
@@ -196,7 +202,7 @@ def _save_figures(bench: Workbench, record: Record) -> None:
     )
 
 
-def _failure(error: Exception, where: str) -> RobustDDError:
+def failure_of(error: Exception, where: str) -> RobustDDError:
     """What ended the run, as an error with one line for the user."""
     if isinstance(error, RobustDDError):
         return error
@@ -290,7 +296,7 @@ def _started(folder: Path, plan: Plan) -> datetime.datetime:
     return now
 
 
-def _kept(bench: Workbench, position: _Position) -> str:
+def _kept(bench: Workbench, position: Position) -> str:
     """What an interrupted run keeps, and how to go on."""
     parts = []
     for stage, cells in position.cells.items():

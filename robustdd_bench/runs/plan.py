@@ -194,7 +194,13 @@ def make_plan(
         raise UsageError(f"--seed must not be negative, not {seed}")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    resolved = resolve_track(track, registry)
+    resolved = load_track(track, registry)
+    registry.get("datasets", resolved.data.dataset)
+    registry.get("networks", resolved.network.name)
+    if resolved.student_network is not None:
+        registry.get("networks", resolved.student_network.name)
+    for spec in resolved.attacks:
+        registry.get("attacks", spec.name)
     distiller = entry.load()
     owner = f"method {method!r}"
     settings_class = config_class(distiller, owner)
@@ -216,38 +222,22 @@ def make_plan(
         config=settings,
         track=resolved,
         track_source=Path(track).name if track.endswith(".toml") else track,
-        attacks=plan_attacks(resolved, registry),
+        attacks=planned_attacks(registry, resolved),
         seed=seed,
         split="validation" if validate else "test",
         device=resolve_device(device),
         threads=resolve_threads(threads),
-        torch=importlib.metadata.version("torch"),
+        torch=torch_version(),
         harness=__version__,
     )
 
 
-def resolve_track(name: str, registry: Registry) -> Track:
-    """The track of that name, or of that .toml file; all that it names is registered.
+def planned_attacks(registry: Registry, track: Track) -> tuple[PlannedAttack, ...]:
+    """The suite of a track, as the attacks installed here configure it.
 
     Raises:
-        UsageError: it is unknown, missing or ill-formed, or names what is not registered.
-    """
-    track = load_track(name, registry)
-    registry.get("datasets", track.data.dataset)
-    registry.get("networks", track.network.name)
-    if track.student_network is not None:
-        registry.get("networks", track.student_network.name)
-    for spec in track.attacks:
-        registry.get("attacks", spec.name)
-    return track
-
-
-def plan_attacks(track: Track, registry: Registry) -> tuple[PlannedAttack, ...]:
-    """The suite of a track, with every setting.
-
-    Raises:
-        UsageError: an attack does not know the track's norm, or its settings are wrong.
-        PluginError: an attack does not load.
+        UsageError: an attack is not installed, or cannot be used so.
+        PluginError: a plugin does not load.
     """
     attacks = []
     for spec in track.attacks:
@@ -273,6 +263,11 @@ def plan_attacks(track: Track, registry: Registry) -> tuple[PlannedAttack, ...]:
             )
         )
     return tuple(attacks)
+
+
+def torch_version() -> str:
+    """Version of the torch that is installed."""
+    return importlib.metadata.version("torch")
 
 
 def method_entry(registry: Registry, name: str) -> Entry:

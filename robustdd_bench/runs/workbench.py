@@ -42,6 +42,8 @@ class Workbench(RunFolder):
         data_root: where datasets are looked for.
         download: whether a missing dataset may be downloaded.
         witnesses: whether adversarial examples are kept.
+        students: judge only so many of the track's students, from the first; None: all.
+        examples: judge only on so many images from the start of the split; None: all.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Workbench(RunFolder):
         *,
         download: bool = False,
         witnesses: bool = False,
+        students: int | None = None,
+        examples: int | None = None,
     ) -> None:
         self.plan = plan
         self.registry = registry
@@ -61,6 +65,8 @@ class Workbench(RunFolder):
         self.data_root = data_root
         self.download = download
         self.witnesses = witnesses
+        self._students = students
+        self._examples = examples
         self.device = torch.device(plan.device)
         self.seeds = Seeds(plan.seed, plan.track.family, plan.method)
         self._factories: dict[tuple[Preprocessing, str], NetworkFactory] = {}
@@ -106,7 +112,31 @@ class Workbench(RunFolder):
     @cached_property
     def evaluation(self) -> Split:
         """The images students are judged on, on the device."""
-        return self._splits[1].to(self.device)
+        whole = self.whole_evaluation
+        if self._examples is None:
+            return whole.to(self.device)
+        first = slice(self._examples)
+        return Split(whole.images[first], whole.labels[first]).to(self.device)
+
+    @property
+    def whole_evaluation(self) -> Split:
+        """The split that students are judged on, all of it, on the CPU."""
+        return self._splits[1]
+
+    @property
+    def judged(self) -> range:
+        """The students that are attacked and checked."""
+        count = self.plan.track.students.count
+        return range(count if self._students is None else self._students)
+
+    @property
+    def trained(self) -> range:
+        """The students that are trained: those judged, or all if an attack transfers examples."""
+        return range(
+            max(
+                len(self._needed_students(attack.name, self.judged)) for attack in self.plan.attacks
+            )
+        )
 
     @property
     def num_classes(self) -> int:
@@ -246,7 +276,7 @@ class Workbench(RunFolder):
         one by one, which is as fast (benchmarks/results/), loses less when the run is killed, and
         lets an executor spread them.
         """
-        students = tuple(range(self.plan.track.students.count))
+        students = tuple(self.judged)
         routed = getattr(self.registry.get("attacks", attack).load(), "routed", False)
         together = routed and self.device.type == "cuda"
         return [students] if together else [(r,) for r in students]
@@ -316,9 +346,8 @@ class Workbench(RunFolder):
 
     def cells(self, stage: str) -> list[Cell]:
         """The cells of a stage, independent of one another, in a fixed order."""
-        students = range(self.plan.track.students.count)
         names = [attack.name for attack in self.plan.attacks]
-        train, evaluation = self.data_hashes
+        train, evaluation = self._data_read
         distilled = self.set_path
         adopted = self.adopted() if stage in ("experts", "distill") else None
         if adopted is not None:
@@ -344,7 +373,7 @@ class Workbench(RunFolder):
                     data=(train, evaluation),
                     students=(r,),
                 )
-                for r in students
+                for r in self.trained
             ]
         if stage == "attacks":
             return self._attack_cells()
@@ -357,8 +386,15 @@ class Workbench(RunFolder):
                 data=(train, evaluation),
                 students=(r,),
             )
-            for r in students
+            for r in self.judged
         ]
+
+    @property
+    def _data_read(self) -> tuple[str, str]:
+        """What cells read of the data; a part of the split is other data than the whole."""
+        train, evaluation = self.data_hashes
+        part = "" if self._examples is None else f"[:{self._examples}]"
+        return train, evaluation + part
 
     def _attack_cells(self) -> list[Cell]:
         """Cells of the attacks; one on survivors comes in a wave after all before it."""
@@ -376,7 +412,7 @@ class Workbench(RunFolder):
                         *(self.student_path(r) for r in self._needed_students(attack.name, group)),
                         *self._attack_files(earlier, group),
                     ),
-                    data=self.data_hashes,
+                    data=self._data_read,
                     students=group,
                     attack=attack.name,
                     wave=wave if earlier else 0,
