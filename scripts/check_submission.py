@@ -27,7 +27,7 @@ from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.terminal import one_line
 
 TARGETS = ("origin/main", "main")
-VERIFY = "robustdd verify {} --students 1 --examples 500"
+EXAMPLES = 500
 
 
 def target_of(repository: Path) -> str:
@@ -55,13 +55,23 @@ def report_of(arguments: argparse.Namespace) -> Report:
     return check_revisions(arguments.repository, head.lstrip(".") or "HEAD", base, registry)
 
 
+def verify_commands(report: Report) -> list[str]:
+    """What repeats a part of each claim: one student, on some hundred test images."""
+    return [
+        f"robustdd verify {folder} --students 1 --examples "
+        f"{min(EXAMPLES, record.data.evaluation_examples)}"
+        for folder, record in report.runs
+        if record.data is not None
+    ]
+
+
 def content(report: Report) -> dict[str, object]:
     """The report as JSON values."""
     return {
         "refused": [{"path": one.path, "reason": one.reason} for one in report.refused],
         "runs": [folder for folder, _ in report.runs],
         "notes": report.notes,
-        "next": [] if report.refused else [VERIFY.format(folder) for folder, _ in report.runs],
+        "next": [] if report.refused else verify_commands(report),
     }
 
 
@@ -86,8 +96,8 @@ def show(report: Report) -> None:
         print(f"refused for {len(report.refused)} reason{'s' * (len(report.refused) > 1)}")
     elif report.runs:
         print("nothing speaks against it; what it claims is still to be verified:")
-        for folder, _ in report.runs:
-            print(f"    {VERIFY.format(folder)}")
+        for command in verify_commands(report):
+            print(f"    {command}")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -332,7 +332,8 @@ def test_the_script_says_what_to_do_next_and_what_is_wrong(script, repository, f
     assert (code, err) == (0, "")
     where = f"leaderboard/results/fast/mtt/{folder.name}"
     assert f"run: {where}: seed 0, clean " in out
-    assert f"robustdd verify {where} --students 1 --examples 500" in out
+    examples = example("mtt").record.data.evaluation_examples
+    assert f"    robustdd verify {where} --students 1 --examples {examples}\n" in out
     write("weights.pt", b"")(repository.folder / where)
     repository.commit()
     code, out, _ = script("main..HEAD")
