@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-from torch import Tensor
+from typing import IO, TYPE_CHECKING, Any
 
 from robustdd_bench.errors import RunFailedError, UsageError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+    from torch import Tensor
 
 
 @contextmanager
@@ -64,6 +68,48 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
+def write_changed(texts: Mapping[Path, str]) -> None:
+    """Write the texts that differ from what is there: all of them, or none.
+
+    Raises:
+        RunFailedError: one cannot be written; all are as they were.
+    """
+    with ExitStack() as files:
+        for path, text in texts.items():
+            content = text.encode("utf-8")
+            if path.is_file() and path.read_bytes() == content:
+                continue
+            file = files.enter_context(atomic_write(path))
+            file.write(content)
+            # A full disk has to show here, before the first of them takes its place.
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def file_lock(path: Path, timeout_s: float) -> BaseFileLock | None:
+    """A held lock, to be released; the system lets it go when the process dies.
+
+    Args:
+        path: the lock's file, which stays.
+        timeout_s: how long to wait for another process.
+
+    Returns:
+        The lock; None if another process held it all the time.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import filelock
+
+    logging.getLogger("filelock").setLevel(logging.WARNING)
+    lock = filelock.FileLock(path, timeout=timeout_s)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return None
+    return lock
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -82,7 +128,8 @@ def parse_json(content: bytes, path: Path) -> Any:
     """The JSON value of a file's content; `path` is for messages.
 
     Raises:
-        UsageError: it is not JSON; NaN, infinity and numbers that overflow to it are not.
+        UsageError: it is not JSON; NaN, infinity and numbers that overflow to it are not, nor an
+            object that names a key twice, of which every reader takes another one.
     """
 
     def refuse(constant: str) -> None:
@@ -94,8 +141,20 @@ def parse_json(content: bytes, path: Path) -> Any:
             raise ValueError("a number is too large")
         return value
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            twice = next(key for key, count in Counter(k for k, _ in pairs).items() if count > 1)
+            raise ValueError(f"key {twice[:100]!r} stands there twice")
+        return found
+
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=refuse, parse_float=finite)
+        return json.loads(
+            content.decode("utf-8"),
+            parse_constant=refuse,
+            parse_float=finite,
+            object_pairs_hook=once,
+        )
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not readable JSON: {error}") from error
 

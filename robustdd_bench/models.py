@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from robustdd_bench.errors import UsageError
+from robustdd_bench.files import parse_json
 
 Model = TypeVar("Model", bound="StrictModel")
 
@@ -71,8 +72,9 @@ def validated(kind: type[Model], content: bytes, path: Path, what: str) -> Model
     """A strict model from the JSON in a file.
 
     Raises:
-        UsageError: it is none; the message names up to five keys.
+        UsageError: it is none, or not strict JSON; the message names up to five keys.
     """
+    parse_json(content, path)
     try:
         return kind.model_validate_json(content, strict=True)
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from typing import IO
 
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")
@@ -12,6 +13,11 @@ def one_line(text: object, limit: int = 600) -> str:
     """The text on one line, without control characters, cut off at `limit` characters."""
     line = " ".join(str(text).translate(_CONTROL).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def hides(character: str) -> bool:
+    """Whether a character controls or turns what stands around it instead of being seen."""
+    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from small_runs import example
 
+from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.evaluation.outcomes import pack_bits
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.runs.figures import save_distilled
 from robustdd_bench.runs.records import Record, aggregate_students, make_record, write_record
+from robustdd_bench.runs.set_info import set_info
+from robustdd_bench.toolkit.seeds import Seeds
 
 STUDENTS, EXAMPLES = 2, 90
 
@@ -43,6 +48,7 @@ def made_up(
     clean = np.ones_like(robust) if clean is None else np.asarray(clean, bool)
     noise = clean if noise is None else np.asarray(noise, bool)
     students = []
+    seeds = Seeds(seed, record.track.family, method).shared()
     for student, right, under_noise, under_pgd in zip(
         record.students, clean, noise, robust, strict=True
     ):
@@ -53,9 +59,13 @@ def made_up(
             bits = under_pgd if (result.attack, result.eps) == ("pgd", 0.1) else bits
             broken = int(right.sum()) - int(bits.sum())
             packed = pack_bits(torch.from_numpy(bits.copy()))
-            attacks.append(result.model_copy(update={"robust": packed, "broken": broken}))
+            drawn = seeds.seed("attack", result.attack, student.index)
+            told = {"robust": packed, "broken": broken, "seed": drawn}
+            attacks.append(result.model_copy(update=told))
         packed = pack_bits(torch.from_numpy(right.copy()))
-        students.append(student.model_copy(update={"clean": packed, "attacks": tuple(attacks)}))
+        told = {"clean": packed, "attacks": tuple(attacks)}
+        told["seed"] = seeds.seed("student-init", student.index)
+        students.append(student.model_copy(update=told))
     info = record.method.model_copy(
         update={"name": method, "config": config, "reference": reference}
     )
@@ -79,11 +89,34 @@ def share(right: int, *, first: int = 0) -> np.ndarray:
     return bits
 
 
+def set_of(record: Record) -> DistilledSet:
+    """A set that a record of method `random` might speak of, but for its hash and its pixels."""
+    plain = DistilledSet.load(example("random").folder / "distilled.safetensors")
+    said = record.distilled
+    images, labels = plain.images.clone(), plain.labels
+    images[1, 0, 0, 0] = record.seed % 100 / 100  # another set from another seed
+    if said.pixel_max > 1:
+        images[0, 0, 0, 0] = said.pixel_max
+    if said.labels == "soft":
+        labels = torch.nn.functional.one_hot(labels).float()
+    return replace(
+        plain,
+        images=images,
+        labels=labels,
+        learning_rate=said.learning_rate,
+        augmentation=said.augmentation,
+        preprocessing=said.preprocessing and Preprocessing.from_dict(said.preprocessing),
+    )
+
+
 def put(record: Record, board: Path) -> Path:
-    """Lay a record on a board, with a set and a preview."""
+    """Lay a record on a board, with a set that fits it and its preview."""
     folder = board / "results" / record.track.name / record.method.name / record.run_id
-    folder.mkdir(parents=True)
-    for name in ("distilled.safetensors", "distilled.png"):
-        shutil.copyfile(example("random").folder / name, folder / name)
-    write_record(folder / "record.json", record)
+    found = set_of(record)
+    found.save(folder / "distilled.safetensors")
+    save_distilled(folder / "distilled.png", found, record.data.num_classes)
+    fields = {name: getattr(record, name) for name in Record.model_fields}
+    fields["distilled"] = set_info(found, record.data.num_classes)
+    del fields["results_sha256"]
+    write_record(folder / "record.json", make_record(**fields))
     return folder

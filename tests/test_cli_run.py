@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from publishing import install_fast
 from small_runs import INTERRUPTIBLE
 
 from robustdd_bench.distillers import DistilledSet
@@ -208,9 +209,15 @@ def test_publishing_and_the_board(finished: tuple[Path, dict], tmp_path: Path) -
     empty = robustdd("board", "show", *board)
     assert empty.returncode == 2
     assert "nothing is published" in empty.stderr
-    done = robustdd("publish", summary["folder"], *board)
+    refused = robustdd("publish", summary["folder"], *board)
+    assert refused.returncode == 2
+    assert "its track fast is not installed here" in refused.stderr
+    path = install_fast(tmp_path / "site")
+    done = robustdd("publish", summary["folder"], *board, "--by", "A & B", PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
-    assert (Path(done.stdout.strip()) / "record.json").is_file()
+    folder = Path(done.stdout.strip())
+    assert (folder / "record.json").is_file()
+    assert json.loads((folder / "submission.json").read_text())["by"] == "A & B"
     shown = robustdd("board", "show", *board)
     assert "random" in shown.stdout
     assert robustdd("board", "validate", *board).stdout == "1 published runs are valid\n"

@@ -8,7 +8,7 @@ from PIL import Image
 from small_runs import example
 
 from robustdd_bench.distillers import DistilledSet
-from robustdd_bench.runs.figures import distilled_grid, save_distilled, save_robustness
+from robustdd_bench.runs.figures import distilled_grid, grid_size, save_distilled, save_robustness
 
 PADDING = 2
 
@@ -101,3 +101,14 @@ def test_the_pictures_of_a_run_are_in_its_folder() -> None:
         with Image.open(folder / name) as picture:
             assert picture.format == "PNG"
             picture.verify()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grid_is_what_torchvision_makes(channels) -> None:
+    from torchvision.utils import make_grid
+
+    images = torch.rand(6, channels, 40, 36, generator=torch.Generator().manual_seed(0))
+    made = distilled_grid(DistilledSet(images=images, labels=torch.arange(6) // 2), 3)
+    wanted = make_grid(images, nrow=2, padding=2, pad_value=1.0).mul(255).round()
+    assert torch.equal(made, wanted.to(torch.uint8))
+    assert grid_size((channels, 40, 36), (2, 2, 2)) == (made.shape[2], made.shape[1])

@@ -16,9 +16,11 @@ import torch
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import (
     atomic_write,
+    file_lock,
     file_sha256,
     read_json,
     read_safetensors,
+    write_changed,
     write_json,
     write_safetensors,
     write_text,
@@ -148,6 +150,46 @@ def test_what_is_no_json_is_one_line(content: bytes | None, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match=r"no file .*b\.json"):
         read_json(tmp_path / "b.json")
+
+
+def test_an_object_that_names_a_key_twice_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text('{"a": {"b": 1, "c": 2, "b": 3}}')
+    with pytest.raises(UsageError, match="key 'b' stands there twice"):
+        read_json(path)
+
+
+def test_of_several_files_those_that_change_are_written_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, other, full = (tmp_path / name for name in ("same", "other", "full"))
+    write_changed({same: "s", other: "old"})
+    before = same.stat().st_mtime_ns
+    calls: list[int] = []
+
+    def fsync(_: int) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(RunFailedError, match="No space left"):
+            write_changed({same: "s", other: "new", full: "f"})
+    assert (other.read_text(), _names(tmp_path)) == ("old", ["other", "same"])
+    write_changed({same: "s", other: "new", full: "f"})
+    assert (other.read_text(), full.read_text()) == ("new", "f")
+    assert same.stat().st_mtime_ns == before
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    held = file_lock(tmp_path / "lock", 0)
+    assert held is not None
+    assert file_lock(tmp_path / "lock", 0.01) is None
+    held.release()
+    again = file_lock(tmp_path / "lock", 0)
+    assert again is not None
+    again.release()
 
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from robustdd_bench.board.content import BOARD_VERSION, BoardContent
 from robustdd_bench.board.page import PAGE_NAME, page
-from robustdd_bench.board.publish import Published, newest, published
+from robustdd_bench.board.publish import Published, locked, newest, placing, published
 from robustdd_bench.board.reported import read_reported
 from robustdd_bench.board.rows import MARKS, track_content
-from robustdd_bench.files import write_json, write_text
+from robustdd_bench.board.submission import Submission
+from robustdd_bench.files import json_text, write_changed
+from robustdd_bench.plugins import Registry
 
 BOARD_NAME = "leaderboard.json"
 
@@ -29,14 +31,49 @@ def board(runs: list[Published], root: Path) -> BoardContent:
     )
 
 
-def build(root: Path) -> BoardContent:
+def build(root: Path, registry: Registry | None = None) -> BoardContent:
     """Write leaderboard.json and index.html from what is published; return the content.
+
+    Both are written, or neither; what would not change is left alone.
 
     Raises:
         UsageError: a published record is not valid.
+        RunFailedError: they cannot be written.
     """
-    content = board(published(root), root)
-    text = page(content, root)
-    write_json(root / BOARD_NAME, content.model_dump(mode="json"))
-    write_text(root / PAGE_NAME, text)
+    with locked(root):
+        return _write(published(root, registry), root)
+
+
+def publish_and_build(
+    run: Path, root: Path, registry: Registry, submission: Submission | None = None
+) -> Published:
+    """Publish a run and build the board again; if either fails, the board is as it was.
+
+    Args:
+        run: the run's folder.
+        root: the board's folder.
+        registry: what is installed, which the run's protocol is held against.
+        submission: who it is from; None leaves what is there.
+
+    Raises:
+        UsageError: the run cannot be published, or the board is not valid.
+        RunFailedError: the board cannot be written.
+    """
+    with placing(run, root, registry, submission) as placed:
+        _write(placed.runs, root)
+        return placed.run
+
+
+def _write(runs: list[Published], root: Path) -> BoardContent:
+    content = board(runs, root)
+    files = texts(content, root)
+    write_changed({root / name: text for name, text in files.items()})
     return content
+
+
+def texts(content: BoardContent, root: Path) -> dict[str, str]:
+    """The generated files of a board, by name."""
+    return {
+        BOARD_NAME: json_text(content.model_dump(mode="json")),
+        PAGE_NAME: page(content, root),
+    }

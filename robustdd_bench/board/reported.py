@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from robustdd_bench.board.submission import LINK_PATTERN, TEXT_PATTERN
+from robustdd_bench.board.texts import suspicious_texts
 from robustdd_bench.errors import UsageError
 from robustdd_bench.models import StrictModel, read_bounded, validated
 
@@ -77,5 +78,9 @@ def read_reported(board: Path) -> dict[str, Reported]:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", path.stem):
             raise UsageError(f"{path}: its name must be of a-z, 0-9 and hyphens")
         content = read_bounded(path, "a file of reported figures", MAX_BYTES)
-        found[path.stem] = validated(Reported, content, path, "a file of reported figures")
+        source = validated(Reported, content, path, "a file of reported figures")
+        lines = suspicious_texts(source)
+        if lines:
+            raise UsageError(f"{path} is not a file of reported figures: {'; '.join(lines[:5])}")
+        found[path.stem] = source
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME
 from robustdd_bench.board.content import (
     AttackAloneContent,
     AttackContent,
@@ -20,7 +21,7 @@ from robustdd_bench.board.content import (
     SpreadContent,
     TrackContent,
 )
-from robustdd_bench.board.publish import PREVIEW_NAME, SET_NAME, Published
+from robustdd_bench.board.publish import Published
 from robustdd_bench.board.ranking import Division, Ranked, divisions
 from robustdd_bench.board.standings import Standing
 from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
@@ -45,6 +46,8 @@ MARKS: Mapping[str, str] = {
     "set taken over": "The set was made by an earlier run and judged again under this version of "
     "the track.",
     "one seed": "One distillation seed: how much other sets of the method differ is not known.",
+    "one set": "The method made the same set from several seeds: how much other sets would differ "
+    "is not known.",
     "other plugin": "The method is not shipped with robustdd-bench; reading its code is up to you.",
     "changed code": "A run was made with uncommitted changes to the code.",
 }
@@ -233,9 +236,11 @@ def _marks(standing: Standing) -> list[str]:
         found.add("soft labels")
     if len({record.seed for record in standing.records}) == 1:
         found.add("one seed")
+    seeds_of: dict[str, set[int]] = defaultdict(set)
     for record in standing.records:
         distilled, costs = record.distilled, record.costs
         assert distilled is not None
+        seeds_of[distilled.sha256].add(record.seed)
         if record.method.distribution != OURS:
             found.add("other plugin")
         if distilled.learning_rate is not None and record.track.students.own_rate:
@@ -251,6 +256,8 @@ def _marks(standing: Standing) -> list[str]:
         commits = [costs.commit, costs.adopted.commit if costs.adopted else None]
         if any(commit is not None and commit.dirty for commit in commits):
             found.add("changed code")
+    if not standing.reference and any(len(seeds) > 1 for seeds in seeds_of.values()):
+        found.add("one set")
     return [mark for mark in MARKS if mark in found]
 
 

@@ -20,7 +20,7 @@ from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.sanity import SUBSET
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
-from robustdd_bench.runs.assembly import data_info, set_info
+from robustdd_bench.runs.assembly import data_info
 from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import Position, ReporterFactory, failure_of, run_stages
 from robustdd_bench.runs.plan import (
@@ -32,6 +32,7 @@ from robustdd_bench.runs.plan import (
 )
 from robustdd_bench.runs.record_parts import DataInfo
 from robustdd_bench.runs.records import Record, read_record
+from robustdd_bench.runs.set_info import set_info
 from robustdd_bench.runs.work import threads as torch_threads
 from robustdd_bench.runs.workbench import Workbench
 from robustdd_bench.terminal import one_line
@@ -252,7 +253,7 @@ def _faults(record: Record, bench: Workbench) -> Iterator[str]:
     """What a record says of its data and its set that is not so."""
     for what, ours, theirs in (
         ("data", data_info(bench), record.data),
-        ("distilled", set_info(bench), record.distilled),
+        ("distilled", set_info(bench.distilled(), bench.num_classes), record.distilled),
     ):
         assert theirs is not None
         for key, value in ours.model_dump(mode="json", exclude={"provenance"}).items():

@@ -8,8 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from robustdd_bench.board.texts import suspicious, suspicious_texts
+from robustdd_bench.errors import UsageError
+from robustdd_bench.files import write_json
 from robustdd_bench.models import StrictModel, read_bounded, validated
 
 SUBMISSION_NAME = "submission.json"
@@ -34,6 +37,40 @@ class Submission(StrictModel):
     )
     """Licence of the distilled set, an SPDX expression such as "CC-BY-4.0"."""
 
+    def over(self, before: Submission | None) -> Submission:
+        """This one, with what it leaves unsaid from `before`."""
+        fields = {} if before is None else before.model_dump()
+        return Submission.model_validate(fields | self.model_dump(exclude_none=True))
+
+
+RULES = {
+    "by": "up to 200 characters of one line, without tags",
+    "link": "an https address of up to 500 characters, without spaces and quotes",
+    "paper": "an https address of up to 500 characters, without spaces and quotes",
+    "licence": 'an SPDX expression such as "CC-BY-4.0"',
+}
+
+
+def make_submission(**fields: str | None) -> Submission | None:
+    """A submission of what is given; None if nothing is.
+
+    Args:
+        **fields: `by`, `link`, `paper`, `licence`; None: not given.
+
+    Raises:
+        UsageError: a value is not what its field holds; the message names every such field.
+    """
+    given = {key: value for key, value in fields.items() if value is not None}
+    made = None
+    wrong = {line.partition(":")[0] for line in suspicious(given)}
+    try:
+        made = Submission.model_validate(given)
+    except ValidationError as error:
+        wrong |= {str(item["loc"][0]) for item in error.errors()}
+    if wrong:
+        raise UsageError("; ".join(f"--{key} takes {RULES[key]}" for key in RULES if key in wrong))
+    return made if given else None
+
 
 def read_submission(folder: Path) -> Submission | None:
     """The submission of a published run; None if it says nothing.
@@ -42,7 +79,24 @@ def read_submission(folder: Path) -> Submission | None:
         UsageError: there is one that is not valid.
     """
     path = folder / SUBMISSION_NAME
-    if not path.exists():
+    if not path.is_symlink() and not path.exists():
         return None
     content = read_bounded(path, "a valid submission", MAX_BYTES)
-    return validated(Submission, content, path, "a valid submission")
+    found = validated(Submission, content, path, "a valid submission")
+    lines = suspicious_texts(found)
+    if lines:
+        raise UsageError(f"{path} is not a valid submission: {'; '.join(lines)}")
+    return found
+
+
+def write_submission(folder: Path, submission: Submission | None) -> None:
+    """Write the submission of a published run; None: that there is none.
+
+    Raises:
+        RunFailedError: it cannot be written.
+    """
+    path = folder / SUBMISSION_NAME
+    if submission is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_json(path, submission.model_dump(mode="json", exclude_none=True))

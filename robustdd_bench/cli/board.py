@@ -8,6 +8,7 @@ import click
 
 from robustdd_bench.cli.group import Group
 from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError, unknown_name
 
 board_option = click.option(
@@ -24,17 +25,24 @@ board_option = click.option(
 @click.command("publish")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
 @board_option
-def publish_command(folder: Path, root: Path) -> None:
+@click.option("--by", metavar="NAME", help="Who ran it.")
+@click.option("--link", metavar="URL", help="Where its code or sets are, an https address.")
+@click.option("--paper", metavar="URL", help="The paper of the method, an https address.")
+@click.option("--licence", metavar="SPDX", help='Licence of the distilled set, e.g. "CC-BY-4.0".')
+@pass_session
+def publish_command(session: Session, folder: Path, root: Path, **people: str | None) -> None:
     """Copy a run to the board and rebuild it.
 
-    RUN is the folder of a run. A validation run, a failed one or one with a failed sanity check is
-    refused.
+    RUN is the folder of a run. A validation run, a failed one, one with a failed sanity check or
+    one on a track that is not installed is refused, with every reason at once; the board is then
+    as it was. Publishing a run again changes nothing but what --by, --link, --paper and --licence
+    say.
     """
-    from robustdd_bench.board.build import build
-    from robustdd_bench.board.publish import publish
+    from robustdd_bench.board.build import publish_and_build
+    from robustdd_bench.board.submission import make_submission
 
-    done = publish(folder, root)
-    build(root)
+    submission = make_submission(**people)
+    done = publish_and_build(folder, root, session.registry, submission)
     print(done.folder)
 
 
@@ -45,12 +53,13 @@ def board() -> None:
 
 @board.command("build")
 @board_option
-def board_build(root: Path) -> None:
+@pass_session
+def board_build(session: Session, root: Path) -> None:
     """Write leaderboard.json and the page index.html from the published records."""
     from robustdd_bench.board.build import BOARD_NAME, build
     from robustdd_bench.board.page import PAGE_NAME
 
-    build(root)
+    build(root, session.registry)
     for name in (BOARD_NAME, PAGE_NAME):
         print(root / name)
 
@@ -58,11 +67,12 @@ def board_build(root: Path) -> None:
 @board.command("validate")
 @board_option
 @json_option
-def board_validate(root: Path, as_json: bool) -> None:
-    """Check every published record, set and place."""
+@pass_session
+def board_validate(session: Session, root: Path, as_json: bool) -> None:
+    """Check every published record, set, preview and place."""
     from robustdd_bench.board.publish import published
 
-    found = published(root)
+    found = published(root, session.registry)
     if as_json:
         print_json([run.folder.relative_to(root).as_posix() for run in found])
     else:

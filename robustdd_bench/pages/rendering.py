@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustdd_bench.protocol.tracks import eps_label
+from robustdd_bench.terminal import hides
 
 if TYPE_CHECKING:
     import jinja2
@@ -69,11 +69,7 @@ def _finalize(value: Any) -> Any:
 
 def visible(text: str) -> str:
     """The text with a sign in place of characters that hide or turn others."""
-    return "".join("\ufffd" if _hides(character) else character for character in text)
-
-
-def _hides(character: str) -> bool:
-    return character not in "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
+    return "".join("\ufffd" if hides(character) else character for character in text)
 
 
 def content_hash(text: str) -> str:

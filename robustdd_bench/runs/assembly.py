@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -27,11 +26,11 @@ from robustdd_bench.runs.record_parts import (
     Failure,
     Flag,
     MethodInfo,
-    SetInfo,
     StageTime,
     StudentResult,
 )
 from robustdd_bench.runs.records import SCHEMA_VERSION, Record, aggregate_students, make_record
+from robustdd_bench.runs.set_info import set_info
 from robustdd_bench.runs.work import read_outcomes
 from robustdd_bench.runs.workbench import Workbench
 
@@ -46,7 +45,7 @@ def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime
         **_common(bench, cells, started),
         status="complete",
         data=data_info(bench),
-        distilled=set_info(bench),
+        distilled=set_info(bench.distilled(), bench.num_classes),
         students=students,
         aggregates=aggregate_students(students, bench.plan.track),
         flags=flags,
@@ -219,23 +218,4 @@ def data_info(bench: Workbench) -> DataInfo:
         train_sha256=train,
         evaluation_examples=len(bench.whole_evaluation),
         evaluation_sha256=evaluation,
-    )
-
-
-def set_info(bench: Workbench) -> SetInfo:
-    """What a record says of the distilled set."""
-    distilled = bench.distilled()
-    labels = distilled.labels.argmax(1) if distilled.soft_labels else distilled.labels
-    counts = torch.bincount(labels, minlength=bench.num_classes).tolist()
-    return SetInfo(
-        sha256=distilled.sha256(),
-        images=len(distilled),
-        images_per_class=tuple(counts),
-        labels="soft" if distilled.soft_labels else "hard",
-        learning_rate=distilled.learning_rate,
-        augmentation=distilled.augmentation,
-        preprocessing=None if distilled.preprocessing is None else asdict(distilled.preprocessing),
-        pixel_min=float(distilled.images.min()),
-        pixel_max=float(distilled.images.max()),
-        provenance=dict(distilled.provenance),
     )

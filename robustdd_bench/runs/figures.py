@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,39 +16,55 @@ from robustdd_bench.runs.record_parts import Aggregates
 
 MAX_COLUMNS = 20
 MIN_SIDE_PX = 32
+PADDING_PX = 2
 
 
 def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX_COLUMNS) -> Tensor:
     """One row a class, at most `columns` images in it, each enlarged to at least 32 pixels.
 
     Returns:
-        uint8 (C,H,W). Pixels outside [0,1] are clipped, for the picture only.
+        uint8 (3,H,W). Pixels outside [0,1] are clipped, for the picture only.
     """
-    from torchvision.utils import make_grid
-
     images = distilled.images.clamp(0, 1)
     if images.shape[1] not in (1, 3):  # no picture has so many channels: show their mean
         images = images.mean(1, keepdim=True)
+    images = images.mul(255).round().to(torch.uint8)
     labels = distilled.labels.argmax(1) if distilled.soft_labels else distilled.labels
-    scale = -(-MIN_SIDE_PX // images.shape[-1])
-    rows = []
-    widest = min(columns, int(torch.bincount(labels, minlength=num_classes).max()))
+    counts = torch.bincount(labels, minlength=num_classes).tolist()
+    width, height = grid_size(images.shape[1:], counts, columns)
+    scale = _scale(images.shape[-1])
+    tiles = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    grid = torch.full((3, height, width), 255, dtype=torch.uint8)
+    step_y, step_x = (side + PADDING_PX for side in tiles.shape[-2:])
     for k in range(num_classes):
-        row = images[labels == k][:widest]
-        empty = torch.ones(widest - len(row), *images.shape[1:])
-        rows.append(torch.cat([row, empty]))
-    tiles = torch.cat(rows).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    grid = make_grid(tiles, nrow=widest, padding=2, pad_value=1.0)
-    pixels: Tensor = grid.mul(255).round().to(torch.uint8)
-    return pixels
+        for column, tile in enumerate(tiles[labels == k][:columns]):
+            y, x = PADDING_PX + k * step_y, PADDING_PX + column * step_x
+            grid[:, y : y + tile.shape[-2], x : x + tile.shape[-1]] = tile
+    return grid
+
+
+def _scale(width: int) -> int:
+    return -(-MIN_SIDE_PX // width)
+
+
+def grid_size(
+    shape_CHW: Sequence[int], images_per_class: Sequence[int], columns: int = MAX_COLUMNS
+) -> tuple[int, int]:
+    """Width and height of `distilled_grid` in pixels."""
+    scale = _scale(shape_CHW[2])
+    across, down = min(columns, max(images_per_class)), len(images_per_class)
+    sides = ((across, shape_CHW[2]), (down, shape_CHW[1]))
+    width, height = (count * (side * scale + PADDING_PX) + PADDING_PX for count, side in sides)
+    return width, height
 
 
 def png(picture: Tensor) -> bytes:
-    """A picture, uint8 (C,H,W), as PNG."""
-    from torchvision.transforms.functional import to_pil_image
+    """A picture, uint8 (3,H,W), as PNG."""
+    from PIL import Image
 
+    pixels = picture.permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()
-    to_pil_image(picture).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
