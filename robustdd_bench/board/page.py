@@ -17,7 +17,7 @@ from typing import Any
 
 from robustdd_bench.board import plots
 from robustdd_bench.board.content import BoardContent, RowContent, SpreadContent, TrackContent
-from robustdd_bench.board.tables import division_title
+from robustdd_bench.board.tables import deviation, division_title
 from robustdd_bench.protocol.tracks import eps_label
 
 PAGE_NAME = "index.html"
@@ -187,8 +187,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _spread(value: SpreadContent) -> str:
-    """The deviation over seeds where there is one, else over students."""
-    std = value.std_students if value.std_seeds is None else value.std_seeds
+    std = deviation(value)
     return "" if std is None else f"± {100 * std:.1f}"
 
 
