@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.attacks import Attack
-from robustdd_bench.board.tables import markdown
 from robustdd_bench.config import build_config
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_students
@@ -26,6 +25,7 @@ from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.runs.records import read_record
 from robustdd_bench.runs.work import threads
 from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.tables import markdown
 
 BEYOND: tuple[tuple[str, dict[str, Any]], ...] = (
     ("apgd-t", {"steps": 100}),

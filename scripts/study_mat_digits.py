@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from robustdd_bench.board.tables import markdown
 from robustdd_bench.files import atomic_write, read_json, write_json
 from robustdd_bench.runs.records import read_record
+from robustdd_bench.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "docs" / "studies" / "mat-digits.md"

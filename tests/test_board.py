@@ -11,12 +11,14 @@ from small_runs import TRACK, copy_of, example, plan_of, run
 
 from robustdd_bench.board.build import build
 from robustdd_bench.board.publish import Published, current, publish, published
-from robustdd_bench.board.standings import headings, spread, standings
-from robustdd_bench.board.tables import columns, markdown, percent, row
+from robustdd_bench.board.rows import track_content
+from robustdd_bench.board.standings import spread, standings
+from robustdd_bench.board.tables import board_tables, run_table
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
 from robustdd_bench.runs.record_parts import AggregateInfo
 from robustdd_bench.runs.records import Record, make_record, read_record, write_record
+from robustdd_bench.tables import markdown, with_deviation
 
 METHODS = ("random", "mtt", "full")
 
@@ -253,7 +255,9 @@ def test_runs_of_several_seeds_are_one_row_with_the_deviation_over_seeds(tmp_pat
     within = [r.aggregates.headline.std for r in records]
     assert standing.headline.std_students == pytest.approx(sum(within) / 3)
     assert [r.seed for r in standing.records] == [0, 1, 2]
-    cells = dict(zip(headings(records[0].track), standing.cells(), strict=True))
+    runs = [Published(record, tmp_path / record.run_id) for record in records]
+    table = board_tables(track_content(runs, tmp_path))["hard"]
+    cells = dict(zip(table.headings(), table.texts()[0], strict=True))
     assert cells["seeds"] == "3"
     assert cells["0.10 *"] == f"{100 * centre:.1f} ± {100 * deviation:.1f}"
     assert standing.headline.low < centre < standing.headline.high
@@ -265,7 +269,9 @@ def test_another_configuration_is_another_row() -> None:
         update={"method": record.method.model_copy(update={"config": {"x": 1}})}
     )
     assert len(standings([record, other])) == 2
-    assert str(spread([record.aggregates.clean])) == percent(record.aggregates.clean)
+    of_one = spread([record.aggregates.clean])
+    clean = record.aggregates.clean
+    assert (of_one.mean, of_one.std_seeds, of_one.std_students) == (clean.mean, None, clean.std)
 
 
 def test_an_empty_board_is_a_board(tmp_path) -> None:
@@ -279,20 +285,20 @@ def test_methods_that_tie_keep_one_order() -> None:
 
 def test_rows_show_percent_with_deviation_and_mark_what_does_not_rank() -> None:
     record = example("full").record
-    headings, cells = columns(record.track), row(record)
-    assert headings == ["method", "images", "clean", "0.05", "0.10 *"]
+    table = run_table(record)
+    (cells,) = table.texts()
+    assert table.headings() == ["method", "images", "clean", "0.05", "0.10 *"]
     assert cells[:2] == ["full (reference)", str(record.distilled.images)]
     clean = record.aggregates.clean
     assert cells[2] == f"{100 * clean.mean:.1f} ± {100 * clean.std:.1f}"
-    assert len(cells) == len(headings)
-    assert row(flagged(example("random").record))[0] == "random (flagged)"
+    assert run_table(flagged(example("random").record)).texts()[0][0] == "random (flagged)"
 
 
 def test_a_single_student_has_no_deviation() -> None:
     info = AggregateInfo(
         mean=0.5, std=None, low=0.4, high=0.6, values=(0.5,), n_students=1, n_examples=100
     )
-    assert percent(info) == "50.0"
+    assert with_deviation(info.mean, info.std) == "50.0"
 
 
 def test_a_failed_run_has_no_row(tmp_path) -> None:
@@ -300,7 +306,7 @@ def test_a_failed_run_has_no_row(tmp_path) -> None:
     with pytest.raises(Exception, match="NaN"):
         run(plan, tmp_path)
     with pytest.raises(ValueError, match="has no results"):
-        row(read_record(plan.folder(tmp_path) / "record.json"))
+        run_table(read_record(plan.folder(tmp_path) / "record.json"))
 
 
 def test_a_table_in_markdown_escapes_its_separator() -> None:

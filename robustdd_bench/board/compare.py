@@ -9,9 +9,11 @@ from typing import Any
 from robustdd_bench.board.pairing import by_seed, common_seeds, paired_outcomes
 from robustdd_bench.board.publish import Published, current
 from robustdd_bench.board.standings import Standing, standings
+from robustdd_bench.board.tables import NORMS
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.evaluation.comparison import CONFIDENCE, RESAMPLES, Difference, compare
 from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.tables import Cell, Column, Row, Table, listed, percent, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Comparison:
             for side, standing in (("a", self.a), ("b", self.b))
         }
 
-    def title(self) -> str:
-        """What was paired, in a line."""
+    def title(self, eps: str | None = None) -> str:
+        """What was paired, in a line; `eps` is how eps and its norm are written."""
         lone = [
             f"{standing.method} has seed {', '.join(map(str, seeds))} alone"
             for standing, seeds in zip((self.a, self.b), self.left_out.values(), strict=True)
@@ -55,12 +57,12 @@ class Comparison:
                 f"paired: seed {', '.join(map(str, self.seeds))} "
                 f"({self.track.students.count} students each, {examples} examples)",
                 *lone,
-                f"{self.track.threat.norm} eps, * headline",
+                f"{eps or self.track.threat.norm + ' eps'}, * headline",
             ]
         )
 
-    def headings(self) -> list[str]:
-        """Headings of the table."""
+    def table(self) -> Table:
+        """Percent and points, one row a level."""
         names = [_name(self.a), _name(self.b)]
         if names[0] == names[1]:
             ids = [standing.records[0].run_id for standing in (self.a, self.b)]
@@ -68,24 +70,53 @@ class Comparison:
                 f"{side}: {name} ({run_id})"
                 for side, name, run_id in zip("AB", names, ids, strict=True)
             ]
-        return ["eps", *names, "difference", f"{CONFIDENCE:.0%} interval", "p (McNemar)"]
-
-    def rows(self) -> list[list[str]]:
-        """Percent and points, one row a level."""
-        found = []
+        facts = {
+            "track": self.track.name,
+            "version": self.track.version,
+            "norm": self.track.threat.norm,
+            "headline_eps": self.track.threat.headline,
+        }
+        runs = [[record.run_id for record in side.records] for side in (self.a, self.b)]
+        columns = [
+            *(Column(key, None) for key in facts),
+            Column("method_a", None),
+            Column("method_b", None),
+            Column("eps", "eps", number=False),
+            Column("a", names[0]),
+            Column("b", names[1]),
+            Column("difference", "difference"),
+            Column("interval", f"{CONFIDENCE:.0%} interval"),
+            Column("p", "p (McNemar)"),
+            *(Column(key, None) for key in ("seeds", "run_ids_a", "run_ids_b")),
+        ]
+        rows = []
         for eps, item in zip(self.levels, self.differences, strict=True):
             mark = " *" if eps == self.track.threat.headline else ""
-            found.append(
-                [
-                    f"{eps_label(eps)}{mark}" if eps else "clean",
-                    f"{100 * item.a:.1f}",
-                    f"{100 * item.b:.1f}",
-                    f"{100 * item.difference:+.1f}",
-                    f"{100 * item.interval.low:+.1f} to {100 * item.interval.high:+.1f}",
-                    "< 0.001" if item.p < 0.001 else f"{item.p:.3f}",
-                ]
-            )
-        return found
+            interval = item.interval
+            cells = [
+                *map(plain, facts.values()),
+                plain(self.a.method),
+                plain(self.b.method),
+                Cell(f"{eps_label(eps)}{mark}" if eps else "clean", {"": eps}),
+                percent(item.a),
+                percent(item.b),
+                percent(item.difference, signed=True),
+                Cell(f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}", asdict(interval)),
+                Cell("< 0.001" if item.p < 0.001 else f"{item.p:.3f}", {"": item.p}),
+                listed(self.seeds),
+                *map(listed, runs),
+            ]
+            rows.append(Row(tuple(cells)))
+        return Table(
+            tuple(columns),
+            tuple(rows),
+            title=self.title(),
+            caption=f"{self.title(NORMS[self.track.threat.norm] + ' ε')}. Accuracies in %, mean "
+            "over the paired runs; the interval of the difference is a bootstrap over seeds, "
+            f"students and examples ({RESAMPLES} resamples); p: McNemar's exact test of each pair "
+            "of networks, combined.",
+            label=f"{self.track.name}-{self.a.method}-{self.b.method}",
+        )
 
     def content(self) -> dict[str, Any]:
         """All of it for JSON; accuracies in [0,1]."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from robustdd_bench.board import plots
 from robustdd_bench.board.content import BoardContent, RowContent, SpreadContent, TrackContent
-from robustdd_bench.board.tables import division_title
+from robustdd_bench.board.tables import deviation, division_title
 from robustdd_bench.pages.rendering import (
     TEMPLATES,
     Trusted,
@@ -140,6 +140,5 @@ def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Picture], st
 
 
 def _spread(value: SpreadContent) -> str:
-    """The deviation over seeds where there is one, else over students."""
-    std = value.std_students if value.std_seeds is None else value.std_seeds
+    std = deviation(value)
     return "" if std is None else f"± {100 * std:.1f}"

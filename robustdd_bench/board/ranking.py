@@ -53,15 +53,6 @@ class Ranked:
     """Another standing has the same rank."""
     scores: Scores
 
-    def cells(self) -> list[str]:
-        """The row of a table, under `standings.headings` with "rank" before them."""
-        return [self.shown_rank, *self.standing.cells()]
-
-    @property
-    def shown_rank(self) -> str:
-        """The rank as text; a dash for a reference."""
-        return "-" if self.rank is None else str(self.rank)
-
 
 @dataclass(frozen=True, slots=True)
 class Division:

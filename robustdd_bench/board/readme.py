@@ -6,21 +6,17 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustdd_bench.board.publish import current, published
-from robustdd_bench.board.ranking import divisions
-from robustdd_bench.board.standings import headings, standings
-from robustdd_bench.board.tables import division_title, markdown
+from robustdd_bench.board.publish import current, newest, published
+from robustdd_bench.board.rows import track_content
+from robustdd_bench.board.standings import standings
+from robustdd_bench.board.tables import TIES, accuracy_note, board_tables, division_title
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import atomic_write
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import Record
+from robustdd_bench.tables import markdown_table
 
 BEGIN, END = "<!-- begin board -->", "<!-- end board -->"
-
-TIES = (
-    "Methods share the rank of the one that leads their group if the 95 % interval of their paired "
-    "difference to it at the headline eps contains 0 (`robustdd board compare`)."
-)
 
 
 def section(root: Path) -> str:
@@ -29,23 +25,18 @@ def section(root: Path) -> str:
     parts = []
     for name in sorted({run.record.track.name for run in runs}):
         records = current(runs, name)
-        track = records[0].track
-        found = divisions(records)
-        attacks = ", ".join(attack.name for attack in track.attacks)
-        examples = records[0].data.evaluation_examples if records[0].data else 0
-        parts.append(f"**{track.id}**: {track.summary}.\n")
-        for division in found:
-            if len(found) > 1 or division.name != "hard":
-                parts.append(f"{division_title(division.name)}:\n")
-            parts.append(markdown(["rank", *headings(track)], [r.cells() for r in division.rows]))
+        track = track_content(newest(runs, name), root)
+        tables = board_tables(track)
+        parts.append(f"**{track.track}@{track.version}**: {track.summary}.\n")
+        for division, table in tables.items():
+            if len(tables) > 1 or division != "hard":
+                parts.append(f"{division_title(division)}:\n")
+            parts.append(markdown_table(table))
         parts.append(
-            f"Accuracy in %, mean ± standard deviation over distillation seeds (of one seed: over "
-            f"its {track.students.count} students); {examples} test images; "
-            f"{track.threat.norm} eps, * headline; worst case over {attacks}. {_where(records)} "
-            f"{TIES}\n"
+            f"{accuracy_note(track, f'{track.norm} eps')} {_where(records)} {TIES} "
+            "(`robustdd board compare`).\n"
         )
-        rows = [row.standing for division in found for row in division.rows]
-        commands = "\n".join(standing.records[0].command for standing in rows)
+        commands = "\n".join(row.command for row in track.rows)
         parts.append(f"```console\n{commands}\n```\n")
     return "\n".join(parts) if parts else "Nothing has been published yet.\n"
 

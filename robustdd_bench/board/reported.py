@@ -67,20 +67,31 @@ class Reported(StrictModel):
     figures: tuple[ReportedFigure, ...] = Field(min_length=1)
 
 
+def reported_files(board: Path) -> list[Path]:
+    """The files of reported figures of a board, by name."""
+    return sorted((board / FOLDER).glob("*.json"))
+
+
+def read_reported_file(path: Path) -> Reported:
+    """The figures of one source.
+
+    Raises:
+        UsageError: the file is not valid.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", path.stem):
+        raise UsageError(f"{path}: its name must be of a-z, 0-9 and hyphens")
+    content = read_bounded(path, "a file of reported figures", MAX_BYTES)
+    source = validated(Reported, content, path, "a file of reported figures")
+    lines = suspicious_texts(source)
+    if lines:
+        raise UsageError(f"{path} is not a file of reported figures: {'; '.join(lines[:5])}")
+    return source
+
+
 def read_reported(board: Path) -> dict[str, Reported]:
     """Reported figures of a board, by the name of their file.
 
     Raises:
         UsageError: a file is not valid.
     """
-    found = {}
-    for path in sorted((board / FOLDER).glob("*.json")):
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", path.stem):
-            raise UsageError(f"{path}: its name must be of a-z, 0-9 and hyphens")
-        content = read_bounded(path, "a file of reported figures", MAX_BYTES)
-        source = validated(Reported, content, path, "a file of reported figures")
-        lines = suspicious_texts(source)
-        if lines:
-            raise UsageError(f"{path} is not a file of reported figures: {'; '.join(lines[:5])}")
-        found[path.stem] = source
-    return found
+    return {path.stem: read_reported_file(path) for path in reported_files(board)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustdd_bench.evaluation.statistics import mean, standard_deviation, wilson_interval
-from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.protocol.tracks import Track
 from robustdd_bench.runs.record_parts import AggregateInfo
 from robustdd_bench.runs.records import Record
 
@@ -33,11 +33,6 @@ class Spread:
     """Lower end of the 95 % Wilson interval over examples, at the mean."""
     high: float
     """Upper end."""
-
-    def __str__(self) -> str:
-        """In percent, with the deviation over seeds where there is one, else over students."""
-        std = self.std_students if self.std_seeds is None else self.std_seeds
-        return f"{100 * self.mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 def spread(infos: Sequence[AggregateInfo]) -> Spread:
@@ -98,23 +93,6 @@ class Standing:
         """The name in a picture, where divisions have no headings."""
         marks = ["reference"] * self.reference + ["soft labels"] * (self.division == "soft")
         return f"{self.method} ({', '.join(marks)})" if marks else self.method
-
-    def cells(self) -> list[str]:
-        """The row of a table, under `headings`."""
-        first = self.records[0]
-        images = first.distilled.images if first.distilled else 0
-        spreads = [self.clean, *self.robust]
-        name = f"{self.method} (reference)" if self.reference else self.method
-        return [name, str(images), str(len(self.records)), *map(str, spreads)]
-
-
-def headings(track: Track) -> list[str]:
-    """Headings of a board's table; the headline eps is marked."""
-    marks = [
-        f"{eps_label(eps)}{' *' if eps == track.threat.headline else ''}"
-        for eps in track.threat.ladder
-    ]
-    return ["method", "images", "seeds", "clean", *marks]
 
 
 def caption(track: Track) -> str:

@@ -1,51 +1,23 @@
-"""Rows of the tables that people read: one row a run or a method, percent with their deviations."""
+"""The tables that people read and papers print, from the board's content or one record."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from robustdd_bench.protocol.tracks import Track, eps_label
-from robustdd_bench.runs.record_parts import AggregateInfo
+from robustdd_bench.board.content import RowContent, SpreadContent, TrackContent
+from robustdd_bench.board.standings import Spread
+from robustdd_bench.protocol.tracks import eps_label, parse_eps
 from robustdd_bench.runs.records import Record
+from robustdd_bench.tables import Cell, Column, Row, Table, listed, percent, plain, with_deviation
 
-if TYPE_CHECKING:
-    from robustdd_bench.board.ranking import Ranked
+NORMS = {"Linf": "ℓ∞", "L2": "ℓ₂"}
 
+TIES = (
+    "Methods share the rank of the one that leads their group if the 95 % interval of their paired "
+    "difference to it at the headline eps contains 0"
+)
 
-def percent(accuracy: AggregateInfo) -> str:
-    """Mean and standard deviation over students, in percent: "63.1 ± 1.2"."""
-    if accuracy.std is None:
-        return f"{100 * accuracy.mean:.1f}"
-    return f"{100 * accuracy.mean:.1f} ± {100 * accuracy.std:.1f}"
-
-
-def columns(track: Track) -> list[str]:
-    """Headings: method, clean and each eps, the headline one marked."""
-    marks = [
-        f"{eps_label(eps)}{' *' if eps == track.threat.headline else ''}"
-        for eps in track.threat.ladder
-    ]
-    return ["method", "images", "clean", *marks]
-
-
-def row(record: Record) -> list[str]:
-    """One run as a row; a run with a failed check is marked.
-
-    Raises:
-        ValueError: the run failed, so there is nothing to show.
-    """
-    if record.aggregates is None or record.distilled is None:
-        raise ValueError(f"run {record.run_id} has no results")
-    name = record.method.name
-    if record.method.reference:
-        name += " (reference)"
-    if not all(flag.passed for flag in record.flags):
-        name += " (flagged)"
-    if record.split == "validation":
-        name += " (validation)"
-    cells = [percent(item.accuracy) for item in record.aggregates.robust]
-    return [name, str(record.distilled.images), percent(record.aggregates.clean), *cells]
+DAGGER = f"† marks ties: {TIES[0].lower()}{TIES[1:]}."
 
 
 def division_title(name: str) -> str:
@@ -53,29 +25,260 @@ def division_title(name: str) -> str:
     return f"{name.capitalize()} labels"
 
 
-SCORE_COLUMNS = ("rank", "method", "clean", "headline", "DR", "RR", "I-RR", "gain", "gain *")
+def deviation(value: SpreadContent | Spread) -> float | None:
+    """The one that is shown: over seeds where there is one, else over students."""
+    return value.std_students if value.std_seeds is None else value.std_seeds
 
 
-def score_cells(row: Ranked) -> list[str]:
-    """A row of the field's scores, under `SCORE_COLUMNS`, in percent and points."""
-    scores = row.scores
-    values = (
-        row.standing.clean.mean,
-        row.standing.headline.mean,
-        scores.drop_rate,
-        scores.robustness_ratio,
-        scores.improved_robustness_ratio,
+def accuracy_note(track: TrackContent, eps: str) -> str:
+    """What the figures of a board's table are, in a sentence.
+
+    Args:
+        track: the track.
+        eps: how eps and its norm are written here.
+    """
+    attacks = ", ".join(attack.name for attack in track.attacks)
+    return (
+        f"Accuracy in %, mean ± standard deviation over distillation seeds (of one seed: over "
+        f"its {track.students.count} students); {track.evaluation_examples} test images; "
+        f"{eps}, * headline; worst case over {attacks}."
     )
-    shown = ["-" if value is None else f"{100 * value:.1f}" for value in values]
-    gains = (scores.gain_clean, scores.gain_headline)
-    shown += ["-" if value is None else f"{100 * value:+.1f}" for value in gains]
-    return [*row.cells()[:2], *shown]
 
 
-def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
-    lines += [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows
+def board_tables(track: TrackContent) -> dict[str, Table]:
+    """The board of a track: a table a division, by its name."""
+    return {name: _board_table(track, name, rows) for name, rows in _divisions(track)}
+
+
+def score_tables(track: TrackContent) -> dict[str, Table]:
+    """The field's scores of a track, which never rank: a table a division, by its name."""
+    return {name: _score_table(track, name, rows) for name, rows in _divisions(track)}
+
+
+def _divisions(track: TrackContent) -> Iterable[tuple[str, list[RowContent]]]:
+    for name in ("hard", "soft"):
+        rows = [row for row in track.rows if row.division == name]
+        if rows:
+            yield name, rows
+
+
+def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent]) -> Table:
+    columns = [
+        *_place_columns(),
+        Column("images", "images", minor=True),
+        Column("seeds", "seeds", minor=True),
+        Column("norm", None),
+        Column("headline_eps", None),
+        Column("examples", None),
+        *_accuracy_columns(track.ladder, track.headline_eps, track.norm),
+        Column("row", None),
+        Column("run_ids", None),
     ]
-    return "\n".join(lines) + "\n"
+    bests = [_highest(rows, index) for index in range(1 + len(track.ladder))]
+    bests[1 + track.ladder.index(track.headline_eps)] = lambda row: row.rank == 1
+    made = []
+    for row in rows:
+        accuracies = [
+            _spread(value, best(row)) for value, best in zip(_levels(row), bests, strict=True)
+        ]
+        cells = [
+            *_place_cells(track, division, row),
+            plain(row.images),
+            listed(row.seeds),
+            *map(plain, (track.norm, track.headline_eps, track.evaluation_examples)),
+            *accuracies,
+            plain(row.id),
+            listed([run.run_id for run in row.runs]),
+        ]
+        made.append(Row(tuple(cells), apart=row.reference))
+    return Table(
+        tuple(columns),
+        tuple(made),
+        title=f"{track.track}@{track.version}, {division_title(division).lower()}: accuracy in %, "
+        f"mean ± std over seeds (of one seed: over students); {track.norm} eps, * headline",
+        caption=f"{_subject(track, division)}; {_sizes(rows)}. "
+        f"{accuracy_note(track, f'{NORMS[track.norm]} ε')} "
+        "Bold: at the headline ε the methods of rank 1, elsewhere the highest mean, untested. "
+        f"{DAGGER} Rows below the rule are ends of the scale and have no rank.",
+        label=_label(track, division),
+    )
+
+
+def _score_table(track: TrackContent, division: str, rows: Sequence[RowContent]) -> Table:
+    headings = {
+        "drop_rate": "DR",
+        "robustness_ratio": "RR",
+        "improved_robustness_ratio": "I-RR",
+        "gain_clean": "gain",
+        "gain_headline": "gain",
+    }
+    columns = [
+        *_place_columns(),
+        Column("clean", "clean"),
+        Column("headline", "headline"),
+        *(
+            Column(key, heading, headline=key == "gain_headline")
+            for key, heading in headings.items()
+        ),
+        Column("row", None),
+    ]
+    made = []
+    for row in rows:
+        scores = row.scores.model_dump()
+        cells = [
+            *_place_cells(track, division, row),
+            percent(row.clean.mean),
+            percent(row.headline.mean),
+            *(percent(scores[key], signed=key.startswith("gain")) for key in headings),
+            plain(row.id),
+        ]
+        made.append(Row(tuple(cells), apart=row.reference))
+    what = (
+        "scores of the field in %, which never rank; gain: points over random selection, clean and "
+        f"* at the headline eps {eps_label(track.headline_eps)}"
+    )
+    return Table(
+        tuple(columns),
+        tuple(made),
+        title=f"{track.track}@{track.version}, {division_title(division).lower()}: {what}",
+        caption=f"{_subject(track, division)}: {what}. DR: drop rate; RR and I-RR: robustness "
+        f"ratio and improved robustness ratio. {DAGGER}",
+        label=f"{_label(track, division)}-scores",
+    )
+
+
+def _subject(track: TrackContent, division: str) -> str:
+    return f"{track.track}@{track.version} ({track.summary}), {division_title(division).lower()}"
+
+
+def _sizes(rows: Sequence[RowContent]) -> str:
+    """How many images and seeds the rows have, references apart."""
+    ranked = [row for row in rows if not row.reference] or rows
+    images = {row.images for row in ranked}
+    seeds = {len(row.seeds) for row in ranked}
+    return f"{_range(images)} images a set, {_range(seeds)} distillation seeds"
+
+
+def _range(values: Collection[int]) -> str:
+    least, most = min(values), max(values)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _label(track: TrackContent, division: str) -> str:
+    return track.track if division == "hard" else f"{track.track}-{division}"
+
+
+def _place_columns() -> list[Column]:
+    return [
+        Column("track", None),
+        Column("version", None),
+        Column("division", None),
+        Column("rank", "rank"),
+        Column("tied", None),
+        Column("method", "method", number=False),
+        Column("reference", None),
+    ]
+
+
+def _place_cells(track: TrackContent, division: str, row: RowContent) -> list[Cell]:
+    """What a row is and where it stands, under `_place_columns`."""
+    name = f"{row.method} (reference)" if row.reference else row.method
+    rank = plain(row.rank)
+    return [
+        *map(plain, (track.track, track.version, division)),
+        Cell(rank.text, rank.raw, tied=row.tied),
+        plain(row.tied),
+        Cell(name, {"": row.method}),
+        plain(row.reference),
+    ]
+
+
+def _accuracy_columns(ladder: Sequence[float], headline: float, norm: str) -> list[Column]:
+    """Clean, then each eps of the ladder."""
+    group = f"robust accuracy, {NORMS[norm]}, at ε"
+    return [
+        Column("clean", "clean"),
+        *(
+            Column(_eps_key(eps), eps_label(eps), headline=eps == headline, group=group)
+            for eps in ladder
+        ),
+    ]
+
+
+def _eps_key(eps: float) -> str:
+    """A name that reads back as exactly this eps: "eps_8/255", "eps_0.10"."""
+    label = eps_label(eps)
+    return f"eps_{label if parse_eps(label) == eps else repr(eps)}"
+
+
+def _levels(row: RowContent) -> list[SpreadContent]:
+    return [row.clean, *row.robust]
+
+
+def _highest(rows: Sequence[RowContent], index: int) -> Callable[[RowContent], bool]:
+    """Whether a row has the highest mean of a column, as far as it is printed."""
+    means = [_levels(row)[index].mean for row in rows if not row.reference]
+    most = percent(max(means, default=None)).text
+    return lambda row: not row.reference and percent(_levels(row)[index].mean).text == most
+
+
+def _spread(value: SpreadContent, best: bool) -> Cell:
+    fields = ("mean", "std_seeds", "std_students", "low", "high")
+    return Cell(
+        with_deviation(value.mean, deviation(value)),
+        {name: getattr(value, name) for name in fields},
+        best=best,
+    )
+
+
+def run_table(record: Record) -> Table:
+    """One run as a table of one row; a run with a failed check is marked.
+
+    Raises:
+        ValueError: the run failed, so there is nothing to show.
+    """
+    if record.aggregates is None or record.distilled is None:
+        raise ValueError(f"run {record.run_id} has no results")
+    track = record.track
+    flagged = not all(flag.passed for flag in record.flags)
+    marks = [
+        (record.method.reference, "reference"),
+        (flagged, "flagged"),
+        (record.split == "validation", "validation"),
+    ]
+    name = " ".join([record.method.name, *(f"({mark})" for holds, mark in marks if holds)])
+    results = [record.aggregates.clean, *(item.accuracy for item in record.aggregates.robust)]
+    cells = [
+        *map(plain, (track.name, track.version, record.seed, record.split)),
+        Cell(name, {"": record.method.name}),
+        *map(plain, (record.method.reference, flagged)),
+        plain(record.distilled.images),
+        *map(plain, (track.threat.norm, track.threat.headline)),
+        *(
+            Cell(
+                with_deviation(item.mean, item.std),
+                {name: getattr(item, name) for name in ("mean", "std", "low", "high")},
+            )
+            for item in results
+        ),
+        plain(record.run_id),
+    ]
+    columns = [
+        *(Column(key, None) for key in ("track", "version", "seed", "split")),
+        Column("method", "method", number=False),
+        Column("reference", None),
+        Column("flagged", None),
+        Column("images", "images"),
+        Column("norm", None),
+        Column("headline_eps", None),
+        *_accuracy_columns(track.threat.ladder, track.threat.headline, track.threat.norm),
+        Column("run_id", None),
+    ]
+    split = "" if record.split == "test" else ", validation split"
+    return Table(
+        tuple(columns),
+        (Row(tuple(cells), apart=record.method.reference),),
+        title=f"{track.id}, seed {record.seed}{split}: accuracy in %, mean ± std over "
+        f"{track.students.count} students; {track.threat.norm} eps, * headline",
+        label=record.run_id,
+    )

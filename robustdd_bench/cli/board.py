@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from robustdd_bench.cli.group import Group
-from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.output import format_option, print_json, print_tables
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError, unknown_name
+
+FORMATS = ("table", "json", "csv", "md", "latex")
 
 board_option = click.option(
     "--board",
@@ -66,37 +68,49 @@ def board_build(session: Session, root: Path) -> None:
 
 @board.command("validate")
 @board_option
-@json_option
+@format_option("table", "json", "csv", "md")
+@click.pass_context
 @pass_session
-def board_validate(session: Session, root: Path, as_json: bool) -> None:
-    """Check every published record, set, preview and place."""
-    from robustdd_bench.board.publish import published
+def board_validate(session: Session, ctx: click.Context, root: Path, form: str) -> None:
+    """Check a board as it lies there: every run, what is said beside it, and what was built.
 
-    found = published(root, session.registry)
-    if as_json:
-        print_json([run.folder.relative_to(root).as_posix() for run in found])
+    Every published record, set, preview, place and submission; the files of reported figures; and
+    that leaderboard.json and the page index.html are those that the records give. All problems are
+    named; the exit code is 1 if there is one.
+    """
+    from robustdd_bench.board.validate import validate
+
+    found = validate(root, session.registry)
+    if form == "json":
+        print_json(found.content())
+    elif form == "table" and not found.problems:
+        print(found.title())
     else:
-        print(f"{len(found)} published runs are valid")
+        print_tables([found.table()], form)
+    if found.problems:
+        ctx.exit(1)
 
 
 @board.command("show")
 @click.argument("track", required=False)
 @board_option
 @click.option("--scores", is_flag=True, help="Show the field's scores (DR, RR, I-RR, gain).")
-@json_option
-def board_show(track: str | None, root: Path, scores: bool, as_json: bool) -> None:
+@format_option(*FORMATS)
+def board_show(track: str | None, root: Path, scores: bool, form: str) -> None:
     """Show the board of one track, or of all.
 
     A table a kind of labels. Methods share the rank of the one that leads their group if the
     interval of their paired difference to it at the headline eps contains 0. The field's scores
     never rank.
+
+    csv is one table of all tracks with everything a row has in numbers: accuracies in [0,1], both
+    deviations, intervals, run ids. latex is for a paper, with the package booktabs: the best of a
+    column is bold, ties are marked, and the caption says what is what. json is what
+    leaderboard.json holds of these tracks.
     """
     from robustdd_bench.board.build import board as build_board
-    from robustdd_bench.board.publish import current, published
-    from robustdd_bench.board.ranking import divisions
-    from robustdd_bench.board.standings import caption, headings
-    from robustdd_bench.board.tables import SCORE_COLUMNS, division_title, score_cells
-    from robustdd_bench.protocol.tracks import eps_label
+    from robustdd_bench.board.publish import published
+    from robustdd_bench.board.tables import board_tables, score_tables
 
     runs = published(root)
     names = sorted({run.record.track.name for run in runs})
@@ -104,29 +118,13 @@ def board_show(track: str | None, root: Path, scores: bool, as_json: bool) -> No
         raise UsageError(f"nothing is published under {root}; see `robustdd publish`")
     if track is not None and track not in names:
         raise unknown_name("track on this board", track, names)
-    chosen = names if track is None else [track]
-    if as_json:
-        content = build_board(runs, root).model_dump(mode="json")
-        content["tracks"] = [item for item in content["tracks"] if item["track"] in chosen]
-        print_json(content)
+    chosen = [run for run in runs if track in (None, run.record.track.name)]
+    content = build_board(chosen, root)
+    if form == "json":
+        print_json(content.model_dump(mode="json"))
         return
-    for name in chosen:
-        records = current(runs, name)
-        first = records[0].track
-        for division in divisions(records):
-            title = f"{first.id}, {division_title(division.name).lower()}: "
-            if scores:
-                columns = list(SCORE_COLUMNS)
-                rows = [score_cells(row) for row in division.rows]
-                title += (
-                    "scores of the field in %, which never rank; gain: points over random "
-                    f"selection, clean and * at the headline eps {eps_label(first.threat.headline)}"
-                )
-            else:
-                columns = ["rank", *headings(first)]
-                rows = [row.cells() for row in division.rows]
-                title += caption(first)
-            print_table(columns, rows, title=title, right=[columns[0], *columns[2:]])
+    make = score_tables if scores else board_tables
+    print_tables([table for item in content.tracks for table in make(item).values()], form)
 
 
 @board.command("compare")
@@ -134,8 +132,8 @@ def board_show(track: str | None, root: Path, scores: bool, as_json: bool) -> No
 @click.argument("b", metavar="B")
 @click.option("--track", metavar="TRACK", help="The track, if both are on several.")
 @board_option
-@json_option
-def board_compare(a: str, b: str, track: str | None, root: Path, as_json: bool) -> None:
+@format_option(*FORMATS)
+def board_compare(a: str, b: str, track: str | None, root: Path, form: str) -> None:
     """Compare two published methods on the same examples, seeds and students.
 
     A and B are names of methods or ids of published runs; an id stands for its method's runs with
@@ -149,8 +147,7 @@ def board_compare(a: str, b: str, track: str | None, root: Path, as_json: bool) 
     if not runs:
         raise UsageError(f"nothing is published under {root}; see `robustdd publish`")
     found = compare_standings(*choose(runs, a, b, track))
-    if as_json:
+    if form == "json":
         print_json(found.content())
     else:
-        columns = found.headings()
-        print_table(columns, found.rows(), title=found.title(), right=columns[1:])
+        print_tables([found.table()], form)

@@ -7,24 +7,30 @@ of strangers are replaced.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
+from robustdd_bench.cli.arguments import OneOf
+from robustdd_bench.errors import UsageError
+from robustdd_bench.tables import Table, csv_text, markdown_text
 from robustdd_bench.terminal import is_terminal, no_colour, one_line
 
 __all__ = [
     "complain",
+    "format_option",
     "json_option",
     "jsonable",
     "one_line",
     "plain_table",
     "print_json",
     "print_table",
+    "print_tables",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,6 +39,37 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def json_option(function: Function) -> Function:
     """Add `--json`, which the command receives as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def format_option(*words: str) -> Callable[[Function], Function]:
+    """Add `--format` and its short form `--json`; the command receives `form`.
+
+    Args:
+        *words: the formats, the default first, "json" among them.
+
+    Returns:
+        A decorator. The command it makes raises a UsageError for two formats at once.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def with_form(*args: Any, chosen: str | None, as_json: bool, **options: Any) -> Any:
+            if as_json and chosen not in (None, "json"):
+                raise UsageError(f"--json and --format {chosen} are two formats; choose one")
+            form = "json" if as_json else chosen or words[0]
+            return function(*args, form=form, **options)
+
+        format_ = click.option(
+            "--format",
+            "chosen",
+            type=OneOf("format", words),
+            metavar=f"[{'|'.join(words)}]",
+            help=f"What to print.  [default: {words[0]}]",
+        )
+        json_ = click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+        return cast(Function, format_(json_(with_form)))
+
+    return decorate
 
 
 def complain(prefix: str, text: object) -> None:
@@ -76,9 +113,45 @@ def print_table(
         title: a line above the table.
         right: headings of the columns that are aligned to the right, such as numbers.
     """
-    cells = [["" if cell is None else one_line(cell) for cell in row] for row in rows]
+    _print(
+        columns, [["" if cell is None else str(cell) for cell in row] for row in rows], title, right
+    )
+
+
+def print_tables(tables: Sequence[Table], form: str) -> None:
+    """Print tables on stdout as "table" (for people), "csv", "md" or "latex"."""
+    if form == "csv":
+        sys.stdout.write(csv_text(tables))
+    elif form == "md":
+        sys.stdout.write(markdown_text(tables))
+    elif form == "latex":
+        from robustdd_bench.latex import latex_text
+
+        sys.stdout.write(latex_text(tables))
+    else:
+        for table in tables:
+            right = [column.title for column in table.shown if column.number]
+            bold = {
+                (i, j)
+                for i, cells in enumerate(table.seen())
+                for j, cell in enumerate(cells)
+                if cell.best
+            }
+            _print(table.headings(), table.texts(), table.title, right, bold)
+
+
+def _print(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str,
+    right: Collection[str],
+    bold: Collection[tuple[int, int]] = (),
+) -> None:
+    """Print texts that may be a stranger's; `bold` are places (row, column)."""
+    columns, title = [one_line(column) for column in columns], one_line(title)
+    cells = [[one_line(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout):
-        _print_rich(columns, cells, title, right)
+        _print_rich(columns, cells, title, right, bold)
     else:
         sys.stdout.write(plain_table(columns, cells, title=title, right=right))
 
@@ -107,7 +180,11 @@ def plain_table(
 
 
 def _print_rich(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, right: Collection[str]
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str,
+    right: Collection[str],
+    bold: Collection[tuple[int, int]],
 ) -> None:
     from rich import box
     from rich.console import Console
@@ -125,6 +202,7 @@ def _print_rich(
     )
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left")
-    for row in rows or [["(none)", *[""] * (len(columns) - 1)]]:
-        table.add_row(*map(Text, row))
+    for i, row in enumerate(rows or [["(none)", *[""] * (len(columns) - 1)]]):
+        styles = ["bold" if (i, j) in bold and not plain else "" for j in range(len(row))]
+        table.add_row(*map(Text, row, styles))
     console.print(table)

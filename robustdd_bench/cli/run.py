@@ -16,7 +16,7 @@ from robustdd_bench.cli.arguments import (
     witnesses_option,
 )
 from robustdd_bench.cli.imports import import_for_track, import_options, take_choices
-from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.output import json_option, print_json, print_table, print_tables
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.imports.formats import FORMATS
@@ -260,16 +260,9 @@ def summary(record: Record) -> dict[str, Any]:
 
 def print_result(record: Record) -> None:
     """Print a run's table: clean accuracy and accuracy at each eps."""
-    from robustdd_bench.board.tables import columns, row
+    from robustdd_bench.board.tables import run_table
 
-    track = record.track
-    headings = columns(track)
-    split = "" if record.split == "test" else ", validation split"
-    title = (
-        f"{track.id}, seed {record.seed}{split}: accuracy in %, mean ± std over "
-        f"{track.students.count} students; {track.threat.norm} eps, * headline"
-    )
-    print_table(headings, [row(record)], title=title, right=headings[1:])
+    print_tables([run_table(record)], "table")
 
 
 def _print_finished(finished: Finished) -> None:

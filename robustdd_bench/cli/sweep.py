@@ -143,15 +143,18 @@ def standing(group: Sequence[Outcome]) -> Standing | None:
 
 def print_summary(result: SweepResult) -> None:
     """Print a table for each track, with a row for each method and settings."""
-    from robustdd_bench.board.standings import caption, headings
+    from robustdd_bench.board.standings import caption
+    from robustdd_bench.protocol.tracks import eps_label
 
     by_track: dict[str, list[list[Outcome]]] = defaultdict(list)
     for group in groups(result):
         by_track[group[0].run.plan.track.id].append(group)
     for name, found in by_track.items():
         track = found[0][0].run.plan.track
-        method, images, seeds, *figures = headings(track)
-        columns = [method, "settings", images, seeds, *figures]
+        headline = track.threat.headline
+        levels = [eps_label(eps) + (" *" if eps == headline else "") for eps in track.threat.ladder]
+        figures = ["clean", *levels]
+        columns = ["method", "settings", "images", "seeds", *figures]
         split = ", validation split" if result.sweep.split == "validation" else ""
         print_table(
             columns,
@@ -163,13 +166,20 @@ def print_summary(result: SweepResult) -> None:
 
 def _summary_cells(group: Sequence[Outcome], figures: int) -> list[str]:
     """The row of a group; `seeds` tells how many of its runs have results."""
+    from robustdd_bench.board.tables import deviation
+    from robustdd_bench.tables import with_deviation
+
     found, run = standing(group), group[0].run
     if found is None:
         return [run.plan.method, run.settings, "", f"0/{len(group)}", *["-"] * figures]
-    method, images, count, *cells = found.cells()
+    method, distilled = found.method, found.records[0].distilled
+    if found.reference:
+        method += " (reference)"
     if any(not flag.passed for record in found.records for flag in record.flags):
         method += " (flagged)"
-    return [method, run.settings, images, f"{count}/{len(group)}", *cells]
+    images = str(distilled.images) if distilled else "0"
+    cells = [with_deviation(s.mean, deviation(s)) for s in (found.clean, *found.robust)]
+    return [method, run.settings, images, f"{len(found.records)}/{len(group)}", *cells]
 
 
 def result_json(result: SweepResult) -> dict[str, Any]:

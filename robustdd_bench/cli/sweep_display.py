@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from robustdd_bench.board.tables import percent
 from robustdd_bench.runs.progress import PlainReporter
 from robustdd_bench.runs.reporter import NullReporter, Publish, RunReporter
 from robustdd_bench.runs.sweep import ENDED, Outcome, SweepDisplay
 from robustdd_bench.runs.sweep_plan import Sweep
+from robustdd_bench.tables import with_deviation
 from robustdd_bench.terminal import duration_text, is_terminal, no_colour, one_line
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def cells(outcome: Outcome) -> list[str]:
     shown = [outcome.status, plan.method, plan.track.name, str(plan.seed), outcome.run.settings]
     if record is None or record.aggregates is None or outcome.wall_s is None:
         return [*shown, "", "", ""]
-    figures = [percent(record.aggregates.clean), percent(record.aggregates.headline)]
+    found = record.aggregates
+    figures = [with_deviation(one.mean, one.std) for one in (found.clean, found.headline)]
     if not all(flag.passed for flag in record.flags):
         shown[0] += " (flagged)"
     return [*shown, *figures, duration_text(outcome.wall_s)]

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from robustdd_bench.board.tables import markdown as table
-from robustdd_bench.board.tables import percent
 from robustdd_bench.pages.rendering import mebibytes, seconds, setting, visible
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.report.charts import Chart
@@ -17,6 +15,8 @@ from robustdd_bench.report.reading import RunReport
 from robustdd_bench.runs.figures import attack_label
 from robustdd_bench.runs.record_parts import AggregateInfo
 from robustdd_bench.runs.records import Record
+from robustdd_bench.tables import markdown as table
+from robustdd_bench.tables import with_deviation
 from robustdd_bench.terminal import one_line
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#~])")
@@ -76,7 +76,9 @@ def _headings(track: Track) -> list[str]:
 
 
 def _cell(found: AggregateInfo) -> str:
-    return f"{percent(found)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return (
+        f"{with_deviation(found.mean, found.std)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    )
 
 
 def _cells(record: Record) -> list[str]:
