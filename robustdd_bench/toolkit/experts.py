@@ -186,12 +186,22 @@ class ExpertStore:
 
 
 class Trajectories:
-    """Snapshots (epochs+1, P) of several experts, read from memory-mapped files."""
+    """Snapshots (epochs+1, P) of several experts, read from memory-mapped files.
+
+    On a GPU they are moved there at once where they take no more than `RESIDENT` of its free
+    memory: an iteration then waits for no transfer.
+    """
+
+    RESIDENT = 0.25
 
     def __init__(self, snapshots: list[Tensor], device: torch.device, key: str = "") -> None:
         self.key = key
-        self._snapshots = snapshots
         self._device = device
+        if device.type == "cuda":
+            size = sum(each.numel() * each.element_size() for each in snapshots)
+            if size <= self.RESIDENT * torch.cuda.mem_get_info(device)[0]:
+                snapshots = [each.to(device) for each in snapshots]
+        self._snapshots = snapshots
 
     def __len__(self) -> int:
         return len(self._snapshots)
