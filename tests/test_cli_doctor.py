@@ -45,7 +45,8 @@ def report() -> dict[str, object]:
     [
         *("python", "platform", "cpu", "memory", "threads", "tf32", "deterministic algorithms"),
         *("torch", "torchvision", "numpy", "pydantic", "safetensors", "scikit-learn"),
-        *("arithmetic on cpu", "plugins", "disk", "data"),
+        *("arithmetic on cpu", "captured steps", "stacked students"),
+        *("plugins", "disk", "data"),
     ],
 )
 def test_a_sound_machine_passes_each_check(
@@ -60,6 +61,34 @@ def test_cuda_is_reported_with_its_devices(report: dict[str, list[dict[str, str]
     names = {check["what"] for check in report["checks"]}
     assert ("cuda:0" in names) == torch.cuda.is_available()
     assert ("cuda" in names) != torch.cuda.is_available()
+
+
+def test_fast_paths_are_named_with_the_reason_why_one_is_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks = {c.what: c for c in doctor.check_fast_paths(torch.device("cpu"))}
+    assert checks["captured steps"].detail == (
+        "off: CUDA graphs need a CUDA device, and this is cpu"
+    )
+    assert checks["stacked students"].detail.startswith("off: on the CPU")
+    monkeypatch.setenv("ROBUSTDD_CAPTURE", "off")
+    (first, _) = doctor.check_fast_paths(torch.device("cuda"))
+    assert (first.status, first.detail) == ("ok", "off: ROBUSTDD_CAPTURE=off")
+    # A device that promises graphs and does not deliver is a warning, not the end of doctor.
+    monkeypatch.delenv("ROBUSTDD_CAPTURE")
+    monkeypatch.setattr(doctor, "_try_capture", lambda device: "no graphs today")
+    (first, second) = doctor.check_fast_paths(torch.device("cuda"))
+    assert (first.status, first.detail) == ("warn", "off: no graphs today; steps run one by one")
+    assert second.detail == "on: stacked on a GPU"
+
+
+def test_the_trial_of_captured_steps_does_its_step() -> None:
+    assert doctor._try_capture(torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+def test_the_trial_of_captured_steps_succeeds_on_a_gpu() -> None:
+    assert doctor._try_capture(torch.device("cuda")) is None
 
 
 def test_each_check_is_a_line_with_its_status(capsys: pytest.CaptureFixture[str]) -> None:

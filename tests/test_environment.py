@@ -21,6 +21,8 @@ def test_the_environment_is_json_and_names_what_decides_speed_and_rounding() -> 
     assert found["packages"]["torch"].startswith("2.")
     assert found["cpu_count"] >= 1
     assert found["processor"]
+    assert not found["captured_steps"] or found["cuda"]
+    assert not found["tf32_convolutions"] or found["cuda"]
 
 
 def test_a_package_that_is_not_installed_is_told_as_absent(monkeypatch) -> None:

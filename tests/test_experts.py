@@ -110,6 +110,26 @@ def test_pgd_of_radius_zero_is_natural_training_bit_for_bit(task, norm):
     assert torch.equal(train(task, recipe).snapshots, train(task).snapshots)
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, PGD])
+@pytest.mark.parametrize("uint8", [False, True])
+def test_a_step_finds_everything_where_the_first_one_did(tmp_path, recipe, uint8, monkeypatch):
+    recipe = dataclasses.replace(
+        recipe, ema=0.9, momentum=0.9, weight_decay=1e-3, augmentation="color_crop_rotate"
+    )
+    plain = train(digits_task(tmp_path, uint8=uint8), recipe)
+    # Captured steps, rehearsed: the first function of each kind of step stands for all later ones.
+    monkeypatch.setenv("ROBUSTDD_CAPTURE", "rehearse")
+    rehearsed = train(digits_task(tmp_path, uint8=uint8), recipe)
+    assert torch.equal(plain.snapshots, rehearsed.snapshots)
+    assert plain.losses == rehearsed.losses
+
+
+def test_bytes_train_as_the_floats_that_they_stand_for(tmp_path):
+    task = digits_task(tmp_path, uint8=True)
+    floats = dataclasses.replace(task, images=task.pixels())
+    assert torch.equal(train(task, PGD).snapshots, train(floats, PGD).snapshots)
+
+
 def test_the_loss_falls_and_the_accuracy_is_that_of_the_last_snapshot(tmp_path):
     task = digits_task(tmp_path, per_class=40)
     recipe = ExpertRecipe(epochs=12, learning_rate=0.1, batch_size=16)

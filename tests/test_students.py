@@ -10,6 +10,7 @@ from torch import nn
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError
+from robustdd_bench.evaluation import students
 from robustdd_bench.evaluation.students import total_steps, train_student
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
@@ -241,17 +242,37 @@ def test_batch_norm_counts_what_is_trained_on_and_not_the_search_for_it() -> Non
 @pytest.mark.parametrize("drop_at", [0.25, 0.5, 0.51, 1.0])
 def test_the_learning_rate_drops_once_at_its_share_of_the_steps(drop_at, monkeypatch) -> None:
     rates = []
-    step = torch.optim.SGD.step
+    step = students._Training._step
 
-    def watched(self, *args):
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *args)
+    def watched(self, where, augment, rate):
+        rates.append(rate)
+        return step(self, where, augment, rate)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    monkeypatch.setattr(students._Training, "_step", watched)
     spec = spec_of(drop_at=drop_at, drop_factor=0.1)
     train(small_set(), spec)
     drop = int(15 * drop_at)
     assert rates == [0.05] * drop + [0.05 * 0.1] * (15 - drop)
+
+
+@pytest.mark.parametrize("adversarial", [None, AdversarialSpec(flavour="pgd", eps=0.1, steps=2)])
+@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_scale_rotate"])
+def test_a_step_finds_everything_where_the_first_one_did(
+    adversarial, augmentation, monkeypatch
+) -> None:
+    spec = spec_of(
+        adversarial=adversarial,
+        augmentation=augmentation,
+        momentum=0.9,
+        weight_decay=1e-3,
+        drop_at=0.5,
+    )
+    plain = train(small_set(), spec)
+    # Captured steps, rehearsed: the first function of each kind of step stands for all later ones.
+    monkeypatch.setenv("ROBUSTDD_CAPTURE", "rehearse")
+    rehearsed = train(small_set(), spec)
+    assert_same_weights(plain.network, rehearsed.network)
+    assert plain.final_loss == rehearsed.final_loss
 
 
 def test_the_set_s_own_learning_rate_goes_before_the_track_s() -> None:

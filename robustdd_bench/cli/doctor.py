@@ -181,6 +181,7 @@ def check_torch() -> Iterator[Check]:
     yield Check("ok", "tf32", tf32)
     deterministic = torch.are_deterministic_algorithms_enabled()
     yield Check("ok", "deterministic algorithms", _on(deterministic))
+    yield from check_fast_paths(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _on(flag: bool) -> str:
@@ -239,6 +240,47 @@ def check_arithmetic(device: torch.device) -> Check:
     # TF32 keeps ten bits, so a sound device may be off by about a thousandth.
     sound = bool(error < 5e-3)
     return Check("ok" if sound else "fail", what, f"relative error of a gradient {error:.1e}")
+
+
+def check_fast_paths(device: torch.device) -> Iterator[Check]:
+    """Which fast paths runs on a device take, and why not the others."""
+    from robustdd_bench.evaluation.together import layout_for
+    from robustdd_bench.toolkit.capture import availability
+
+    found = availability(device)
+    problem = _try_capture(device) if found.active else None
+    what = "captured steps"
+    if problem is None:
+        yield Check("ok", what, f"{_on(found.active)}: {found.reason}")
+    else:
+        yield Check("warn", what, f"off: {problem}; steps run one by one")
+    stacked = layout_for(device) == "vmap"
+    reason = "stacked on a GPU" if stacked else "on the CPU one by one is as fast (benchmarks)"
+    yield Check("ok", "stacked students", f"{_on(stacked)}: {reason}")
+
+
+def _try_capture(device: torch.device) -> str | None:
+    """What is wrong with capturing a convolution's training step on a device; None if nothing."""
+    import torch
+    from torch.nn.functional import conv2d
+
+    from robustdd_bench.toolkit.capture import Replayer
+
+    problems: list[str] = []
+    w = torch.linspace(1, -1, 4 * 3 * 3 * 3, device=device).view(4, 3, 3, 3)
+    noise = torch.Generator(device=device).manual_seed(0)
+
+    def step() -> None:
+        leaf = w.detach().requires_grad_()
+        x = torch.rand(8, 3, 8, 8, device=device, generator=noise)
+        (gradient,) = torch.autograd.grad(conv2d(x, leaf, padding=1).square().mean(), leaf)
+        w.sub_(gradient, alpha=0.1)
+
+    try:
+        Replayer(device, [w], [noise], problems.append).run("step", step)
+    except RuntimeError as error:
+        return one_line(error, 200)
+    return problems[0] if problems else None
 
 
 def check_plugins(session: Session) -> Iterator[Check]:

@@ -27,7 +27,8 @@ from robustdd_bench.distillers import DistilledSet, Reporter
 from robustdd_bench.errors import RunFailedError
 from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_loss
-from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.augment import Augmenter, DrawnBuffers
+from robustdd_bench.toolkit.capture import Replayer
 from robustdd_bench.toolkit.flat import Augment
 from robustdd_bench.toolkit.seeds import Seeds
 
@@ -89,11 +90,7 @@ def train_student(
         RunFailedError: the loss or a weight became NaN or infinite.
     """
     device = next(network.parameters()).device
-    images, labels = distilled.images.to(device), distilled.labels.to(device)
     rate = (distilled.learning_rate if spec.own_rate else None) or spec.learning_rate
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=rate, momentum=spec.momentum, weight_decay=spec.weight_decay
-    )
     order = seeds.generator("student-order", index)
     augmenter = Augmenter(
         distilled.augmentation or spec.augmentation,
@@ -101,34 +98,23 @@ def train_student(
         flip=flip,
     )
     noise = seeds.generator("student-adversary", index, device=device)
-    assert isinstance(network, nn.Sequential)
-    preprocess, body = network[0], network[1]
+    images, labels = distilled.images.to(device), distilled.labels.to(device)
+    training = _Training(network, images, labels, spec, norm, noise, reporter)
     steps = total_steps(spec, len(images))
     drop = int(steps * spec.drop_at)
-    network.train()
     batches: list[Tensor] = []
-    loss = torch.zeros((), device=device)
+    now = rate
     with reporter.progress(f"student {index}", steps) as progress:
         for step in range(steps):
             if step == drop:
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * spec.drop_factor
+                now = rate * spec.drop_factor
             if not batches:
                 shuffled = torch.randperm(len(images), generator=order).to(device)
                 batches = list(shuffled.split(spec.batch_size))
-            where = batches.pop(0)
-            x, y = images[where], labels[where]
-            model = _Augmented(preprocess, body, augmenter.draw(x))
-            if spec.adversarial is None:
-                loss = F.cross_entropy(model(x), y)
-            else:
-                loss = _adversarial_loss(network, model, x, y, spec.adversarial, norm, noise)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            training.step(batches.pop(0), augmenter, now)
             progress.advance()
     network.eval()
-    final = float(loss.detach())
+    final = float(training.loss)
     # The loss is that of the last step's start; its end can be infinite all the same.
     finite = all(bool(torch.isfinite(p).all()) for p in network.parameters())
     if not math.isfinite(final) or not finite:
@@ -139,6 +125,73 @@ def train_student(
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return TrainedStudent(network, steps, rate, final, _accuracy(network, images, labels))
+
+
+class _Training:
+    """One student's training: SGD with momentum and weight decay, as torch's, on its own weights.
+
+    Every tensor stays where it is, so that the step can be captured and replayed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        spec: StudentSpec,
+        norm: Norm,
+        noise: torch.Generator,
+        reporter: Reporter,
+    ) -> None:
+        assert isinstance(network, nn.Sequential)
+        self._network, self._images, self._labels = network.train(), images, labels
+        self._spec, self._norm, self._noise = spec, norm, noise
+        self._weights = [p for p in network.parameters() if p.requires_grad]
+        self._velocities = [torch.zeros_like(p) for p in self._weights] if spec.momentum else []
+        self.loss = torch.zeros((), device=images.device)
+        self._indices: dict[int, Tensor] = {}
+        self._drawn = DrawnBuffers(images.device)
+        changed = [p.detach() for p in self._weights] + self._velocities + [self.loss]
+        cuda = images.device.type == "cuda"
+        self._replayer = Replayer(
+            images.device,
+            [*changed, *network.buffers()],
+            (noise,) if cuda and spec.adversarial else (),
+            reporter.note,
+        )
+
+    def step(self, batch: Tensor, augmenter: Augmenter, rate: float) -> None:
+        """One step on the images at `batch` (B,), with one augmentation of `augmenter`."""
+        size = len(batch)
+        params = augmenter.params(size, self._images.shape[-2:])
+        where = self._indices.setdefault(size, torch.empty_like(batch))
+        where.copy_(batch)
+        augment = self._drawn.put(params)
+        key = size, params.family, rate
+        self._replayer.run(key, lambda: self._step(where, augment, rate))
+
+    def _step(self, where: Tensor, augment: Augment | None, rate: float) -> None:
+        spec, network = self._spec, self._network
+        x, y = self._images[where], self._labels[where]
+        model = _Augmented(network[0], network[1], augment)
+        if spec.adversarial is None:
+            loss = F.cross_entropy(model(x), y)
+        else:
+            loss = _adversarial_loss(
+                network, model, x, y, spec.adversarial, self._norm, self._noise
+            )
+        gradients = torch.autograd.grad(loss, self._weights, allow_unused=True)
+        with torch.no_grad():
+            self.loss.copy_(loss)
+            for i, (weight, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
+                if gradient is None:
+                    continue
+                move = gradient
+                if spec.weight_decay:
+                    move = move.add(weight, alpha=spec.weight_decay)
+                if spec.momentum:
+                    move = self._velocities[i].mul_(spec.momentum).add_(move)
+                weight.add_(move, alpha=-rate)
 
 
 class _Augmented:

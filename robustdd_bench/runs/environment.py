@@ -28,6 +28,8 @@ def environment() -> dict[str, Any]:
     """Python, platform, processors, packages and accelerators."""
     import torch
 
+    from robustdd_bench.toolkit.capture import availability
+
     packages = {}
     for name in PACKAGES:
         try:
@@ -47,6 +49,9 @@ def environment() -> dict[str, Any]:
         else [],
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "tf32": bool(cuda and torch.backends.cuda.matmul.allow_tf32),
+        # Of convolutions it is on unless somebody turns it off.
+        "tf32_convolutions": bool(cuda and torch.backends.cudnn.allow_tf32),
+        "captured_steps": availability(torch.device("cuda" if cuda else "cpu")).active,
     }
 
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from robustdd_bench.toolkit.dsa import Augmentation, apply
-from robustdd_bench.toolkit.flat import Augment
+from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams, apply
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """An augmentation that has been drawn for one batch: images in, images out."""
+
+    params: AugmentationParams
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Apply it to a batch (B,C,H,W)."""
+        return apply(features, self.params)
 
 
 class Augmenter:
@@ -23,11 +36,38 @@ class Augmenter:
         self.augmentation = augmentation if flip else augmentation.without("flip")
         self.generator = generator
 
-    def draw(self, x_BCHW: Tensor) -> Augment | None:
+    def params(self, count: int, shape_HW: Sequence[int]) -> AugmentationParams:
+        """What is drawn for a batch of `count` images, on the host."""
+        return self.augmentation.draw(count, shape_HW, self.generator)
+
+    def draw(self, x_BCHW: Tensor) -> Drawn | None:
         """A fixed augmentation for a batch of that size and device; None if there is none."""
-        if str(self.augmentation) == "none":
+        if not self.augmentation.families:
             return None
-        parameters = self.augmentation.draw(
-            len(x_BCHW), (x_BCHW.shape[-2], x_BCHW.shape[-1]), self.generator
-        ).to(x_BCHW.device)
-        return lambda features: apply(features, parameters)
+        return Drawn(self.params(len(x_BCHW), x_BCHW.shape[-2:]).to(x_BCHW.device))
+
+
+class DrawnBuffers:
+    """Parameters of augmentations in tensors that stay where they are, for captured steps.
+
+    Args:
+        device: where they lie.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._values: dict[tuple[str, int], Tensor] = {}
+
+    def put(self, params: AugmentationParams) -> Drawn | None:
+        """The same augmentation, its parameters in the tensor of its family and batch size.
+
+        It holds until the next call with that family and size. None for no augmentation.
+        """
+        if params.family == "none":
+            return None
+        key = params.family, len(params.values)
+        if key not in self._values:
+            self._values[key] = torch.empty_like(params.values, device=self._device)
+        values = self._values[key]
+        values.copy_(params.values, non_blocking=True)
+        return Drawn(AugmentationParams(params.family, values))

@@ -34,7 +34,8 @@ from robustdd_bench.toolkit.adversarial import (
     OverfittingGuard,
     adversarial_loss,
 )
-from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.augment import Augmenter, Drawn, DrawnBuffers
+from robustdd_bench.toolkit.capture import Replayer
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import Seeds
 
@@ -185,12 +186,22 @@ class ExpertStore:
 
 
 class Trajectories:
-    """Snapshots (epochs+1, P) of several experts, read from memory-mapped files."""
+    """Snapshots (epochs+1, P) of several experts, read from memory-mapped files.
+
+    On a GPU they are moved there at once where they take no more than `RESIDENT` of its free
+    memory: an iteration then waits for no transfer.
+    """
+
+    RESIDENT = 0.25
 
     def __init__(self, snapshots: list[Tensor], device: torch.device, key: str = "") -> None:
         self.key = key
-        self._snapshots = snapshots
         self._device = device
+        if device.type == "cuda":
+            size = sum(each.numel() * each.element_size() for each in snapshots)
+            if size <= self.RESIDENT * torch.cuda.mem_get_info(device)[0]:
+                snapshots = [each.to(device) for each in snapshots]
+        self._snapshots = snapshots
 
     def __len__(self) -> int:
         return len(self._snapshots)
@@ -219,6 +230,77 @@ class TrainedExpert:
     """Flavour "fast": accuracy under PGD on fixed training images after each epoch; else empty."""
 
 
+class _Training:
+    """The state of one expert's training, and its step.
+
+    Every tensor stays where it is, so that the step can be captured and replayed.
+    """
+
+    def __init__(
+        self, task: DistillTask, recipe: ExpertRecipe, seeds: Seeds, index: int, reporter: Reporter
+    ) -> None:
+        device = task.device
+        self.task, self.recipe = task, recipe
+        self.network = FlatNetwork(task.network(seeds.seed("expert-init", index)))
+        self.threat = ThreatModel("L2" if recipe.norm == "L2" else "Linf", recipe.eps)
+        self._adversary = Adversary(
+            threat=self.threat, steps=recipe.attack_steps, step_size=recipe.attack_step_size
+        )
+        self._noise = seeds.generator("expert-noise", index, device=device)
+        self._augmenter = Augmenter(
+            recipe.augmentation, seeds.generator("expert-augment", index), flip=task.allow_flip
+        )
+        self.theta = self.network.theta()
+        self.phi = self.theta.clone()
+        self._velocity = torch.zeros_like(self.theta)
+        self.total = torch.zeros((), device=device)
+        self._indices: dict[int, Tensor] = {}
+        self._drawn = DrawnBuffers(device)
+        self._replayer = Replayer(
+            device,
+            (self.theta, self.phi, self._velocity, self.total),
+            (self._noise,) if device.type == "cuda" else (),
+            reporter.note,
+        )
+
+    def step(self, batch: Tensor) -> None:
+        """One step on the training images at `batch` (B,), which lies on the device."""
+        size = len(batch)
+        params = self._augmenter.params(size, self.task.images.shape[-2:])
+        where = self._indices.setdefault(size, torch.empty_like(batch))
+        where.copy_(batch)
+        augment = self._drawn.put(params)
+        self._replayer.run((size, params.family), lambda: self._step(where, augment))
+
+    def _step(self, where: Tensor, augment: Drawn | None) -> None:
+        recipe, theta = self.recipe, self.theta
+        leaf = theta.detach().requires_grad_()
+        loss = adversarial_loss(
+            recipe.flavour,
+            self.network,
+            leaf,
+            self.task.pixels(where),
+            self.task.labels[where],
+            augment=augment,
+            adversary=self._adversary,
+            beta=recipe.beta,
+            generator=self._noise,
+        )
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        if recipe.weight_decay:
+            gradient = gradient + recipe.weight_decay * theta
+        if recipe.momentum:
+            gradient = self._velocity.copy_(recipe.momentum * self._velocity + gradient)
+        theta.copy_(theta - recipe.learning_rate * gradient)
+        if recipe.ema:
+            self.phi.copy_(recipe.ema * self.phi + (1 - recipe.ema) * theta)
+        self.total.add_(loss.detach())
+
+    def snapshot(self) -> Tensor:
+        """The weights (P,) that are kept, on the CPU."""
+        return (self.phi if self.recipe.ema else self.theta).cpu()
+
+
 def train_expert(
     task: DistillTask, recipe: ExpertRecipe, seeds: Seeds, index: int, reporter: Reporter
 ) -> TrainedExpert:
@@ -229,59 +311,27 @@ def train_expert(
             training collapsed.
     """
     device = task.device
-    network = FlatNetwork(task.network(seeds.seed("expert-init", index)))
-    order = seeds.generator("expert-order", index)
-    noise = seeds.generator("expert-noise", index, device=device)
-    augmenter = Augmenter(
-        recipe.augmentation, seeds.generator("expert-augment", index), flip=task.allow_flip
-    )
-    threat = ThreatModel("L2" if recipe.norm == "L2" else "Linf", recipe.eps)
-    adversary = Adversary(
-        threat=threat, steps=recipe.attack_steps, step_size=recipe.attack_step_size
-    )
-    theta = network.theta()
-    phi = theta.clone()
-    velocity = torch.zeros_like(theta)
-    images, labels = task.pixels(), task.labels
-    guard = _guard(network, images, labels, threat, seeds, index)
+    training = _Training(task, recipe, seeds, index, reporter)
+    network, order = training.network, seeds.generator("expert-order", index)
+    guard = _guard(task, network, training.threat, seeds, index)
     snapshots = torch.empty(recipe.epochs + 1, network.size)
-    snapshots[0] = phi.cpu()
+    snapshots[0] = training.snapshot()
     losses: list[float] = []
     with reporter.progress(f"expert {index}", recipe.epochs) as progress:
         for epoch in range(1, recipe.epochs + 1):
-            total = torch.zeros((), device=device)
-            batches = torch.randperm(len(images), generator=order).split(recipe.batch_size)
+            training.total.zero_()
+            shuffled = torch.randperm(len(task.images), generator=order).to(device)
+            batches = shuffled.split(recipe.batch_size)
             for batch in batches:
-                where = batch.to(device)
-                x, y = images[where], labels[where]
-                leaf = theta.requires_grad_()
-                loss = adversarial_loss(
-                    recipe.flavour,
-                    network,
-                    leaf,
-                    x,
-                    y,
-                    augment=augmenter.draw(x),
-                    adversary=adversary,
-                    beta=recipe.beta,
-                    generator=noise,
-                )
-                (gradient,) = torch.autograd.grad(loss, leaf)
-                theta = theta.detach()
-                if recipe.weight_decay:
-                    gradient = gradient + recipe.weight_decay * theta
-                velocity = recipe.momentum * velocity + gradient if recipe.momentum else gradient
-                theta = theta - recipe.learning_rate * velocity
-                phi = recipe.ema * phi + (1 - recipe.ema) * theta if recipe.ema else theta
-                total += loss.detach()
-            snapshots[epoch] = phi.cpu()
-            losses.append(float(total) / len(batches))
+                training.step(batch)
+            snapshots[epoch] = training.snapshot()
+            losses.append(float(training.total) / len(batches))
             if not torch.isfinite(snapshots[epoch]).all() or not math.isfinite(losses[-1]):
                 raise RunFailedError(
                     f"expert {index} diverged in epoch {epoch} (loss {losses[-1]}); lower "
                     "expert_lr or the eps of the experts"
                 )
-            if recipe.flavour == "fast" and guard.collapsed(theta):
+            if recipe.flavour == "fast" and guard.collapsed(training.theta):
                 before, after = guard.accuracies[-2:]
                 raise RunFailedError(
                     f"expert {index} collapsed in epoch {epoch} (catastrophic overfitting: "
@@ -293,20 +343,15 @@ def train_expert(
     with torch.no_grad():
         end = snapshots[-1].to(device)
         hits = torch.zeros((), device=device)
-        for x, y in zip(images.split(1024), labels.split(1024), strict=True):
-            hits += (network(end, x).argmax(1) == y).sum()
-    return TrainedExpert(snapshots, losses, float(hits) / len(images), guard.accuracies)
+        for where in torch.arange(len(task.images), device=device).split(1024):
+            hits += (network(end, task.pixels(where)).argmax(1) == task.labels[where]).sum()
+    return TrainedExpert(snapshots, losses, float(hits) / len(task.images), guard.accuracies)
 
 
 def _guard(
-    network: FlatNetwork,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seeds: Seeds,
-    index: int,
+    task: DistillTask, network: FlatNetwork, threat: ThreatModel, seeds: Seeds, index: int
 ) -> OverfittingGuard:
-    order = torch.randperm(len(images), generator=seeds.generator("expert-guard", index))
-    chosen = order[:_GUARD_IMAGES].to(images.device)
+    order = torch.randperm(len(task.images), generator=seeds.generator("expert-guard", index))
+    chosen = order[:_GUARD_IMAGES].to(task.device)
     seed = seeds.seed("expert-guard-noise", index)
-    return OverfittingGuard(network, images[chosen], labels[chosen], threat, seed)
+    return OverfittingGuard(network, task.pixels(chosen), task.labels[chosen], threat, seed)

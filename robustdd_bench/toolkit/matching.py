@@ -31,6 +31,7 @@ from robustdd_bench.distillers import (
 from robustdd_bench.errors import UsageError
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
+from robustdd_bench.toolkit.engine import AdjointEngine
 from robustdd_bench.toolkit.experts import (
     ExpertRecipe,
     ExpertStore,
@@ -42,7 +43,7 @@ from robustdd_bench.toolkit.inputspace import split_network, to_pixels
 from robustdd_bench.toolkit.learned import Learned
 from robustdd_bench.toolkit.snapshots import show_images
 from robustdd_bench.toolkit.trajectory_config import TrajectoryConfig
-from robustdd_bench.toolkit.unroll import OuterLoss, Step, adjoint_gradients, matching_loss
+from robustdd_bench.toolkit.unroll import OuterLoss, Step, matching_loss
 
 __all__ = [
     "OuterFactory",
@@ -141,6 +142,7 @@ class TrajectoryMatcher:
         )
         done, tensors = checkpoint.load(images.device) or (0, {})
         learned = Learned(config, images, labels, self.task.num_classes, tensors)
+        engine = AdjointEngine(self.network, keep=config.keep_graphs, note=reporter.note)
 
         def current() -> DistilledSet:
             pixels = to_pixels(self.layer, learned.images.detach())
@@ -155,15 +157,13 @@ class TrajectoryMatcher:
                 start = self.trajectories.at(expert, epoch)
                 target = self.trajectories.at(expert, epoch + config.match_epochs)
                 alpha = learned.alpha
-                result = adjoint_gradients(
-                    self.network,
+                result = engine.gradients(
                     learned.images,
                     learned.labels,
                     alpha,
                     start,
                     self._outer(iteration, start, target),
                     steps,
-                    keep=config.keep_graphs,
                 )
                 learned.step(result)
                 reporter.metrics(iteration + 1, loss=result.loss, alpha=alpha)

@@ -96,6 +96,13 @@ class _Graph:
     labels: Tensor
     gradient: Tensor
 
+    def products(self, nu: Tensor) -> tuple[Tensor, ...]:
+        """Of `nu` with the gradient: in the weights, the images and, if they are soft, labels."""
+        wanted = [self.theta, self.images]
+        if self.labels.is_floating_point():
+            wanted.append(self.labels)
+        return torch.autograd.grad(self.gradient, wanted, nu)
+
 
 def _step_graph(
     network: FlatNetwork, theta: Tensor, images: Tensor, labels: Tensor, step: Step
@@ -108,6 +115,23 @@ def _step_graph(
     loss = student_loss(network, theta, x, y, step.augment)
     (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
     return _Graph(theta, x, y, gradient)
+
+
+def step_gradient(
+    network: FlatNetwork, theta: Tensor, images: Tensor, labels: Tensor, step: Step
+) -> Tensor:
+    """g_i (P,): the gradient of a student step in its weights `theta` (P,)."""
+    leaf = theta.detach().requires_grad_()
+    x, y = _pick(images, step.index), _pick(labels, step.index)
+    (gradient,) = torch.autograd.grad(student_loss(network, leaf, x, y, step.augment), leaf)
+    return gradient
+
+
+def step_products(
+    network: FlatNetwork, theta: Tensor, images: Tensor, labels: Tensor, step: Step, nu: Tensor
+) -> tuple[Tensor, ...]:
+    """The products of `nu` (P,) with g_i: p (P,), q (B,C,H,W) and, for soft labels, r (B,K)."""
+    return _step_graph(network, theta, images, labels, step).products(nu)
 
 
 def adjoint_gradients(
@@ -150,10 +174,7 @@ def adjoint_gradients(
             graphs[i] = _step_graph(network, theta, images, labels, step)
             gradient = graphs[i].gradient.detach()
         else:
-            leaf = theta.detach().requires_grad_()
-            x, y = _pick(images, step.index), _pick(labels, step.index)
-            loss = student_loss(network, leaf, x, y, step.augment)
-            (gradient,) = torch.autograd.grad(loss, leaf)
+            gradient = step_gradient(network, theta, images, labels, step)
         velocity = gradient if momentum == 0 else momentum * velocity + gradient
         velocities.append(velocity)
         theta = theta - alpha * velocity
@@ -170,8 +191,7 @@ def adjoint_gradients(
         d_alpha = d_alpha - velocities[i] @ lam
         nu = nu - alpha * lam
         graph = graphs.pop(i, None) or _step_graph(network, thetas[i], images, labels, step)
-        wanted = [graph.theta, graph.images] + ([graph.labels] if d_labels is not None else [])
-        products = torch.autograd.grad(graph.gradient, wanted, nu)
+        products = graph.products(nu)
         lam = lam + products[0]
         nu = momentum * nu
         if step.index is None:

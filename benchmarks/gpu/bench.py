@@ -1,0 +1,341 @@
+"""What the GPU benchmarks share: a time budget, timing, ceilings, and a file that is never lost.
+
+    python benchmarks/gpu/<script>.py --out DIR [--data-root DIR] [--budget 540] [--tiny]
+
+A script measures its variants one after the other and writes DIR/<script>.json anew after each, so
+that what was measured outlives a machine that is taken away. It begins no measurement for which, by
+the ones before it, the budget is too short; what was left out is listed. `--tiny` rehearses every
+variant at a size for a CPU: its figures mean nothing.
+
+Shares of the bound: operations are counted once per variant (by torch's formulas) and divided
+by the rate of a large matrix product measured in the same run, in the arithmetic of the variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+ARITHMETIC = ("ieee", "tf32", "bf16")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Measurement(_Strict):
+    """One variant of one workload."""
+
+    workload: str
+    """The same for variants that do the same work."""
+    variant: str
+    wall_s: list[float]
+    """Seconds of each repetition; empty where it failed."""
+    median_s: float | None
+    items: int
+    """What one repetition works through."""
+    unit: str
+    items_per_s: float | None
+    operations: float | None
+    """Floating-point operations of one repetition, where they were counted."""
+    share_of_bound: float | None
+    """Operations per second over the measured ceiling of the variant's arithmetic."""
+    arithmetic: str
+    peak_bytes: int
+    """Largest allocated memory of the device during the repetitions, 0 on the CPU."""
+    values: dict[str, float] = Field(default_factory=dict)
+    """What it computed, such as accuracies, losses or errors against float64."""
+    error: str | None = None
+    """Why there is no measurement."""
+
+
+class Result(_Strict):
+    """A file of results."""
+
+    schema_version: int = 1
+    script: str
+    command: str
+    tiny: bool
+    """A rehearsal: its figures mean nothing."""
+    device: str
+    machine: str
+    commit: str
+    versions: dict[str, str]
+    ceilings: dict[str, float]
+    """Operations per second of a matrix product by arithmetic; bytes per second of a copy."""
+    measurements: list[Measurement]
+    left_out: list[str]
+    """Variants for which there was no time."""
+    ratios: dict[str, dict[str, float]]
+    """Workload -> variant -> median of the first variant over the variant's: above 1, faster."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Result:
+        if self.ratios != ratios(self.measurements):
+            raise ValueError("the ratios do not follow from the medians")
+        for one in self.measurements:
+            median = statistics.median(one.wall_s) if one.wall_s else None
+            if one.median_s != median or (median is None) != (one.error is not None):
+                raise ValueError(f"{one.workload}, {one.variant}: median_s is not the median")
+        return self
+
+
+def ratios(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
+    """How many times as fast as the first variant of its workload each variant is."""
+    first: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
+    for one in measurements:
+        if one.median_s is None:
+            continue
+        base = first.setdefault(one.workload, one.median_s)
+        found.setdefault(one.workload, {})[one.variant] = base / one.median_s
+    return found
+
+
+class Bench:
+    """One run of one script.
+
+    Args:
+        script: its name.
+        options: the parsed command line.
+    """
+
+    def __init__(self, script: str, options: argparse.Namespace) -> None:
+        self.script, self.options = script, options
+        self.tiny: bool = options.tiny
+        self.device = torch.device(options.device)
+        self._end = time.monotonic() + options.budget
+        self._measurements: list[Measurement] = []
+        self._left_out: list[str] = []
+        self._longest: dict[str, float] = {}
+        self.ceilings = self._ceilings()
+
+    def left_s(self) -> float:
+        """Seconds of the budget that are left."""
+        return self._end - time.monotonic()
+
+    def measure(
+        self,
+        workload: str,
+        variant: str,
+        work: Callable[[], dict[str, float] | None],
+        *,
+        items: int,
+        unit: str,
+        repeats: int = 5,
+        warm_up: int = 1,
+        arithmetic: str = "tf32",
+        operations: float | None = None,
+        needs_s: float = 0.0,
+    ) -> None:
+        """Measure one variant and write the file.
+
+        Args:
+            workload: what is done; the first variant of a workload is its naive form.
+            variant: how.
+            work: does it once; may return figures to keep.
+            items: what one call works through.
+            unit: of the items.
+            repeats: calls that are timed.
+            warm_up: calls before them.
+            arithmetic: one of `ARITHMETIC`, for the bound.
+            operations: floating-point operations of a call.
+            needs_s: seconds it is known to take at least.
+        """
+        needs = max(needs_s, self._longest.get(workload, 0.0))
+        if self.left_s() < 1.2 * needs:
+            self._left_out.append(f"{workload}: {variant}")
+            self._write()
+            return
+        began = time.monotonic()
+        times: list[float] = []
+        values: dict[str, float] = {}
+        error, peak = None, 0
+        try:
+            for _ in range(0 if self.tiny else warm_up):
+                work()
+            self._reset_peak()
+            for _ in range(1 if self.tiny else repeats):
+                seconds, found = self._timed(work)
+                times.append(seconds)
+                values = found or values
+                if self.left_s() < seconds:
+                    break
+            peak = self._peak()
+        except (RuntimeError, NotImplementedError, AssertionError) as failure:
+            times, error = [], " ".join(f"{type(failure).__name__}: {failure}".split())[:300]
+        self._longest[workload] = time.monotonic() - began
+        median = statistics.median(times) if times else None
+        share = None
+        ceiling = self.ceilings.get(arithmetic)
+        if operations and median and ceiling:
+            share = operations / median / ceiling
+        one = Measurement(
+            workload=workload,
+            variant=variant,
+            wall_s=times,
+            median_s=median,
+            items=items,
+            unit=unit,
+            items_per_s=items / median if median else None,
+            operations=operations,
+            share_of_bound=share,
+            arithmetic=arithmetic,
+            peak_bytes=peak,
+            values=values,
+            error=error,
+        )
+        self._measurements.append(one)
+        self._write()
+        rate = "failed" if median is None else f"{items / median:,.0f} {unit}/s"
+        text = f"{workload:34} {variant:28} {rate:>24} {peak / 2**20:9,.0f} MiB {error or ''}"
+        print(text, file=sys.stderr, flush=True)
+
+    def _timed(self, work: Callable[[], dict[str, float] | None]) -> tuple[float, dict | None]:
+        if self.device.type != "cuda":
+            start = time.perf_counter()
+            found = work()
+            return time.perf_counter() - start, found
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        found = work()
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1000, found
+
+    def _reset_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+
+    def _ceilings(self) -> dict[str, float]:
+        """The rates of a large matrix product and of a large copy, measured on random data."""
+        size, copied = (64, 2**16) if self.tiny else (8192, 2**31)
+        found = {}
+        for name in ARITHMETIC:
+            dtype = torch.bfloat16 if name == "bf16" else torch.float32
+            a, b = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
+            with Arithmetic("ieee" if name == "ieee" else "tf32"):
+                seconds = self._best(lambda a=a, b=b: a @ b)
+            found[name] = 2 * size**3 / seconds
+        x = torch.randn(copied // 4, device=self.device)
+        y = torch.empty_like(x)
+        found["copy"] = 2 * copied / self._best(lambda: y.copy_(x))
+        return found
+
+    def _best(self, work: Callable[[], object]) -> float:
+        return min(self._timed(lambda: (work(), None)[1])[0] for _ in range(3 if self.tiny else 10))
+
+    def _write(self) -> None:
+        from robustdd_bench.runs.environment import source_commit
+
+        commit = source_commit()
+        cuda = self.device.type == "cuda"
+        result = Result(
+            script=self.script,
+            command=" ".join(["python", f"benchmarks/gpu/{self.script}.py", *self._arguments()]),
+            tiny=self.tiny,
+            device=self.device.type,
+            machine=torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+            commit="" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else ""),
+            versions={"python": platform.python_version(), "cuda": torch.version.cuda or ""}
+            | {name: importlib.metadata.version(name) for name in ("torch", "robustdd-bench")},
+            ceilings=self.ceilings,
+            measurements=self._measurements,
+            left_out=self._left_out,
+            ratios=ratios(self._measurements),
+        )
+        out: Path = self.options.out
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / f"{self.script}.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    def _arguments(self) -> list[str]:
+        options = [f"--budget {self.options.budget:g}"]
+        return options + (["--tiny"] if self.tiny else [])
+
+    def summary(self) -> None:
+        """Print the ratios, the last thing a call shows."""
+        self._write()
+        shown = {"ratios": ratios(self._measurements), "left_out": self._left_out}
+        print(json.dumps(shown, indent=1))
+
+
+class Arithmetic:
+    """A context in which float32 work runs in "ieee", "tf32" or, by autocast, "bf16"."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._cast = torch.autocast(device, torch.bfloat16, enabled=name == "bf16")
+
+    def __enter__(self) -> None:
+        self._before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        fast = self._name != "ieee"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+        self._cast.__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        self._cast.__exit__(*args)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
+
+
+def count_operations(work: Callable[[], object]) -> float:
+    """Floating-point operations of one call (of matrix products and convolutions)."""
+    with _Counter() as counter:
+        work()
+    return counter.operations
+
+
+class _Counter(TorchDispatchMode):
+    """Torch's formulas without its tracking of modules, which refuses `autograd.grad`."""
+
+    operations = 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.operations += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    """|found - exact| / |exact|."""
+    return float((found.double() - exact.double()).norm() / exact.double().norm())
+
+
+def parse(description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line that all scripts share."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of CIFAR-10")
+    parser.add_argument("--budget", type=float, default=540, help="seconds to stay within")
+    parser.add_argument("--tiny", action="store_true", help="rehearse at a size for a CPU")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    if options.device == "cpu" and not options.tiny:
+        parser.error("without a GPU only --tiny makes sense")
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    return options

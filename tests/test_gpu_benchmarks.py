@@ -1,0 +1,122 @@
+"""The GPU's benchmarks, rehearsed on the CPU: every variant runs, the file says what it must."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
+RESULTS = FOLDER.parent / "results" / "gpu"
+
+
+def rehearse(script: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, FOLDER / f"{script}.py", "--tiny", "--device", "cpu"]
+    return subprocess.run(
+        [*command, "--out", out, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import bench
+
+        yield bench
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+def read(bench, path: Path):
+    return bench.Result.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Path:
+    """The file that the engine's rehearsal leaves."""
+    out = tmp_path_factory.mktemp("engine")
+    done = rehearse("engine", out)
+    assert done.returncode == 0, done.stderr
+    return out / "engine.json"
+
+
+def test_every_form_of_the_engine_finds_the_gradient_of_float64(bench, engine) -> None:
+    result = read(bench, engine)
+    assert result.tiny
+    found = {one.variant: one for one in result.measurements}
+    assert set(found) >= {"unrolled, group norm", "adjoint", "captured", "reverse over forward"}
+    for one in found.values():
+        assert one.error is None
+        assert one.values["image_gradient_error"] < 1e-5
+        assert one.values["alpha_gradient_error"] < 1e-5
+    # Two gradients of a step forward, and their graph once more for the products.
+    assert found["adjoint"].operations > 0
+
+
+def test_students_are_attacked_to_the_same_accuracy_either_way(bench, tmp_path) -> None:
+    done = rehearse("students", tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = read(bench, tmp_path / "students.json")
+    losses = [one.values["final_loss"] for one in result.measurements[:2]]
+    assert losses[0] == losses[1]
+    attacks: dict[str, set[float]] = {}
+    for one in result.measurements[2:]:
+        assert one.error is None
+        attacks.setdefault(one.workload, set()).add(one.values["robust_accuracy"])
+    assert len(attacks) == 2
+    assert all(len(found) == 1 for found in attacks.values())
+
+
+@pytest.mark.slow
+def test_every_way_of_training_an_expert_runs(bench, tmp_path) -> None:
+    done = rehearse("experts", tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = read(bench, tmp_path / "experts.json")
+    assert [one.variant for one in result.measurements if one.error] == []
+    natural = {one.variant: one for one in result.measurements if one.workload == "natural"}
+    trained = {name: one.values.get("train_accuracy") for name, one in natural.items()}
+    assert trained["resident"] == trained["captured"]
+    assert natural["vmap of 2"].items == 2 * natural["resident"].items
+    # The adversary's ten steps and the training step, counted.
+    pgd = next(one for one in result.measurements if one.workload == "pgd")
+    assert 5 < pgd.operations / natural["resident"].operations < 12
+
+
+def test_what_there_is_no_time_for_is_listed(bench, tmp_path) -> None:
+    done = rehearse("engine", tmp_path, "--budget", "0")
+    assert done.returncode == 0, done.stderr
+    result = read(bench, tmp_path / "engine.json")
+    assert result.measurements == []
+    assert "tiny, N=2: adjoint" in result.left_out
+    assert json.loads(done.stdout)["left_out"] == result.left_out
+
+
+def test_without_a_gpu_only_a_rehearsal_is_allowed(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, FOLDER / "engine.py", "--device", "cpu", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "only --tiny makes sense" in done.stderr
+
+
+def test_committed_results_are_measurements_and_no_rehearsals(bench) -> None:
+    for path in RESULTS.glob("*.json"):
+        result = read(bench, path)
+        assert (result.script, result.tiny, result.device) == (path.stem, False, "cuda")
+
+
+def test_a_ratio_that_does_not_follow_is_refused(bench, engine) -> None:
+    text = json.loads(engine.read_text())
+    text["ratios"]["tiny, N=2"]["captured"] = 9.0
+    with pytest.raises(ValueError, match="ratios do not follow"):
+        bench.Result.model_validate(text)
