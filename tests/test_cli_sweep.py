@@ -277,7 +277,10 @@ def test_a_whole_sweep_is_shown_and_its_events_reach_the_loggers(
     result = swept(sweep, out, display=display, witnesses=True)
     assert statuses(result) == ["done", "failed"]  # done, for the want of witnesses
     assert (result.outcomes[0].folder / "witnesses.safetensors").is_file()
-    assert {event["stage"] for event in events} == {"attacks", "experts"}
+    stages = {event["stage"] for event in events if event["event"] == "stage"}
+    assert stages == {"attacks", "experts"}
+    ends = [event["event"] for event in events if event["event"] in ("run", "end")]
+    assert ends == ["run", "end", "run", "end"]
     lines = [line.split() for line in shown.getvalue().splitlines()]
     if stream is Terminal:
         assert ["sweep:", "2", "of", "2", "runs", "have", "ended,", "1", "failed"] in [

@@ -73,11 +73,11 @@ def test_all_problems_are_named_not_the_first_alone(root, capsys) -> None:
     assert found["runs"] == []
     said = [(item["place"], item["problem"]) for item in found["problems"]]
     wanted = [
-        (a, "is not a readable safetensors file"),
+        (a, "is not a safetensors file"),
         (a, "distilled.png is missing"),
         (a / "submission.json", "is not a valid submission: by"),
         (b / "record.json", "is not readable JSON"),
-        (b / "submission.json", "is not a valid submission"),
+        (b / "submission.json", "is not readable JSON"),
         (moved.with_name("0" * 12), f"the record belongs under fast/c/{moved.name}"),
         (root / "results" / "fast" / "d" / "empty" / "record.json", "no file results/fast/d"),
         (root / "reported" / "one.json", "is not a file of reported figures: title"),
@@ -95,13 +95,15 @@ def test_all_problems_are_named_not_the_first_alone(root, capsys) -> None:
 def test_a_track_that_changed_without_a_new_version_is_found(root) -> None:
     from small_runs import TRACK, plan_of, run
 
-    from robustdd_bench.board.publish import publish
-
     text = TRACK.read_text().replace("epochs = 3", "epochs = 2", 1)
     other = root.parent / "other.toml"
     other.write_text(text)
-    done = publish(run(plan_of("random", track=str(other)), root.parent / "runs").folder, root)
-    place = done.folder.relative_to(root).as_posix()
+    made = run(plan_of("random", track=str(other)), root.parent / "runs")
+    # By hand: `robustdd publish` refuses it.
+    place = f"results/fast/random/{made.record.run_id}"
+    (root / place).mkdir(parents=True)
+    for name in ("record.json", "distilled.safetensors", "distilled.png"):
+        shutil.copyfile(made.folder / name, root / place / name)
     assert "a changed protocol needs a new version" in problems(root)[place]
 
 

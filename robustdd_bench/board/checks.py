@@ -70,11 +70,16 @@ def _files(record: Record, folder: Path, published: bool) -> Iterator[str]:
     found: DistilledSet | None = None
     try:
         found = set_of(record, folder, published=published)
-        # Publishing makes a preview of its own, where there is a set to make it of.
-        if published or found is None:
-            check_preview(folder / PREVIEW_NAME, record, found)
     except UsageError as error:
         yield str(error)
+        if not published:
+            return
+    # Publishing makes a preview of its own, where there is a set to make it of.
+    if published or found is None:
+        try:
+            check_preview(folder / PREVIEW_NAME, record, found)
+        except UsageError as error:
+            yield str(error)
 
 
 def set_of(record: Record, folder: Path, *, published: bool) -> DistilledSet | None:

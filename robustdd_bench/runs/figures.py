@@ -20,7 +20,9 @@ PADDING_PX = 2
 
 
 def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX_COLUMNS) -> Tensor:
-    """One row a class, at most `columns` images in it, each enlarged to at least 32 pixels.
+    """One row for each of the first classes, at most `columns` images in it.
+
+    Images are enlarged to at least 32 pixels.
 
     Returns:
         uint8 (3,H,W). Pixels outside [0,1] are clipped, for the picture only.
@@ -30,7 +32,7 @@ def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX
         images = images.mean(1, keepdim=True)
     images = images.mul(255).round().to(torch.uint8)
     labels = distilled.labels.argmax(1) if distilled.soft_labels else distilled.labels
-    counts = torch.bincount(labels, minlength=num_classes).tolist()
+    counts = torch.bincount(labels, minlength=num_classes)[:num_classes].tolist()
     width, height = grid_size(images.shape[1:], counts, columns)
     scale = _scale(images.shape[-1])
     tiles = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
