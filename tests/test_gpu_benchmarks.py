@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import registry
+
+from robustdd_bench.runs.sweep_plan import plan_sweep
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
 RESULTS = FOLDER.parent / "results" / "gpu"
@@ -120,3 +123,12 @@ def test_a_ratio_that_does_not_follow_is_refused(bench, engine) -> None:
     text["ratios"]["tiny, N=2"]["captured"] = 9.0
     with pytest.raises(ValueError, match="ratios do not follow"):
         bench.Result.model_validate(text)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_its_sweeps_are_runs_that_can_be_planned(path) -> None:
+    sweep = plan_sweep(path, registry(), device="cpu", threads=1)
+    assert len(sweep.runs) >= 9
+    assert {run.plan.track.name for run in sweep.runs} == {"cifar10-ipc10"}
+    # The search never sees the test split, and the board is made on nothing else.
+    assert sweep.split == ("validation" if path.stem == "mat_search" else "test")

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from robustdd_bench.board.submission import LINK_PATTERN, TEXT_PATTERN
-from robustdd_bench.board.texts import suspicious_texts
+from robustdd_bench.board.texts import read_statement
 from robustdd_bench.errors import UsageError
-from robustdd_bench.models import StrictModel, read_bounded, validated
+from robustdd_bench.models import StrictModel
 
 FOLDER = "reported"
 MAX_BYTES = 2**20
@@ -80,12 +80,7 @@ def read_reported_file(path: Path) -> Reported:
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", path.stem):
         raise UsageError(f"{path}: its name must be of a-z, 0-9 and hyphens")
-    content = read_bounded(path, "a file of reported figures", MAX_BYTES)
-    source = validated(Reported, content, path, "a file of reported figures")
-    lines = suspicious_texts(source)
-    if lines:
-        raise UsageError(f"{path} is not a file of reported figures: {'; '.join(lines[:5])}")
-    return source
+    return read_statement(Reported, path, "a file of reported figures", MAX_BYTES)
 
 
 def read_reported(board: Path) -> dict[str, Reported]:

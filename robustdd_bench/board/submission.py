@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from robustdd_bench.board.texts import suspicious, suspicious_texts
+from robustdd_bench.board.texts import read_statement, suspicious
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import write_json
-from robustdd_bench.models import StrictModel, read_bounded, validated
+from robustdd_bench.models import StrictModel
 
 SUBMISSION_NAME = "submission.json"
 MAX_BYTES = 16 * 2**10
@@ -81,12 +81,7 @@ def read_submission(folder: Path) -> Submission | None:
     path = folder / SUBMISSION_NAME
     if not path.is_symlink() and not path.exists():
         return None
-    content = read_bounded(path, "a valid submission", MAX_BYTES)
-    found = validated(Submission, content, path, "a valid submission")
-    lines = suspicious_texts(found)
-    if lines:
-        raise UsageError(f"{path} is not a valid submission: {'; '.join(lines)}")
-    return found
+    return read_statement(Submission, path, "a valid submission", MAX_BYTES)
 
 
 def write_submission(folder: Path, submission: Submission | None) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from robustdd_bench.models import StrictModel
+from robustdd_bench.errors import UsageError
+from robustdd_bench.models import Model, StrictModel, read_bounded, validated
 from robustdd_bench.terminal import hides, one_line
 
 LARGEST = 2**64
@@ -30,6 +32,25 @@ def suspicious_texts(model: StrictModel) -> list[str]:
     if text.isprintable() and not _TRACE.search(text):
         return []
     return list(suspicious(model.model_dump(mode="json")))
+
+
+def read_statement(kind: type[Model], path: Path, what: str, max_bytes: int) -> Model:
+    """What people state in a JSON file beside the records.
+
+    Args:
+        kind: its model.
+        path: the file.
+        what: what it should be, with its article, for messages.
+        max_bytes: its largest size.
+
+    Raises:
+        UsageError: it is missing or too large, is no such model, or holds suspicious texts.
+    """
+    found = validated(kind, read_bounded(path, what, max_bytes), path, what)
+    lines = suspicious_texts(found)
+    if lines:
+        raise UsageError(f"{path} is not {what}: {'; '.join(lines[:5])}")
+    return found
 
 
 def suspicious(value: Any, where: str = "") -> Iterator[str]:
