@@ -27,8 +27,9 @@ from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
 from robustdd_bench.runs.adoption import ADOPTED, adopted_cell
+from robustdd_bench.runs.cell_plan import cells_of
 from robustdd_bench.runs.cells import STAGES, Cell
-from robustdd_bench.runs.folder import RunFolder, label
+from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.plan import Plan, method_entry
 from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
 
@@ -116,9 +117,7 @@ class Workbench(RunFolder):
     def trained(self) -> range:
         """The students that are trained: those judged, or all if an attack transfers examples."""
         return range(
-            max(
-                len(self._needed_students(attack.name, self.judged)) for attack in self.plan.attacks
-            )
+            max(len(self.needed_students(attack.name, self.judged)) for attack in self.plan.attacks)
         )
 
     @property
@@ -329,96 +328,20 @@ class Workbench(RunFolder):
 
     def cells(self, stage: str) -> list[Cell]:
         """The cells of a stage, independent of one another, in a fixed order."""
-        names = [attack.name for attack in self.plan.attacks]
-        train, evaluation = self._data_read
-        distilled = self.set_path
-        adopted = self.adopted() if stage in ("experts", "distill") else None
-        if adopted is not None:
-            return [adopted] if stage == "distill" else []
-        if stage in ("experts", "distill"):
-            parts = self.parts()
-            if stage == "distill":
-                inputs = tuple(part.output for part in parts)
-                return [
-                    Cell(stage=stage, name=stage, output=distilled, inputs=inputs, data=(train,))
-                ]
-            return [
-                Cell(stage=stage, name=f"{stage}/{p.name}", output=p.output, data=(train,))
-                for p in parts
-            ]
-        if stage == "students":
-            return [
-                Cell(
-                    stage=stage,
-                    name=f"{stage}/{r}",
-                    output=self.student_path(r),
-                    inputs=(distilled,),
-                    data=(train, evaluation),
-                    students=(r,),
-                )
-                for r in self.trained
-            ]
-        if stage == "attacks":
-            return self._attack_cells()
-        return [
-            Cell(
-                stage=stage,
-                name=f"{stage}/{r}",
-                output=self.sanity_path(r),
-                inputs=(distilled, self.student_path(r), *self._attack_files(names, (r,))),
-                data=(train, evaluation),
-                students=(r,),
-            )
-            for r in self.judged
-        ]
+        return cells_of(self, stage)
 
     @property
-    def _data_read(self) -> tuple[str, str]:
+    def data_read(self) -> tuple[str, str]:
         """What cells read of the data; a part of the split is other data than the whole."""
         train, evaluation = self.data_hashes
         part = "" if self._examples is None else f"[:{self._examples}]"
         return train, evaluation + part
 
-    def _attack_cells(self) -> list[Cell]:
-        """Cells of the attacks; one on survivors comes in a wave after all before it."""
-        cells, wave = [], 0
-        for attack in self.plan.attacks:
-            earlier = self.earlier(attack.name)
-            wave += bool(earlier)
-            cells += [
-                Cell(
-                    stage="attacks",
-                    name=f"attacks/{label(group)}/{attack.name}",
-                    output=self.attack_path(attack.name, group),
-                    inputs=(
-                        self.set_path,
-                        *(self.student_path(r) for r in self._needed_students(attack.name, group)),
-                        *self._attack_files(earlier, group),
-                    ),
-                    data=self._data_read,
-                    students=group,
-                    attack=attack.name,
-                    wave=wave if earlier else 0,
-                    beside=(self.witness_path(attack.name, group),) if self.witnesses else (),
-                )
-                for group in self.groups(attack.name)
-            ]
-        return cells
-
-    def _needed_students(self, attack: str, group: Sequence[int]) -> Sequence[int]:
+    def needed_students(self, attack: str, group: Sequence[int]) -> Sequence[int]:
         """The students an attack has to see: those attacked, or all if it transfers examples."""
         kind = self.registry.get("attacks", attack).load()
         uses = getattr(kind, "uses_sources", False)
         return range(self.plan.track.students.count) if uses else group
-
-    def _attack_files(self, attacks: Sequence[str], students: Sequence[int]) -> list[Path]:
-        """The files of those attacks that hold outcomes of any of those students."""
-        return [
-            self.attack_path(name, group)
-            for name in attacks
-            for group in self.groups(name)
-            if set(group) & set(students)
-        ]
 
     def cell(self, name: str) -> Cell:
         """The cell of that name.
