@@ -3,6 +3,7 @@
 import importlib
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -238,6 +239,13 @@ def test_a_reader_that_went_away_ends_the_command_in_silence() -> None:
     os.close(writer)
     assert result.stderr == ""
     assert result.returncode == 141
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_stdout_that_the_shell_closed_is_no_error(closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m robustdd_bench list {closed}"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this platform")

@@ -105,6 +105,8 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code.
     """
     session = Session()
+    if sys.stdout is None:  # the shell closed it: `robustdd list >&-`
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
         # A locale that cannot write a character must not be the end of a run.
         if hasattr(stream, "reconfigure"):
@@ -114,8 +116,7 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.showwarning = _one_line_warnings(warnings.showwarning)
         try:
             code = _dispatch(list(sys.argv[1:] if args is None else args), session)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
         except BaseException as error:
             return _end(error, session)
         return code
