@@ -81,8 +81,6 @@ class Attack(abc.ABC):
     """
 
     Config: ClassVar[type[Any]]
-    CITATION: ClassVar[str] = ""
-    """BibTeX of the paper, for `robustdd cite`; optional."""
     routed: ClassVar[bool] = False
     """True: `perturb` can attack several students together, which is faster on a GPU. It then calls
     the model with all rows at once, and takes `rows(model, keep)` wherever it leaves rows out,

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
-from robustdd_coresets import references
 
 
 class Random(Distiller):
@@ -54,8 +53,6 @@ class KMeans(Distiller):
     This is the k-means baseline of DC-BENCH (Cui et al. 2022): its images are means of real ones,
     not the real images nearest to them. Lloyd's algorithm from k-means++ seeds.
     """
-
-    CITATION: ClassVar[str] = references.K_MEANS
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

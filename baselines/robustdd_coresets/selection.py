@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
-from robustdd_coresets import references
 from robustdd_coresets.training import real_features, train_network
 
 Select = Callable[[Tensor, int], Tensor]
@@ -120,8 +119,6 @@ def _choose(
 class KCentre(Distiller):
     """Greedy k-centre in the feature space of a naturally trained network."""
 
-    CITATION: ClassVar[str] = references.K_CENTRE
-
     Config = FeatureConfig
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_k_centre.toml")
 
@@ -132,8 +129,6 @@ class KCentre(Distiller):
 
 class Herding(Distiller):
     """Herding in the feature space of a naturally trained network."""
-
-    CITATION: ClassVar[str] = references.HERDING
 
     Config = FeatureConfig
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_herding.toml")

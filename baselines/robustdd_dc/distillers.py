@@ -12,14 +12,11 @@ from typing import ClassVar, Literal
 
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation
-from robustdd_dc import references
 from robustdd_dc.matching import Recipe, match_gradients
 
 
 class DC(Distiller):
     """Gradient matching from noise, without augmentation."""
-
-    CITATION: ClassVar[str] = references.DC
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -63,8 +60,6 @@ class DC(Distiller):
 
 class DSA(Distiller):
     """Gradient matching from real images, with one siamese augmentation per class and step."""
-
-    CITATION: ClassVar[str] = references.DSA
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

@@ -37,15 +37,12 @@ from robustdd_bench.toolkit.dsa import (
 )
 from robustdd_bench.toolkit.inputspace import features, split_network, starting_images, to_pixels
 from robustdd_bench.toolkit.snapshots import show_images
-from robustdd_dm import references
 
 _CHECK_EVERY = 100
 
 
 class DM(Distiller):
     """Distribution matching."""
-
-    CITATION: ClassVar[str] = references.DM
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

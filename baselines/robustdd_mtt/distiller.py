@@ -14,13 +14,10 @@ from typing import ClassVar
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.experts import ExpertRecipe
 from robustdd_bench.toolkit.matching import OuterFactory, TrajectoryConfig, TrajectoryDistiller
-from robustdd_mtt import references
 
 
 class MTT(TrajectoryDistiller):
     """Matching training trajectories."""
-
-    CITATION: ClassVar[str] = references.MTT
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config(TrajectoryConfig):

@@ -29,12 +29,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustdd_attacks import references
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import frozen
@@ -54,8 +53,6 @@ _SQUARE_L2_PIXELS = 5
 
 class AutoAttack(Attack):
     """The standard ensemble of four attacks, or some of its parts."""
-
-    CITATION: ClassVar[str] = references.AUTOATTACK
 
     batch_dependent = True
 

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robustdd_attacks import references
 from robustdd_attacks.common import ascent, direction, judge, on_sphere
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest, distance
 from robustdd_bench.attacks import Model, Norm
@@ -31,8 +29,6 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class DDN(MinimumNorm):
     """The least L2 distance, by a norm that shrinks on success and grows on failure."""
-
-    CITATION: ClassVar[str] = references.DDN
 
     routed = True
     norms = ("L2",)

@@ -9,11 +9,9 @@ see `robustdd_attacks.common`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from robustdd_attacks import references
 from robustdd_attacks.common import ascent, direction
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -21,8 +19,6 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class FGSM(Attack):
     """One gradient step of length eps from the image."""
-
-    CITATION: ClassVar[str] = references.FGSM
 
     routed = True
 

@@ -23,14 +23,11 @@ from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.adversarial import Adversary
 from robustdd_bench.toolkit.experts import ExpertRecipe
 from robustdd_bench.toolkit.matching import OuterFactory, TrajectoryConfig, TrajectoryDistiller
-from robustdd_mat import references
 from robustdd_mat.joint import JointOuter
 
 
 class MAT(TrajectoryDistiller):
     """Matching adversarial trajectories."""
-
-    CITATION: ClassVar[str] = references.MAT
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config(TrajectoryConfig):
