@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -81,6 +82,8 @@ class Attack(abc.ABC):
     """
 
     Config: ClassVar[type[Any]]
+    CITATION: ClassVar[str | Path | None] = None
+    """What to cite for it (`robustdd cite`): BibTeX, or the file that holds it; optional."""
     routed: ClassVar[bool] = False
     """True: `perturb` can attack several students together, which is faster on a GPU. It then calls
     the model with all rows at once, and takes `rows(model, keep)` wherever it leaves rows out,

@@ -314,6 +314,8 @@ class Distiller(abc.ABC):
     Config: ClassVar[type[Any]]
     PRESETS: ClassVar[Path | None] = None
     """A TOML file of tables `[<preset>.<track or dataset>]` with values for `Config`; optional."""
+    CITATION: ClassVar[str | Path | None] = None
+    """What to cite for it (`robustdd cite`): BibTeX, or the file that holds it; optional."""
     reference: ClassVar[bool] = False
     """True for an end of the scale that is no distilled set, such as the full data: it may hold
     any number of images, and boards show it apart."""

@@ -54,6 +54,8 @@ class KMeans(Distiller):
     not the real images nearest to them. Lloyd's algorithm from k-means++ seeds.
     """
 
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation_k_means.bib")
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """How long, and how often, to look for centroids."""

@@ -119,6 +119,8 @@ def _choose(
 class KCentre(Distiller):
     """Greedy k-centre in the feature space of a naturally trained network."""
 
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation_k_centre.bib")
+
     Config = FeatureConfig
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_k_centre.toml")
 
@@ -129,6 +131,8 @@ class KCentre(Distiller):
 
 class Herding(Distiller):
     """Herding in the feature space of a naturally trained network."""
+
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation_herding.bib")
 
     Config = FeatureConfig
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_herding.toml")

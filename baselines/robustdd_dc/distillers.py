@@ -18,6 +18,8 @@ from robustdd_dc.matching import Recipe, match_gradients
 class DC(Distiller):
     """Gradient matching from noise, without augmentation."""
 
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation_dc.bib")
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """The paper's values."""
@@ -60,6 +62,8 @@ class DC(Distiller):
 
 class DSA(Distiller):
     """Gradient matching from real images, with one siamese augmentation per class and step."""
+
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation_dsa.bib")
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

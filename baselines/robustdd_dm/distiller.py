@@ -44,6 +44,8 @@ _CHECK_EVERY = 100
 class DM(Distiller):
     """Distribution matching."""
 
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """The paper's values."""

@@ -19,6 +19,8 @@ from robustdd_bench.toolkit.matching import OuterFactory, TrajectoryConfig, Traj
 class MTT(TrajectoryDistiller):
     """Matching training trajectories."""
 
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config(TrajectoryConfig):
         """MTT has no hyper-parameters beyond those of trajectory matching."""

@@ -30,10 +30,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import Best, Problem, direction, in_ball, judge, restarts
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -169,6 +171,8 @@ class APGDConfig:
 class _APGD(Attack):
     """APGD on a loss, with restarts."""
 
+    CITATION: ClassVar[str] = papers.APGD
+
     routed = True
     Config = APGDConfig
 
@@ -217,6 +221,8 @@ class APGDT(Attack):
 
     Under a targeted threat model the label is the only class to reach.
     """
+
+    CITATION: ClassVar[str] = papers.APGD
 
     routed = True
 

@@ -29,11 +29,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from robustdd_attacks import papers
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import frozen
@@ -53,6 +54,8 @@ _SQUARE_L2_PIXELS = 5
 
 class AutoAttack(Attack):
     """The standard ensemble of four attacks, or some of its parts."""
+
+    CITATION: ClassVar[str] = papers.AUTOATTACK
 
     batch_dependent = True
 

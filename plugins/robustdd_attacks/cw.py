@@ -22,10 +22,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest
 from robustdd_bench.attacks import Model, Norm
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -37,6 +39,8 @@ _LAST_PART = 0.9  # what comes after this share of the steps decides whether c s
 
 class CW(MinimumNorm):
     """The least L2 distance, by Adam on distance and margin; targeted or not."""
+
+    CITATION: ClassVar[str] = papers.CW
 
     routed = True
     norms = ("L2",)

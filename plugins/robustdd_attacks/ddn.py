@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import ascent, direction, judge, on_sphere
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest, distance
 from robustdd_bench.attacks import Model, Norm
@@ -29,6 +31,8 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class DDN(MinimumNorm):
     """The least L2 distance, by a norm that shrinks on success and grows on failure."""
+
+    CITATION: ClassVar[str] = papers.DDN
 
     routed = True
     norms = ("L2",)

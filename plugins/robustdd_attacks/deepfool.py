@@ -17,10 +17,12 @@ Shapes: B examples, M still unfinished, C channels, H height, W width, K classes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import judge
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest, distance
 from robustdd_bench.attacks import Model, Norm, rows
@@ -29,6 +31,8 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class DeepFool(MinimumNorm):
     """Steps to the nearest linearised boundary; L2 and Linf, not targeted."""
+
+    CITATION: ClassVar[str] = papers.DEEPFOOL
 
     routed = True
     targets = False

@@ -9,9 +9,11 @@ see `robustdd_attacks.common`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import ascent, direction
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -19,6 +21,8 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class FGSM(Attack):
     """One gradient step of length eps from the image."""
+
+    CITATION: ClassVar[str] = papers.FGSM
 
     routed = True
 

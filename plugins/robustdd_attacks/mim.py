@@ -12,10 +12,12 @@ cross-entropy's, see `robustdd_attacks.common`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import Problem, ascend
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -23,6 +25,8 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class MIM(Attack):
     """Gradient ascent with momentum; Linf and L2, targeted or not."""
+
+    CITATION: ClassVar[str] = papers.MIM
 
     routed = True
 

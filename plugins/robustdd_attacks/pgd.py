@@ -11,9 +11,11 @@ the cross-entropy's, see `robustdd_attacks.common`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import Best, Problem, ascend, in_ball, restarts
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -21,6 +23,8 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class PGD(Attack):
     """Projected gradient ascent; Linf and L2, targeted or not."""
+
+    CITATION: ClassVar[str] = papers.PGD
 
     routed = True
 

@@ -26,10 +26,12 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import Best, Problem, judge, restarts
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.toolkit.randomness import ExampleGenerator
@@ -43,6 +45,8 @@ Move = Callable[[Problem, Tensor], Tensor]
 
 class Square(Attack):
     """Random search without gradients; Linf and L2, targeted or not."""
+
+    CITATION: ClassVar[str] = papers.SQUARE
 
     routed = True
     white_box = False

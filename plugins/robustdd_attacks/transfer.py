@@ -9,10 +9,12 @@ one that fools the student best is kept. Its own gradients are not used.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustdd_attacks import papers
 from robustdd_attacks.common import Best, judge
 from robustdd_attacks.pgd import PGD
 from robustdd_bench.attacks import Attack, Model, ThreatModel
@@ -22,6 +24,8 @@ from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 class Transfer(Attack):
     """PGD on other students, the worst for this one."""
+
+    CITATION: ClassVar[str] = papers.TRANSFER
 
     white_box = False
     uses_sources = True

@@ -29,6 +29,8 @@ from robustdd_mat.joint import JointOuter
 class MAT(TrajectoryDistiller):
     """Matching adversarial trajectories."""
 
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config(TrajectoryConfig):
         """Trajectory matching with adversarially trained, smoothed experts."""

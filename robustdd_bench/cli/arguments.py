@@ -124,13 +124,13 @@ class RegisteredName(_TextType):
     """The name of a registered thing. It is looked up by the command; here it is completed.
 
     Args:
-        kind: one of `robustdd_bench.plugins.KINDS`.
+        *kinds: of `robustdd_bench.plugins.KINDS`.
     """
 
     name = "name"
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -140,11 +140,12 @@ class RegisteredName(_TextType):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                entries = session.registry.entries[self.kind]
+                registered = session.registry.entries
         except RobustDDError:
             return []
         return [
             CompletionItem(name, help=entry.summary)
-            for name, entry in entries.items()
+            for kind in self.kinds
+            for name, entry in registered[kind].items()
             if name.startswith(incomplete)
         ]

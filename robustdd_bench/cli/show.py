@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from robustdd_bench.cli.arguments import RegisteredName, out_option
 from robustdd_bench.cli.group import Group
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
-from robustdd_bench.plugins import SINGULAR, Registry
+from robustdd_bench.errors import PluginError
+from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
 from robustdd_bench.terminal import one_line, size_text
 
 
@@ -31,12 +33,18 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         UsageError: unknown name.
         PluginError: its module does not import.
     """
+    from robustdd_bench.citations import citations
     from robustdd_bench.config import describe_config
 
     entry = registry.get(kind, name)
     target = entry.load()
     info = registry.plugins.get(entry.plugin)
     config = getattr(target, "Config", None)
+    try:
+        papers = citations(entry)
+    except PluginError as error:  # no reason not to show the rest
+        warnings.warn(str(error), PluginWarning, stacklevel=2)
+        papers = ()
     return {
         "kind": SINGULAR[kind],
         "name": name,
@@ -45,6 +53,7 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "distribution": info.distribution if info else "",
         "version": info.version if info else "",
         "target": entry.target,
+        "citations": [citation.content() for citation in papers],
         "doc": "\n\n".join(_docs(target)),
         "config": [
             {"name": key, "type": type_text, "default": default, "doc": doc}
@@ -108,6 +117,7 @@ def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
     heads = [(key, found[key]) for key in ("name", "summary", "plugin", "distribution", "target")]
     if found["version"]:
         heads[3] = ("distribution", f"{found['distribution']} {found['version']}")
+    heads += [("paper", paper["text"]) for paper in found["citations"]]
     print_table((found["kind"], ""), heads)
     print(f"\n{found['doc']}\n")
     print_table(

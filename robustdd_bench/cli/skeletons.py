@@ -57,7 +57,10 @@ def robustdd_register_$hook(register: Register) -> None:
 '''
 
 _METHOD = '''\
-"""The method `$name`: say here which paper and equations it follows, and where it deviates."""
+"""The method `$name`: say here which paper and equations it follows, and where it deviates.
+
+`robustdd cite $name` prints what the class attribute CITATION holds: BibTeX, or a Path to it.
+"""
 
 from dataclasses import dataclass
 
@@ -88,7 +91,10 @@ class $class_name(Distiller):
 '''
 
 _ATTACK = '''\
-"""The attack `$name`: say here which paper and equations it follows, and where it deviates."""
+"""The attack `$name`: say here which paper and equations it follows, and where it deviates.
+
+`robustdd cite $name` prints what the class attribute CITATION holds: BibTeX, or a Path to it.
+"""
 
 from dataclasses import dataclass
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from robustdd_bench.citations import citations
 from robustdd_bench.config import build_config
 from robustdd_bench.conformance.findings import FailedCheckError
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.plugins import SINGULAR, Entry
 
 _WRONG_TYPES: tuple[Any, ...] = ("no such value", {"no": "such value"}, [[["x"]]])
@@ -18,7 +19,7 @@ def load_class(entry: Entry, base: type[Any]) -> type[Any]:
     """The class of the entry.
 
     Raises:
-        FailedCheckError: it is no complete subclass of `base`.
+        FailedCheckError: it is no complete subclass of `base`, or its CITATION is not BibTeX.
         PluginError: it cannot be imported.
     """
     found = entry.load()
@@ -27,6 +28,10 @@ def load_class(entry: Entry, base: type[Any]) -> type[Any]:
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise FailedCheckError(f"{entry.target} does not implement {', '.join(missing)}")
+    try:
+        citations(entry)
+    except PluginError as error:
+        raise FailedCheckError(str(error)) from error
     return found
 
 

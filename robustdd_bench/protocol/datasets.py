@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustdd_bench.citations import cites
 from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol import papers
 from robustdd_bench.toolkit.seeds import derive_seed
 
 Loader = Callable[..., "ImageData"]
@@ -126,6 +128,7 @@ def stratified_holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tens
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
+@cites(papers.DIGITS)
 def load_digits(
     root: Path, download: bool, *, test_fraction: float = 0.2, split_seed: int = 0
 ) -> ImageData:
@@ -168,26 +171,31 @@ def _torchvision(name: str, root: Path, download: bool, splits: tuple[Any, Any])
 _TRAIN_TEST = ({"train": True}, {"train": False})
 
 
+@cites(papers.CIFAR)
 def load_cifar10(root: Path, download: bool) -> ImageData:
     """CIFAR-10: 50,000 and 10,000 colour images of 32x32, 10 classes."""
     return _torchvision("CIFAR10", root, download, _TRAIN_TEST)
 
 
+@cites(papers.CIFAR)
 def load_cifar100(root: Path, download: bool) -> ImageData:
     """CIFAR-100: 50,000 and 10,000 colour images of 32x32, 100 classes."""
     return _torchvision("CIFAR100", root, download, _TRAIN_TEST)
 
 
+@cites(papers.MNIST)
 def load_mnist(root: Path, download: bool) -> ImageData:
     """MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
     return _torchvision("MNIST", root, download, _TRAIN_TEST)
 
 
+@cites(papers.FASHION_MNIST)
 def load_fashion_mnist(root: Path, download: bool) -> ImageData:
     """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
     return _torchvision("FashionMNIST", root, download, _TRAIN_TEST)
 
 
+@cites(papers.SVHN)
 def load_svhn(root: Path, download: bool) -> ImageData:
     """SVHN, cropped digits: 73,257 and 26,032 colour images of 32x32, 10 classes."""
     return _torchvision("SVHN", root, download, ({"split": "train"}, {"split": "test"}))

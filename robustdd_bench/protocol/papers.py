@@ -1,0 +1,54 @@
+"""What to cite for the datasets, as BibTeX."""
+
+DIGITS = r"""
+@misc{alpaydin1998optical,
+  author       = {Alpaydin, E. and Kaynak, C.},
+  title        = {Optical Recognition of Handwritten Digits},
+  howpublished = {UCI Machine Learning Repository},
+  year         = {1998},
+  doi          = {10.24432/C50P49},
+}
+"""
+
+CIFAR = r"""
+@techreport{krizhevsky2009learning,
+  author      = {Krizhevsky, Alex},
+  title       = {Learning Multiple Layers of Features from Tiny Images},
+  institution = {University of Toronto},
+  year        = {2009},
+}
+"""
+
+MNIST = r"""
+@article{lecun1998gradient,
+  author  = {LeCun, Yann and Bottou, L{\'e}on and Bengio, Yoshua and Haffner, Patrick},
+  title   = {Gradient-Based Learning Applied to Document Recognition},
+  journal = {Proceedings of the IEEE},
+  volume  = {86},
+  number  = {11},
+  pages   = {2278--2324},
+  year    = {1998},
+  doi     = {10.1109/5.726791},
+}
+"""
+
+FASHION_MNIST = r"""
+@misc{xiao2017fashion,
+  author        = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  title         = {{Fashion-MNIST}: a Novel Image Dataset for Benchmarking Machine Learning
+                 Algorithms},
+  year          = {2017},
+  eprint        = {1708.07747},
+  archiveprefix = {arXiv},
+}
+"""
+
+SVHN = r"""
+@inproceedings{netzer2011reading,
+  author    = {Netzer, Yuval and Wang, Tao and Coates, Adam and Bissacco, Alessandro and Wu, Bo
+                 and Ng, Andrew Y.},
+  title     = {Reading Digits in Natural Images with Unsupervised Feature Learning},
+  booktitle = {NIPS Workshop on Deep Learning and Unsupervised Feature Learning},
+  year      = {2011},
+}
+"""
