@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,11 +55,13 @@ def task(train: Split, device: torch.device, tiny: bool, folder: Path) -> Distil
     )
 
 
-def accuracy(answer: object, split: Split, device: torch.device, batch: int = 1000) -> float:
+def accuracy(
+    answer: Callable[[Tensor], Tensor], split: Split, device: torch.device, batch: int = 1000
+) -> float:
     """Share of a split that `answer(pixels) -> logits` gets right."""
     hits = torch.zeros((), device=device)
     with torch.no_grad():
         for x, y in zip(split.images.split(batch), split.labels.split(batch), strict=True):
             pixels: Tensor = x.to(device).float().div(255)
-            hits += (answer(pixels).argmax(1) == y.to(device)).sum()  # type: ignore[operator]
+            hits += (answer(pixels).argmax(1) == y.to(device)).sum()
     return float(hits) / len(split.images)

@@ -266,21 +266,40 @@ def published(
         if path.parent.name.startswith(STAGING) or path.parent == without:
             continue
         record = read_record(path)
-        place = place_of(record)
-        if path.parent != board / place:
-            raise UsageError(
-                f"{path}: the record belongs under {place.relative_to(RESULTS).as_posix()}"
-            )
-        reasons = reasons_against(record, path.parent, registry)
-        if reasons:
-            raise UsageError(f"{path}: {'; '.join(reasons)}")
-        if protocols.setdefault(record.track.id, record.track_sha256) != record.track_sha256:
-            raise UsageError(
-                f"{path}: its track {record.track.id} is another one than that of the records "
-                "before it; a changed protocol needs a new version"
-            )
+        problems = problems_of(record, path.parent, board, protocols, registry)
+        if problems:
+            raise UsageError(f"{path}: {'; '.join(problems)}")
         found.append(Published(record, path.parent, read_submission(path.parent)))
     return found
+
+
+def problems_of(
+    record: Record,
+    folder: Path,
+    board: Path,
+    protocols: dict[str, str],
+    registry: Registry | None,
+) -> list[str]:
+    """What is wrong with a run on a board.
+
+    Args:
+        record: its record.
+        folder: where it lies.
+        board: the folder that holds `results/`.
+        protocols: hashes of the tracks of the records before it, by id; its own is added.
+        registry: what is installed; see `published`.
+    """
+    place = place_of(record)
+    problems = []
+    if folder != board / place:
+        problems.append(f"the record belongs under {place.relative_to(RESULTS).as_posix()}")
+    problems += reasons_against(record, folder, registry)
+    if protocols.setdefault(record.track.id, record.track_sha256) != record.track_sha256:
+        problems.append(
+            f"its track {record.track.id} is another one than that of the records before it; a "
+            "changed protocol needs a new version"
+        )
+    return problems
 
 
 def newest(runs: list[Published], track: str) -> list[Published]:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.board.build import BOARD_NAME, board, texts
-from robustdd_bench.board.checks import reasons_against
 from robustdd_bench.board.content import BoardContent
 from robustdd_bench.board.page import PAGE_NAME
-from robustdd_bench.board.publish import RESULTS, STAGING, place_of, published
+from robustdd_bench.board.publish import RESULTS, STAGING, problems_of, published
 from robustdd_bench.board.reported import read_reported_file, reported_files
 from robustdd_bench.board.submission import SUBMISSION_NAME, read_submission
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import parse_json
 from robustdd_bench.plugins import Registry
-from robustdd_bench.runs.records import Record, read_record
+from robustdd_bench.runs.records import read_record
 from robustdd_bench.tables import Column, Row, Table, plain
 
 DIFFERENCES = 3
@@ -116,30 +115,12 @@ def _run_problems(
     except UsageError as error:
         yield folder / "record.json", error
     else:
-        found = _record_problems(record, folder, root, protocols, registry)
+        found = problems_of(record, folder, root, protocols, registry)
         yield from ((folder, text) for text in found)
     try:
         read_submission(folder)
     except UsageError as error:
         yield folder / SUBMISSION_NAME, error
-
-
-def _record_problems(
-    record: Record,
-    folder: Path,
-    root: Path,
-    protocols: dict[str, str],
-    registry: Registry | None,
-) -> Iterator[str]:
-    place = place_of(record)
-    if folder != root / place:
-        yield f"the record belongs under {place.relative_to(RESULTS).as_posix()}"
-    yield from reasons_against(record, folder, registry)
-    if protocols.setdefault(record.track.id, record.track_sha256) != record.track_sha256:
-        yield (
-            f"its track {record.track.id} is another one than that of the records before it; a "
-            "changed protocol needs a new version"
-        )
 
 
 def _built_problems(root: Path) -> Iterator[Problem]:
