@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,42 @@ def test_torchvisions_layout_is_read_as_bytes_with_channels_first(
     assert torch.equal(data.train.images, images)
     assert torch.equal(data.train.labels, labels)
     assert not torch.equal(data.test.images, images)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_first_images_of_each_class_can_be_asked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = WRITERS[name](tmp_path / "data", name, monkeypatch)
+    whole = LOADERS[name](tmp_path / "data", False)
+    data = LOADERS[name](tmp_path / "data", False, train_per_class=1).check(name)
+    firsts = sorted({int(k): i for i, k in reversed(list(enumerate(labels)))}.values())
+    assert torch.equal(data.train.images, images[firsts])
+    assert torch.equal(data.train.labels, labels[firsts])
+    assert torch.equal(data.test.images, whole.test.images)
+    most = int(torch.bincount(whole.test.labels).min())
+    few = LOADERS[name](tmp_path / "data", False, test_per_class=most)
+    assert torch.bincount(few.test.labels).tolist() == [most] * data.num_classes
+    assert torch.equal(few.train.images, images)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "train_per_class must be a positive whole number, not 0"),
+        (-3, "train_per_class must be a positive whole number, not -3"),
+        (1.5, "train_per_class must be a positive whole number, not 1.5"),
+        (True, "train_per_class must be a positive whole number, not True"),
+        ("ten", "train_per_class must be a positive whole number, not 'ten'"),
+        (10**6, "train_per_class is 1000000, and a class has 2 images"),
+    ],
+)
+def test_a_wrong_number_of_images_of_each_class_is_told(
+    value: object, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["CIFAR10"](tmp_path / "data", "CIFAR10", monkeypatch)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        datasets.load_cifar10(tmp_path / "data", False, train_per_class=value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", LOADERS)

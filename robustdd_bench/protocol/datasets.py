@@ -64,6 +64,20 @@ class ImageData:
     test: Split
     num_classes: int
 
+    def reduced(self, train_per_class: int | None, test_per_class: int | None) -> ImageData:
+        """The first images of each class, in the order of the splits; None: all of them.
+
+        Raises:
+            UsageError: a number is not positive, or a class has fewer images.
+        """
+        parts = []
+        for name, split, count in (
+            ("train", self.train, train_per_class),
+            ("test", self.test, test_per_class),
+        ):
+            parts.append(split if count is None else split.take(_first(name, split.labels, count)))
+        return ImageData(parts[0], parts[1], self.num_classes)
+
     def check(self, name: str) -> ImageData:
         """Return self.
 
@@ -96,6 +110,21 @@ class ImageData:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise UsageError(f"dataset {name!r}: train and test images differ in shape")
         return self
+
+
+def _first(name: str, labels: Tensor, count: int) -> Tensor:
+    """Sorted indices of the first `count` examples of each class."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(
+            f"the data option {name}_per_class must be a positive whole number, not {count!r}"
+        )
+    fewest = int(torch.bincount(labels).min())
+    if count > fewest:
+        raise UsageError(
+            f"the data option {name}_per_class is {count}, and a class has {fewest} images"
+        )
+    classes = labels.unique().tolist()
+    return torch.cat([torch.nonzero(labels == k).flatten()[:count] for k in classes]).sort().values
 
 
 def stratified_holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -143,8 +172,15 @@ def load_digits(
     return ImageData(everything.take(kept), everything.take(held), 10)
 
 
-def _torchvision(name: str, root: Path, download: bool, splits: tuple[Any, Any]) -> ImageData:
-    """Both splits of a torchvision dataset as uint8 tensors (N,C,H,W)."""
+def _torchvision(
+    name: str,
+    root: Path,
+    download: bool,
+    splits: tuple[Any, Any],
+    train_per_class: int | None,
+    test_per_class: int | None,
+) -> ImageData:
+    """Both splits of a torchvision dataset as uint8 tensors (N,C,H,W), or their first images."""
     import torchvision
 
     parts = []
@@ -165,40 +201,74 @@ def _torchvision(name: str, root: Path, download: bool, splits: tuple[Any, Any])
             pixels = pixels.permute(0, 3, 1, 2)
         labels = data.labels if hasattr(data, "labels") else data.targets
         parts.append(Split(pixels.contiguous(), torch.as_tensor(labels, dtype=torch.int64)))
-    return ImageData(parts[0], parts[1], int(parts[0].labels.max()) + 1)
+    data = ImageData(parts[0], parts[1], int(parts[0].labels.max()) + 1)
+    return data.reduced(train_per_class, test_per_class)
 
 
 _TRAIN_TEST = ({"train": True}, {"train": False})
 
 
 @cites(papers.CIFAR)
-def load_cifar10(root: Path, download: bool) -> ImageData:
+def load_cifar10(
+    root: Path,
+    download: bool,
+    *,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+) -> ImageData:
     """CIFAR-10: 50,000 and 10,000 colour images of 32x32, 10 classes."""
-    return _torchvision("CIFAR10", root, download, _TRAIN_TEST)
+    return _torchvision("CIFAR10", root, download, _TRAIN_TEST, train_per_class, test_per_class)
 
 
 @cites(papers.CIFAR)
-def load_cifar100(root: Path, download: bool) -> ImageData:
+def load_cifar100(
+    root: Path,
+    download: bool,
+    *,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+) -> ImageData:
     """CIFAR-100: 50,000 and 10,000 colour images of 32x32, 100 classes."""
-    return _torchvision("CIFAR100", root, download, _TRAIN_TEST)
+    return _torchvision("CIFAR100", root, download, _TRAIN_TEST, train_per_class, test_per_class)
 
 
 @cites(papers.MNIST)
-def load_mnist(root: Path, download: bool) -> ImageData:
+def load_mnist(
+    root: Path,
+    download: bool,
+    *,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+) -> ImageData:
     """MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
-    return _torchvision("MNIST", root, download, _TRAIN_TEST)
+    return _torchvision("MNIST", root, download, _TRAIN_TEST, train_per_class, test_per_class)
 
 
 @cites(papers.FASHION_MNIST)
-def load_fashion_mnist(root: Path, download: bool) -> ImageData:
+def load_fashion_mnist(
+    root: Path,
+    download: bool,
+    *,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+) -> ImageData:
     """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
-    return _torchvision("FashionMNIST", root, download, _TRAIN_TEST)
+    return _torchvision(
+        "FashionMNIST", root, download, _TRAIN_TEST, train_per_class, test_per_class
+    )
 
 
 @cites(papers.SVHN)
-def load_svhn(root: Path, download: bool) -> ImageData:
+def load_svhn(
+    root: Path,
+    download: bool,
+    *,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+) -> ImageData:
     """SVHN, cropped digits: 73,257 and 26,032 colour images of 32x32, 10 classes."""
-    return _torchvision("SVHN", root, download, ({"split": "train"}, {"split": "test"}))
+    splits = ({"split": "train"}, {"split": "test"})
+    return _torchvision("SVHN", root, download, splits, train_per_class, test_per_class)
 
 
 def load_folder(root: Path, download: bool, *, size: int | None = None) -> ImageData:
