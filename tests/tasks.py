@@ -41,6 +41,7 @@ class RecordingReporter:
     def __init__(self, interrupt_at=None):
         self.values = {}
         self.steps = []
+        self.notes = []
         self._interrupt_at = interrupt_at
 
     @contextlib.contextmanager
@@ -58,7 +59,7 @@ class RecordingReporter:
             self.values.setdefault(name, []).append(float(value))
 
     def note(self, text):
-        pass
+        self.notes.append(text)
 
 
 @cache
@@ -77,6 +78,7 @@ def digits_task(
     preprocessing=NORMALISE,
     allow_flip=False,
     uint8=False,
+    device="cpu",
 ):
     """`per_class` digits of the first classes (one fewer of class 0), a ConvNet-2."""
     split = digits()
@@ -86,7 +88,7 @@ def digits_task(
         keep.append(torch.nonzero(split.labels == k).flatten()[:count])
     index = torch.cat(keep)
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))]
-    images, device = split.images[index], torch.device("cpu")
+    images, device = split.images[index], torch.device(device)
     if uint8:
         images = (images * 255).round().to(torch.uint8)
     options, shape = {"depth": 2, "width": width}, images.shape[1:]
@@ -95,8 +97,8 @@ def digits_task(
         return NetworkFactory(convnet, options, shape, classes, kind, images, device)
 
     return DistillTask(
-        images=images,
-        labels=split.labels[index],
+        images=images.to(device),
+        labels=split.labels[index].to(device),
         num_classes=classes,
         ipc=ipc,
         network=networks(preprocessing),
