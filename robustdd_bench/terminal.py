@@ -47,6 +47,12 @@ def duration_text(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02} h"
 
 
+def rate_text(per_second: float, unit: str) -> str:
+    """A throughput, e.g. "12,345 images/s"; three digits below a hundred."""
+    value = f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+    return f"{value} {unit}/s"
+
+
 def size_text(count: int) -> str:
     """A number of bytes as people read it, e.g. "6.5 GiB"."""
     value, unit = float(count), "B"

@@ -11,7 +11,7 @@ from sweeps import Counting, planned, swept
 
 from robustdd_bench.files import write_json
 from robustdd_bench.runs.estimate import Estimate, History, estimate
-from robustdd_bench.terminal import duration_text
+from robustdd_bench.terminal import duration_text, rate_text
 
 
 def seconds(record, **factors):
@@ -130,3 +130,12 @@ def test_what_an_interrupted_run_has_done_is_taken_off(past, tmp_path):
 )
 def test_a_time_is_written_as_people_read_it(seconds, text):
     assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.0123, "0.0123"), (0.5, "0.5"), (12.345, "12.3"), (99.96, "100"),
+     (1234.5, "1,234"), (270_000.0, "270,000")],
+)  # fmt: skip
+def test_a_rate_has_three_digits_or_whole_numbers(value, text):
+    assert rate_text(value, "images") == f"{text} images/s"

@@ -472,7 +472,20 @@ def test_an_interrupt_in_the_distillation_keeps_its_checkpoint(tmp_path) -> None
     assert steps == [2, 3]
     assert finished.record.results_sha256 == example("mtt").record.results_sha256
     matching = next(s for s in finished.record.costs.stages if s.stage == "distill")
-    assert matching.items in (2, 3)
+    assert (matching.items, matching.unit) == (4, "student steps")  # two iterations of two
+
+
+def test_a_record_tells_what_was_worked_through() -> None:
+    bench = Workbench(plan_of("mtt"), registry(), Path("runs"), Path("data"))
+    stages = {stage.stage: stage for stage in example("mtt").record.costs.stages}
+    two_experts_of_two_epochs = 4 * len(bench.task.images)
+    assert (stages["experts"].items, stages["experts"].unit) == (
+        two_experts_of_two_epochs,
+        "images",
+    )
+    assert (stages["distill"].items, stages["distill"].unit) == (6, "student steps")
+    dm = next(s for s in example("dm").record.costs.stages if s.stage == "distill")
+    assert (dm.items, dm.unit) == (3, "steps")
 
 
 def test_an_interrupt_before_anything_was_done_says_so(tmp_path) -> None:

@@ -20,7 +20,7 @@ from robustdd_bench.cli.output import json_option, print_json, print_table, prin
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.imports.formats import FORMATS
-from robustdd_bench.terminal import one_line
+from robustdd_bench.terminal import one_line, rate_text
 
 if TYPE_CHECKING:
     from robustdd_bench.runs.pipeline import Finished
@@ -271,9 +271,9 @@ def _print_finished(finished: Finished) -> None:
     for name in ("record.json", "distilled.safetensors", "distilled.png", "robustness.png"):
         print(folder / name)
     for stage in record.costs.stages:
-        rate = f"{stage.items_per_s:,.0f} {stage.unit}/s"
+        rate = rate_text(stage.items_per_s, stage.unit)
         print(
-            f"{stage.stage:9} {stage.wall_s:8.1f} s  {rate:>20}  peak "
+            f"{stage.stage:9} {stage.wall_s:8.1f} s  {rate:>24}  peak "
             f"{stage.peak_bytes / 2**20:,.0f} MiB",
             file=sys.stderr,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustdd_bench.protocol.tracks import eps_label
-from robustdd_bench.terminal import hides
+from robustdd_bench.terminal import hides, rate_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -53,6 +53,7 @@ def environment(*folders: Path) -> jinja2.Environment:
         "interval": lambda value: f"{100 * value.low:.1f}–{100 * value.high:.1f}",
         "eps": eps_label,
         "seconds": seconds,
+        "rate": rate_text,
         "mebibytes": mebibytes,
         "setting": setting,
         "norm": lambda norm: {"Linf": "L∞", "L2": "L2"}[norm],

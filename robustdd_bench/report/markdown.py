@@ -17,7 +17,7 @@ from robustdd_bench.runs.record_parts import AggregateInfo
 from robustdd_bench.runs.records import Record
 from robustdd_bench.tables import markdown as table
 from robustdd_bench.tables import with_deviation
-from robustdd_bench.terminal import one_line
+from robustdd_bench.terminal import one_line, rate_text
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#~])")
 
@@ -168,7 +168,7 @@ def _run(report: Report, place: int, run: RunReport, made: MarkdownReport) -> It
                     escaped(stage.stage),
                     str(stage.cells),
                     seconds(stage.wall_s),
-                    f"{stage.items_per_s:,.0f} {escaped(stage.unit)}/s",
+                    rate_text(stage.items_per_s, escaped(stage.unit)),
                     mebibytes(stage.peak_bytes),
                 ]
                 for stage in record.costs.stages

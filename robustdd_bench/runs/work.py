@@ -94,11 +94,15 @@ def threads(count: int) -> Iterator[None]:
 
 
 class _Counter:
-    """A reporter that counts the steps of the outermost progress bar, for the throughput."""
+    """A reporter that counts work, or the steps of the outermost progress bar where none is told.
+
+    It is for the throughput.
+    """
 
     def __init__(self, inner: Reporter) -> None:
         self.inner = inner
         self.steps = 0
+        self._told: Work | None = None
         self._depth = 0
 
     @contextlib.contextmanager
@@ -129,6 +133,13 @@ class _Counter:
     def note(self, text: str) -> None:
         self.inner.note(text)
 
+    def work(self, items: int, unit: str) -> None:
+        self._told = Work(items + (self._told.items if self._told else 0), unit)
+
+    def done(self) -> Work:
+        """What was done."""
+        return self._told or Work(self.steps, "steps")
+
     def show_images(self, step: int, distilled: DistilledSet) -> None:
         if isinstance(self.inner, ImageReporter):
             self.inner.show_images(step, distilled)
@@ -145,7 +156,7 @@ def _experts(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
         raise PluginError(
             f"plugin {bench.plan.plugin!r}: part {part.name!r} did not write {part.output.name}"
         )
-    return Work(counter.steps, "steps")
+    return counter.done()
 
 
 def _distill(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
@@ -162,7 +173,7 @@ def _distill(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
     distilled.check(bench.shape_CHW, bench.num_classes, ipc)
     _check_recipe(bench, distilled)
     distilled.save(cell.output)
-    return Work(counter.steps, "steps")
+    return counter.done()
 
 
 def _check_recipe(bench: Workbench, distilled: DistilledSet) -> None:

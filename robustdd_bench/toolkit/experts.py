@@ -38,6 +38,7 @@ from robustdd_bench.toolkit.augment import Augmenter, Drawn, DrawnBuffers
 from robustdd_bench.toolkit.capture import Replayer
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.toolkit.throughput import tell_work
 
 # Raise when a change of the code below changes trajectories, so that stored ones are not reused.
 TRAINER_VERSION = 1
@@ -340,6 +341,7 @@ def train_expert(
                 )
             reporter.metrics(epoch, loss=losses[-1])
             progress.advance()
+    tell_work(reporter, recipe.epochs * len(task.images), "images")
     with torch.no_grad():
         end = snapshots[-1].to(device)
         hits = torch.zeros((), device=device)

@@ -42,6 +42,7 @@ from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.inputspace import split_network, to_pixels
 from robustdd_bench.toolkit.learned import Learned
 from robustdd_bench.toolkit.snapshots import show_images
+from robustdd_bench.toolkit.throughput import tell_work
 from robustdd_bench.toolkit.trajectory_config import TrajectoryConfig
 from robustdd_bench.toolkit.unroll import OuterLoss, Step, matching_loss
 
@@ -172,6 +173,7 @@ class TrajectoryMatcher:
                     require_finite(iteration + 1, **learned.values(), loss=result.loss)
                 show_images(reporter, iteration + 1, config.iterations, current)
                 checkpoint.maybe_save(iteration + 1, learned.state())
+        tell_work(reporter, (config.iterations - done) * config.student_steps, "student steps")
         return dataclasses.replace(
             current(),
             learning_rate=float(learned.alpha),
