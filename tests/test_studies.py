@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
+from small_runs import example
 
-from robustdd_bench.files import read_json
+from robustdd_bench.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = {"mat-digits": "study_mat_digits", "attacks-digits": "study_attacks"}
@@ -46,3 +48,51 @@ def test_mats_study_has_every_run_that_its_script_names() -> None:
     assert found == list(module.settings())
     assert results["about"]["students"] == 5
     assert module.PLOT.is_file()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Validation runs of two methods, in a folder."""
+    for method in ("mtt", "random"):
+        shutil.copytree(example(method, validate=True).folder, tmp_path / "runs" / method)
+    return tmp_path / "runs"
+
+
+def test_a_sweep_is_collected_and_drawn(runs, tmp_path) -> None:
+    module, study = script("study_sweep"), tmp_path / "study.md"
+    figures = study.with_suffix(".json")
+    assert module.main(["collect", str(figures), str(runs)]) == 0
+    mtt, random = read_json(figures)["runs"]
+    assert (mtt["method"], random["method"]) == ("mtt", "random")
+    record = example("mtt", validate=True).record
+    assert mtt["accuracy"][0] == pytest.approx(record.aggregates.clean.mean, abs=1e-6)
+    assert mtt["loss"] > 0
+    assert random["loss"] is None
+    study.write_text("# Title\n\n<!-- begin tables -->old<!-- end tables -->\nEnd\n")
+    assert module.main(["draw", str(study)]) == 0
+    text = study.read_text()
+    assert text.startswith("# Title\n")
+    assert text.endswith("<!-- end tables -->\nEnd\n")
+    assert f"`{mtt['run_id']}`" in text
+    assert f"{100 * mtt['accuracy'][0]:.1f} ± " in text
+    assert "old" not in text
+
+
+def test_a_study_grows_and_keeps_what_it_has(runs, tmp_path) -> None:
+    module, figures = script("study_sweep"), tmp_path / "study.json"
+    for folder in (runs / "mtt", runs / "random", runs):
+        module.main(["collect", str(figures), str(folder)])
+    assert len(read_json(figures)["runs"]) == 2
+    changed = read_json(figures)
+    changed["runs"][0]["results_sha256"] = "0" * 64
+    write_json(figures, changed)
+    with pytest.raises(SystemExit, match="has other figures"):
+        module.main(["collect", str(figures), str(runs)])
+
+
+def test_a_study_has_not_seen_the_test_split(tmp_path) -> None:
+    module = script("study_sweep")
+    with pytest.raises(SystemExit, match="not run with --validate"):
+        module.main(["collect", str(tmp_path / "s.json"), str(example("random").folder)])
+    with pytest.raises(SystemExit, match=r"no record\.json"):
+        module.main(["collect", str(tmp_path / "s.json"), str(tmp_path)])
