@@ -60,6 +60,28 @@ def availability(device: torch.device) -> Availability:
     return Availability(True, "CUDA graphs")
 
 
+class Inputs:
+    """What differs from one call of a step to the next, in tensors that stay where they are.
+
+    Args:
+        device: where they lie.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._tensors: dict[Hashable, Tensor] = {}
+
+    def put(self, name: str, value: Tensor) -> Tensor:
+        """The same values in the tensor of that name and of the value's shape and type.
+
+        It holds them until the next call with these. The host does not wait.
+        """
+        key = name, value.shape, value.dtype
+        if key not in self._tensors:
+            self._tensors[key] = torch.empty_like(value, device=self._device)
+        return self._tensors[key].copy_(value, non_blocking=True)
+
+
 class Replayer:
     """Runs steps, captured where that is possible.
 
