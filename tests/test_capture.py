@@ -194,6 +194,9 @@ def test_what_a_replay_is_held_against() -> None:
     assert "off by" in difference([zero], [zero], [one])
     assert "off by" in difference([zero], [one], [zero])
     assert "NaN" in difference([zero], [one * float("nan")], [one])
+    # A step that moves a tensor by less than its rounding moves it by chance.
+    assert difference([one], [one * (1 + 1e-7)], [one]) is None
+    assert "off by" in difference([one], [one * (1 + 1e-6)], [one])
     # Where the step itself diverges, the replay may as well.
     assert difference([zero], [one * float("nan")], [one * float("nan")]) is None
     count = torch.tensor(3)
