@@ -5,13 +5,15 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.datasets import load_digits
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.toolkit.capture import Replayer
+from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
 
 NORMALISE = Preprocessing("normalise", (0.3,), (0.38,))
 
@@ -60,6 +62,51 @@ class RecordingReporter:
 
     def note(self, text):
         self.notes.append(text)
+
+
+def replay_steps(monkeypatch):
+    """Make steps on the CPU what they are on a GPU: the first of a key does the work of all.
+
+    Each is done, undone and done again, as before it is captured, so that what it changes and the
+    `Replayer` was not told of is changed twice.
+    """
+    monkeypatch.setenv("ROBUSTDD_CAPTURE", "rehearse")
+
+    def run(self, key, step):
+        step = self._first.setdefault(key, step)
+        tensors, states = self._save()
+        step()
+        self._restore(tensors, states)
+        step()
+
+    monkeypatch.setattr(Replayer, "run", run)
+
+
+class Counting(nn.Module):
+    """Grows with each call in train mode: a network that depends on a buffer which it changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.calls.add_(1)
+        return x * (1 + 0.1 * self.calls)
+
+
+def counting_network(seed):
+    """A network of 8x8 digits of four classes, with batch norm and a buffer that matters."""
+    with isolated_rng(seed):
+        body = nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            Counting(),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(144, 4),
+        )
+    return nn.Sequential(nn.Identity(), body)
 
 
 @cache

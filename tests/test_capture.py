@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from robustdd_bench.toolkit import capture
-from robustdd_bench.toolkit.capture import Availability, Replayer, availability, difference
+from robustdd_bench.toolkit.capture import (
+    Availability,
+    Inputs,
+    Replayer,
+    availability,
+    difference,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -188,11 +194,39 @@ def test_what_a_replay_is_held_against() -> None:
     assert "off by" in difference([zero], [zero], [one])
     assert "off by" in difference([zero], [one], [zero])
     assert "NaN" in difference([zero], [one * float("nan")], [one])
+    # A step that moves a tensor by less than its rounding moves it by chance.
+    assert difference([one], [one * (1 + 1e-7)], [one]) is None
+    assert "off by" in difference([one], [one * (1 + 1e-6)], [one])
     # Where the step itself diverges, the replay may as well.
     assert difference([zero], [one * float("nan")], [one * float("nan")]) is None
     count = torch.tensor(3)
     assert difference([count], [count + 1], [count + 1]) is None
     assert "not that of" in difference([count], [count], [count + 1])
+
+
+def test_inputs_of_one_name_shape_and_type_share_a_tensor() -> None:
+    inputs = Inputs(CPU)
+    first = inputs.put("a", torch.tensor([1, 2]))
+    assert first.tolist() == [1, 2]
+    again = inputs.put("a", torch.tensor([3, 4]))
+    assert again is first
+    assert first.tolist() == [3, 4]
+    others = [
+        inputs.put("b", torch.tensor([5, 6])),
+        inputs.put("a", torch.tensor([5, 6, 7])),
+        inputs.put("a", torch.tensor([5.0, 6.0])),
+        inputs.put("a", torch.tensor([[5, 6]])),
+    ]
+    assert len({tensor.data_ptr() for tensor in (first, *others)}) == 5
+    assert first.tolist() == [3, 4]
+
+
+def test_inputs_are_copies() -> None:
+    value = torch.zeros(2)
+    kept = Inputs(CPU).put("a", value)
+    value.fill_(1.0)
+    assert kept.tolist() == [0, 0]
+    assert Inputs(CPU).put("a", torch.ones(1).expand(3)).tolist() == [1, 1, 1]
 
 
 @pytest.mark.gpu

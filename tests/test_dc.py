@@ -4,7 +4,13 @@ import pytest
 import torch
 from robustdd_dc.distillers import DC, DSA
 from robustdd_dc.matching import class_gradient
-from tasks import InterruptedRunError, RecordingReporter, digits_task
+from tasks import (
+    InterruptedRunError,
+    RecordingReporter,
+    counting_network,
+    digits_task,
+    replay_steps,
+)
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -12,8 +18,10 @@ from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams
-from robustdd_bench.toolkit.inputspace import split_network
+from robustdd_bench.toolkit.augment import Drawn
+from robustdd_bench.toolkit.distances import gradient_distance
+from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation, apply
+from robustdd_bench.toolkit.inputspace import split_network, starting_images
 from robustdd_bench.toolkit.seeds import isolated_rng
 
 METHODS = [DC, DSA]
@@ -89,10 +97,7 @@ def test_class_by_class_gradients_equal_one_backward_of_the_sum_in_float64():
     source = torch.Generator().manual_seed(1)
     real = torch.randn(3, 6, 2, 8, 8, generator=source, dtype=torch.float64)
     z = torch.randn(3, 2, 2, 8, 8, generator=source, dtype=torch.float64)
-    pieces = [
-        class_gradient(body, real[k], z[k], k, AugmentationParams("none", torch.zeros(1, 0)))
-        for k in range(3)
-    ]
+    pieces = [class_gradient(body, real[k], z[k], torch.tensor([k]), None) for k in range(3)]
     leaf = z.clone().requires_grad_()
     parameters = list(body.parameters())
     total = 0
@@ -121,28 +126,69 @@ def test_real_and_synthetic_images_share_one_augmentation():
         drawn = Augmentation((family,)).draw(
             1, (8, 8), torch.Generator().manual_seed(2), siamese=True
         )
-        distance, _ = class_gradient(body, x, x.clone(), 1, drawn)
+        distance, _ = class_gradient(body, x, x.clone(), torch.tensor([1]), Drawn(drawn))
         assert distance < 1e-3  # the same images, augmented alike, have the same gradients
 
 
-def test_one_image_step_is_sgd_with_momentum_on_the_gradient(tmp_path):
-    task = digits_task(tmp_path, ipc=1, preprocessing=Preprocessing("none"))
-    config = {"outer": 1, "inner": 1, "lr_img": 0.3}
-    start = torch.randn(4, 1, 8, 8, generator=task.seeds.generator("init"))
-    z, velocity = start, torch.zeros_like(start)
-    for iteration in range(2):
-        _, body = split_network(task.network(task.seeds.seed("network", iteration)))
-        source, gradients = task.seeds.generator("real", iteration, 0), []
-        for k, index in enumerate(task.class_indices()):
-            order = torch.randperm(len(index), generator=source)[:8]
-            drawn = AugmentationParams("none", torch.zeros(1, 0))
-            gradients.append(
-                class_gradient(body, task.pixels(index[order]), z[k : k + 1], k, drawn)[1]
-            )
-        velocity = 0.5 * velocity + torch.cat(gradients)
-        z = z - 0.3 * velocity
-    made = run(DC, task, iterations=2, **config)
-    torch.testing.assert_close(made.images, z, rtol=0, atol=0)
+def as_the_paper_writes_it(task, config, augmentation):
+    """Algorithm 1 as a plain loop: images, and the mean distance of each iteration."""
+    seeds, classes, distances = task.seeds, range(task.num_classes), []
+    layer, _ = split_network(task.network(0))
+    z = starting_images(task, task.ipc, layer, config.init)
+    velocity = torch.zeros_like(z)
+    for iteration in range(config.iterations):
+        _, body = split_network(task.network(seeds.seed("network", iteration)))
+        optimiser = torch.optim.SGD(body.parameters(), lr=config.lr_net)
+        weights = [p for p in body.parameters() if p.ndim > 1]
+        total = torch.zeros(())
+        for step in range(config.outer):
+            real = seeds.generator("real", iteration, step)
+            source = seeds.generator("augmentation", iteration, step)
+            gradients = []
+            for k, index in zip(classes, task.class_indices(), strict=True):
+                order = torch.randperm(len(index), generator=real)[: config.batch_real]
+                x = layer(task.pixels(index[order]))
+                own = z[k * task.ipc : (k + 1) * task.ipc].clone().requires_grad_()
+                drawn = augmentation.draw(1, z.shape[2:], source, siamese=True)
+                loss = cross_entropy(body(apply(x, drawn)), torch.full((len(x),), k))
+                target = torch.autograd.grad(loss, weights)
+                loss = cross_entropy(body(apply(own, drawn)), torch.full((task.ipc,), k))
+                found = torch.autograd.grad(loss, weights, create_graph=True)
+                distance = gradient_distance(target, found)
+                gradients.append(torch.autograd.grad(distance, own)[0])
+                total = total + distance.detach()
+            velocity = config.momentum * velocity + torch.cat(gradients)
+            z = z - config.lr_img * velocity
+            source = seeds.generator("training", iteration, step)
+            for _ in range(config.inner if step < config.outer - 1 else 0):
+                order = torch.randperm(len(z), generator=source)
+                for batch in order.split(config.batch_train):
+                    drawn = augmentation.draw(len(batch), z.shape[2:], source)
+                    optimiser.zero_grad()
+                    logits = body(apply(z[batch], drawn))
+                    cross_entropy(logits, batch // task.ipc).backward()
+                    optimiser.step()
+        distances.append(float(total / (config.outer * task.num_classes)))
+    return z, distances
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("strategy", ["none", STRATEGY])
+@pytest.mark.parametrize("network", [None, counting_network])
+def test_a_run_is_the_papers_loop_bit_for_bit(network, strategy, replayed, tmp_path, monkeypatch):
+    """With a class of fewer images than a real batch, captured steps or none, buffers or none."""
+    if replayed:
+        replay_steps(monkeypatch)
+    task = digits_task(tmp_path, preprocessing=Preprocessing("none"), allow_flip=True, uint8=True)
+    if network is not None:
+        task = dataclasses.replace(task, network=network)
+    method = DC if strategy == "none" else DSA
+    config = method.Config(iterations=4, outer=3, inner=2, batch_real=24, batch_train=5)
+    reporter = RecordingReporter()
+    made = method(config).distill(task, reporter)
+    images, distances = as_the_paper_writes_it(task, config, Augmentation.parse(strategy))
+    assert torch.equal(made.images, images)
+    assert reporter.values["distance"] == distances
 
 
 def test_noise_and_real_starts_are_in_the_networks_input_space(tmp_path):

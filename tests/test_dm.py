@@ -1,20 +1,25 @@
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 from robustdd_dm.distiller import DM, matching_gradient
-from tasks import InterruptedRunError, RecordingReporter, digits_task
+from tasks import (
+    InterruptedRunError,
+    RecordingReporter,
+    counting_network,
+    digits_task,
+    replay_steps,
+)
 from torch import nn
 
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation, AugmentationParams, apply
-from robustdd_bench.toolkit.inputspace import features
+from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation, apply, apply_grouped
+from robustdd_bench.toolkit.inputspace import features, split_network, starting_images
 from robustdd_bench.toolkit.seeds import isolated_rng
-
-NOTHING = AugmentationParams("none", torch.zeros(1, 0))
 
 
 def run(task, reporter=None, **config):
@@ -72,7 +77,7 @@ def test_the_loss_of_hand_computed_features():
     body = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).requires_grad_(False)
     real = torch.tensor([[0.0, 0.0], [2.0, 4.0], [4.0, 2.0], [3.0, 3.0]]).view(4, 1, 1, 2)
     made = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 3.0], [3.0, 3.0]]).view(4, 1, 1, 2)
-    loss, gradient = matching_gradient(body, real, [3, 1], made, [NOTHING, NOTHING])
+    loss, gradient = matching_gradient(body, real, [3, 1], made, lambda x, sizes: x)
     # class 0: real mean (2,2), made mean (2,1): 1; class 1: (3,3) against (4,3): 1
     assert loss.item() == 2
     # 2 (made mean - real mean) / S
@@ -99,7 +104,7 @@ def test_loss_and_gradient_equal_a_loop_over_classes_in_float64():
     z = torch.randn(4 * ipc, 2, 8, 8, generator=source, dtype=torch.float64)
     augmentation = Augmentation.parse(STRATEGY)
     drawn = [augmentation.draw(1, (8, 8), source, siamese=True) for _ in sizes]
-    loss, gradient = matching_gradient(body, real, sizes, z, drawn)
+    loss, gradient = matching_gradient(body, real, sizes, z, partial(apply_grouped, params=drawn))
 
     leaf, expected = z.clone().requires_grad_(), 0
     for k, part in enumerate(real.split(sizes)):
@@ -110,6 +115,61 @@ def test_loss_and_gradient_equal_a_loop_over_classes_in_float64():
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
     torch.testing.assert_close(gradient, leaf.grad)
+
+
+def as_the_paper_writes_it(task, config, augmentation):
+    """Eq. 4 and a step down it, again and again: images, and the loss per class of each step."""
+    seeds, ipc, losses = task.seeds, task.ipc, []
+    layer, _ = split_network(task.network(0))
+    z = starting_images(task, ipc, layer, config.init)
+    velocity = torch.zeros_like(z)
+    for iteration in range(config.iterations):
+        _, body = split_network(task.network(seeds.seed("network", iteration)))
+        source = seeds.generator("real", iteration)
+        augment = seeds.generator("augmentation", iteration)
+        own, total = z.clone().requires_grad_(), torch.zeros(())
+        indices = task.class_indices()
+        for first in range(0, task.num_classes, config.classes_at_once):
+            some = range(first, min(first + config.classes_at_once, task.num_classes))
+            real, made, sizes = [], [], []
+            orders = [torch.randperm(len(indices[k]), generator=source) for k in some]
+            drawn = [augmentation.draw(1, z.shape[2:], augment, siamese=True) for _ in some]
+            for k, order, params in zip(some, orders, drawn, strict=True):
+                x = layer(task.pixels(indices[k][order[: config.batch_real]]))
+                sizes.append(len(x))
+                real.append(apply(x, params))
+                made.append(apply(own[k * ipc : (k + 1) * ipc], params))
+            with torch.no_grad():
+                parts = features(body, torch.cat(real)).split(sizes)
+                target = torch.stack([part.mean(0) for part in parts])
+            means = features(body, torch.cat(made)).view(len(some), ipc, -1).mean(1)
+            total = total + ((target - means) ** 2).sum()
+        velocity = config.momentum * velocity + torch.autograd.grad(total, own)[0]
+        z = z - config.lr_img * velocity
+        losses.append(float(total.detach() / task.num_classes))
+    return z, losses
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("strategy", ["none", STRATEGY])
+@pytest.mark.parametrize("classes_at_once", [3, 10])
+@pytest.mark.parametrize("network", [None, counting_network])
+def test_a_run_is_eq_4_bit_for_bit(
+    network, classes_at_once, strategy, replayed, tmp_path, monkeypatch
+):
+    """With a class of fewer images than a real batch, captured steps or none, buffers or none."""
+    if replayed:
+        replay_steps(monkeypatch)
+    task = digits_task(tmp_path, preprocessing=Preprocessing("none"), allow_flip=True, uint8=True)
+    if network is not None:
+        task = dataclasses.replace(task, network=network)
+    options = {"augmentation": strategy, "classes_at_once": classes_at_once}
+    config = DM.Config(iterations=8, batch_real=24, **options)
+    reporter = RecordingReporter()
+    made = DM(config).distill(task, reporter)
+    images, losses = as_the_paper_writes_it(task, config, Augmentation.parse(strategy))
+    assert torch.equal(made.images, images)
+    assert reporter.values["loss"] == losses
 
 
 @pytest.mark.parametrize("classes_at_once", [1, 3])

@@ -12,6 +12,8 @@ from robustdd_bench.toolkit.dsa import (
     AugmentationParams,
     apply,
     apply_grouped,
+    apply_table,
+    grouped_table,
 )
 
 
@@ -266,6 +268,21 @@ def test_grouped_application_equals_one_call_a_group_and_is_differentiable():
     torch.testing.assert_close(grouped, looped, rtol=0, atol=0)
     gradients = [torch.autograd.grad((y**2).sum(), x)[0] for y in (grouped, looped)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("strategy", [STRATEGY, "rotate_color_flip", "none"])
+def test_every_family_and_a_choice_equals_what_was_drawn(strategy):
+    augmentation, source, sizes = Augmentation.parse(strategy), generator(4), [3, 1, 4, 2, 5, 1]
+    families = augmentation.families
+    params = [augmentation.draw(1, (8, 8), source, siamese=True) for _ in sizes]
+    table = grouped_table(families, params)
+    assert table.shape == (6, 4)
+    x = images(sum(sizes), 3, 8, 8).requires_grad_()
+    found = apply_table(x, sizes, families, table)
+    expected = apply_grouped(x, sizes, params)
+    assert torch.equal(found, expected)
+    gradients = [torch.autograd.grad((y**2).sum(), x)[0] for y in (found, expected)]
+    assert torch.equal(*gradients)
 
 
 def test_no_augmentation_is_the_identity():

@@ -13,6 +13,12 @@ gradient is taken class by class: the sum's gradient exactly, with the memory of
 `torch.func.vmap` over classes gives the same to rounding; on two CPU cores it took 1.5 to 2.1
 times as long.)
 
+On a GPU the gradient of a class and the training step of the network are captured
+(`toolkit.capture`): one graph for each number of images and family of augmentations, which serves
+every class. The class enters as indices of images and takes its labels from there; with the class
+inside a graph there would be K times as many graphs, each captured anew, to save two copies of a
+few numbers a replay.
+
 Deviations: between the tabulated images per class the loop counts are those of the next larger
 entry; the paper gives none. In networks with batch norm, batch statistics are used as they are; the
 released code freezes them first.
@@ -30,11 +36,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from robustdd_bench.distillers import DistilledSet, DistillTask, Reporter
+from robustdd_bench.toolkit.augment import put_drawn
 from robustdd_bench.toolkit.batches import ClassSampler
+from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.distances import gradient_distance
-from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams, apply
-from robustdd_bench.toolkit.inputspace import split_network, starting_images, to_pixels
+from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams
+from robustdd_bench.toolkit.flat import Augment
+from robustdd_bench.toolkit.inputspace import starting_images, to_pixels
+from robustdd_bench.toolkit.redrawn import RedrawnNetwork
 from robustdd_bench.toolkit.snapshots import show_images
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -105,8 +115,8 @@ def match_gradients(
     seeds = task.seeds
     key = f"{method} ipc={ipc} {seeds} {replace(recipe, checkpoint_seconds=0)}"
     checkpoint = Checkpoint(task.work_dir / f"{method}.safetensors", recipe.checkpoint_seconds, key)
-    layer, _ = split_network(task.network(seeds.seed("network", 0)))
-    sampler = ClassSampler(task.class_indices())
+    network = RedrawnNetwork(task, seeds.seed("network", 0))
+    layer = network.layer
     labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
     saved = checkpoint.load(task.device)
     if saved is None:
@@ -114,6 +124,7 @@ def match_gradients(
         velocity = torch.zeros_like(z)
     else:
         done, z, velocity = saved[0], saved[1]["images"], saved[1]["velocity"]
+    steps = _Steps(task, recipe, network, z, labels, reporter)
 
     def current() -> DistilledSet:
         return DistilledSet(images=to_pixels(layer, z), labels=labels)
@@ -123,9 +134,7 @@ def match_gradients(
         if done == 0:
             show_images(reporter, 0, recipe.iterations, current)
         for iteration in range(done, recipe.iterations):
-            z, velocity, distance = _iteration(
-                task, recipe, sampler, iteration, z, velocity, labels
-            )
+            z, velocity, distance = _iteration(task, recipe, steps, iteration, z, velocity)
             finished = iteration + 1
             reporter.metrics(finished, distance=distance)
             if finished % _CHECK_EVERY == 0 or finished == recipe.iterations:
@@ -137,52 +146,128 @@ def match_gradients(
 
 
 def _iteration(
-    task: DistillTask,
-    recipe: Recipe,
-    sampler: ClassSampler,
-    iteration: int,
-    z: Tensor,
-    velocity: Tensor,
-    labels: Tensor,
+    task: DistillTask, recipe: Recipe, steps: _Steps, iteration: int, z: Tensor, velocity: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One network: images, velocity, and the mean distance per class and image step."""
-    seeds, everyone = task.seeds, range(task.num_classes)
+    seeds = task.seeds
     outer, inner = recipe.loops(len(z) // task.num_classes)
-    layer, body = split_network(task.network(seeds.seed("network", iteration)))
-    body.train()
-    total = torch.zeros((), device=task.device)
+    steps.begin(seeds.seed("network", iteration))
     for step in range(outer):
         source = seeds.generator("real", iteration, step)
-        index, sizes = sampler.draw(everyone, recipe.batch_real, source)
         augment = seeds.generator("augmentation", iteration, step)
-        gradients = []
-        for k, real_index, z_SCHW in zip(
-            everyone, torch.split(index, sizes), torch.chunk(z, task.num_classes), strict=True
-        ):
-            drawn = recipe.augmentation.draw(1, z.shape[2:], augment, siamese=True)
-            real = layer(task.pixels(real_index))
-            distance, gradient = class_gradient(body, real, z_SCHW, k, drawn.to(task.device))
-            gradients.append(gradient)
-            total = total + distance
-        velocity = recipe.momentum * velocity + torch.cat(gradients)
+        velocity = recipe.momentum * velocity + steps.match(z, source, augment)
         z = z - recipe.lr_img * velocity
         if step < outer - 1:
-            source = seeds.generator("training", iteration, step)
-            train_on(body, z, labels, recipe, inner, source)
-    return z, velocity, total / (outer * task.num_classes)
+            steps.train(z, inner, seeds.generator("training", iteration, step))
+    return z, velocity, steps.distance / (outer * task.num_classes)
+
+
+class _Steps:
+    """The gradient of a class and the training step of the network.
+
+    Every tensor of theirs stays where it is, so that they can be captured and replayed.
+    """
+
+    def __init__(
+        self,
+        task: DistillTask,
+        recipe: Recipe,
+        network: RedrawnNetwork,
+        z: Tensor,
+        labels: Tensor,
+        reporter: Reporter,
+    ) -> None:
+        self._task, self._recipe, self._network, self._labels = task, recipe, network, labels
+        self._sampler = ClassSampler(task.class_indices())
+        self._members = torch.arange(len(z), device=z.device).chunk(task.num_classes)
+        self._z, self._gradient = torch.empty_like(z), torch.zeros_like(z)
+        self.distance = torch.zeros((), device=z.device)
+        """Summed over classes and image steps since `begin`."""
+        self._inputs = Inputs(z.device)
+        changed = [*network.tensors(), self._gradient, self.distance]
+        self._replayer = Replayer(z.device, changed, note=reporter.note)
+
+    def begin(self, seed: int) -> None:
+        """Start an iteration: with the network of a seed."""
+        self._network.draw(seed)
+        self.distance.zero_()
+
+    def match(self, z: Tensor, source: torch.Generator, augment: torch.Generator) -> Tensor:
+        """Add the distance of every class.
+
+        Args:
+            z: the synthetic images (K*S,C,H,W).
+            source: draws the real images.
+            augment: draws the siamese augmentation of each class.
+
+        Returns:
+            The sum's gradient in the images; it holds until the next call.
+        """
+        self._z.copy_(z)
+        classes, count = range(self._task.num_classes), self._recipe.batch_real
+        index, sizes = self._sampler.draw(classes, count, source)
+        for real, made in zip(torch.split(index, sizes), self._members, strict=True):
+            drawn = self._recipe.augmentation.draw(1, z.shape[2:], augment, siamese=True)
+            self._match_class(real, made, drawn)
+        return self._gradient
+
+    def _match_class(self, real: Tensor, made: Tensor, params: AugmentationParams) -> None:
+        real, made = self._inputs.put("real", real), self._inputs.put("made", made)
+        augment = put_drawn(self._inputs, params)
+
+        def step() -> None:
+            pixels, z = self._task.pixels(real), self._z[made]
+            label = self._labels[made[:1]]
+            body = self._network.body
+            distance, gradient = class_gradient(
+                body, self._network.layer(pixels), z, label, augment
+            )
+            self.distance.add_(distance)
+            self._gradient.index_copy_(0, made, gradient)
+
+        self._replayer.run(("match", len(real), params.family), step)
+
+    def train(self, z: Tensor, epochs: int, generator: torch.Generator) -> None:
+        """Train the network in place on the synthetic set, by plain SGD.
+
+        Each batch has one augmentation family, each of its images parameters of its own.
+        """
+        self._z.copy_(z)
+        for _ in range(epochs):
+            order = torch.randperm(len(z), generator=generator).to(z.device, non_blocking=True)
+            for index in torch.split(order, self._recipe.batch_train):
+                drawn = self._recipe.augmentation.draw(len(index), z.shape[2:], generator)
+                self._train_on(index, drawn)
+
+    def _train_on(self, index: Tensor, params: AugmentationParams) -> None:
+        index = self._inputs.put("batch", index)
+        augment = put_drawn(self._inputs, params)
+
+        def step() -> None:
+            body, x = self._network.body, self._z[index]
+            logits = body(x if augment is None else augment(x))
+            weights = [p for p in body.parameters() if p.requires_grad]
+            loss = cross_entropy(logits, self._labels[index])
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            with torch.no_grad():
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    if gradient is not None:
+                        weight.add_(gradient, alpha=-self._recipe.lr_net)
+
+        self._replayer.run(("train", len(index), params.family), step)
 
 
 def class_gradient(
-    body: nn.Module, real_RCHW: Tensor, z_SCHW: Tensor, k: int, drawn: AugmentationParams
+    body: nn.Module, real_RCHW: Tensor, z_SCHW: Tensor, label: Tensor, augment: Augment | None
 ) -> tuple[Tensor, Tensor]:
     """The distance of one class, and its gradient in the synthetic images.
 
     Args:
         body: the network after its preprocessing layer.
-        real_RCHW: real images of class k in the network's input space.
-        z_SCHW: the synthetic images of class k.
-        k: the class.
-        drawn: the siamese augmentation of both.
+        real_RCHW: real images of the class in the network's input space.
+        z_SCHW: the synthetic images of the class.
+        label: the class, (1,).
+        augment: the siamese augmentation of both.
 
     Returns:
         The distance (a scalar, detached) and its gradient (S,C,H,W).
@@ -192,33 +277,10 @@ def class_gradient(
     z = z_SCHW.detach().requires_grad_()
 
     def loss(images: Tensor) -> Tensor:
-        target = torch.full((len(images),), k, device=images.device)
-        return cross_entropy(body(apply(images, drawn)), target)
+        logits = body(images if augment is None else augment(images))
+        return cross_entropy(logits, label.expand(len(images)))
 
     target = torch.autograd.grad(loss(real_RCHW), weights)
     gradients = torch.autograd.grad(loss(z), weights, create_graph=True)
     distance = gradient_distance(target, gradients)
     return distance.detach(), torch.autograd.grad(distance, z)[0]
-
-
-def train_on(
-    body: nn.Module,
-    z: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    epochs: int,
-    generator: torch.Generator,
-) -> None:
-    """Train the network in place on the synthetic set, by plain SGD.
-
-    Each batch has one augmentation family, each of its images parameters of its own.
-    """
-    optimiser = torch.optim.SGD(body.parameters(), lr=recipe.lr_net)
-    for _ in range(epochs):
-        order = torch.randperm(len(z), generator=generator).to(z.device, non_blocking=True)
-        for index in torch.split(order, recipe.batch_train):
-            drawn = recipe.augmentation.draw(len(index), z.shape[2:], generator)
-            logits = body(apply(z[index], drawn.to(z.device)))
-            optimiser.zero_grad()
-            torch.autograd.backward(cross_entropy(logits, labels[index]))
-            optimiser.step()

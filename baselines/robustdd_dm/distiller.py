@@ -10,6 +10,13 @@ step, and z are the synthetic images in the network's input space, after the pre
 where the paper's learning rate holds. Only first-order gradients are needed, and the sum over
 classes lets many classes pass in one forward: that is exact, for any number of them.
 
+On a GPU the gradient of the classes that pass together is one captured step (`toolkit.capture`).
+With 10 classes and all families some 510 of its 560 kernels are the augmentation's, and which these
+are depends on what was drawn. So the captured step applies every family to every image and chooses
+(`toolkit.dsa.apply_table`): 670 kernels, always the same, in one graph. Graphs of single classes,
+one a family, would launch more of them, in three replays a class. Steps that are not captured apply
+what was drawn and no more.
+
 Deviation: networks with batch norm use the joint batch's statistics (of all classes at once).
 
 Shapes: K classes, S images per class, R real images, F features, C channels, H height, W width.
@@ -17,8 +24,9 @@ Shapes: K classes, S images per class, R real images, F features, C channels, H 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -27,18 +35,23 @@ from torch import Tensor, nn
 
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.batches import ClassSampler
+from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.distances import class_means, mean_distance
 from robustdd_bench.toolkit.dsa import (
     STRATEGY,
     Augmentation,
-    AugmentationParams,
     apply_grouped,
+    apply_table,
+    grouped_table,
 )
-from robustdd_bench.toolkit.inputspace import features, split_network, starting_images, to_pixels
+from robustdd_bench.toolkit.inputspace import features, starting_images, to_pixels
+from robustdd_bench.toolkit.redrawn import RedrawnNetwork
 from robustdd_bench.toolkit.snapshots import show_images
 
 _CHECK_EVERY = 100
+
+GroupedAugment = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class DM(Distiller):
@@ -103,8 +116,8 @@ class DM(Distiller):
             augmentation = augmentation.without("flip")
         key = f"dm ipc={ipc} {seeds} {augmentation} {replace(config, checkpoint_seconds=0)}"
         checkpoint = Checkpoint(task.work_dir / "dm.safetensors", config.checkpoint_seconds, key)
-        layer, _ = split_network(task.network(seeds.seed("network", 0)))
-        sampler = ClassSampler(task.class_indices())
+        network = RedrawnNetwork(task, seeds.seed("network", 0))
+        layer = network.layer
         labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
         saved = checkpoint.load(task.device)
         if saved is None:
@@ -112,6 +125,7 @@ class DM(Distiller):
             velocity = torch.zeros_like(z)
         else:
             done, z, velocity = saved[0], saved[1]["images"], saved[1]["velocity"]
+        matching = _Matching(task, config, augmentation, network, z, reporter)
 
         def current() -> DistilledSet:
             return DistilledSet(images=to_pixels(layer, z), labels=labels)
@@ -121,7 +135,7 @@ class DM(Distiller):
             if done == 0:
                 show_images(reporter, 0, config.iterations, current)
             for iteration in range(done, config.iterations):
-                loss, gradient = self._gradient(task, augmentation, sampler, iteration, z)
+                loss, gradient = matching.gradient(iteration, z)
                 velocity = config.momentum * velocity + gradient
                 z = z - config.lr_img * velocity
                 finished = iteration + 1
@@ -133,33 +147,68 @@ class DM(Distiller):
                 bar.advance()
         return current()
 
-    def _gradient(
+
+class _Matching:
+    """The gradient of one random network after the other.
+
+    Every tensor of the step stays where it is, so that it can be captured and replayed.
+    """
+
+    def __init__(
         self,
         task: DistillTask,
+        config: DM.Config,
         augmentation: Augmentation,
-        sampler: ClassSampler,
-        iteration: int,
+        network: RedrawnNetwork,
         z: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of one random network, per class, and the sum's gradient in all images."""
-        seeds, ipc = task.seeds, len(z) // task.num_classes
-        layer, body = split_network(task.network(seeds.seed("network", iteration)))
-        body.train().requires_grad_(False)
+        reporter: Reporter,
+    ) -> None:
+        network.body.requires_grad_(False)
+        self._task, self._config, self._network = task, config, network
+        self._augmentation = augmentation
+        self._sampler = ClassSampler(task.class_indices())
+        self._members = torch.arange(len(z), device=z.device).view(task.num_classes, -1)
+        self._z, self._gradient = torch.empty_like(z), torch.zeros_like(z)
+        self._loss = torch.zeros((), device=z.device)
+        self._inputs = Inputs(z.device)
+        changed = [*network.body.buffers(), self._gradient, self._loss]
+        self._replayer = Replayer(z.device, changed, note=reporter.note)
+
+    def gradient(self, iteration: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of one random network, per class, and the sum's gradient in all images.
+
+        The gradient holds until the next call.
+        """
+        seeds, classes = self._task.seeds, self._task.num_classes
+        self._network.draw(seeds.seed("network", iteration))
         source = seeds.generator("real", iteration)
         augment = seeds.generator("augmentation", iteration)
-        total, gradients = torch.zeros((), device=task.device), []
-        for first in range(0, task.num_classes, self.config.classes_at_once):
-            last = min(first + self.config.classes_at_once, task.num_classes)
-            classes = range(first, last)
-            index, sizes = sampler.draw(classes, self.config.batch_real, source)
-            drawn = [augmentation.draw(1, z.shape[2:], augment, siamese=True) for _ in classes]
-            real = layer(task.pixels(index))
-            part, gradient = matching_gradient(
-                body, real, sizes, z[first * ipc : last * ipc], drawn
-            )
-            total = total + part
-            gradients.append(gradient)
-        return total / task.num_classes, torch.cat(gradients)
+        self._z.copy_(z)
+        self._loss.zero_()
+        for first in range(0, classes, self._config.classes_at_once):
+            last = min(first + self._config.classes_at_once, classes)
+            self._add(range(first, last), source, augment)
+        return self._loss / classes, self._gradient
+
+    def _add(self, classes: range, source: torch.Generator, generator: torch.Generator) -> None:
+        """Add the loss of some classes, and put in place the gradient of their images."""
+        index, sizes = self._sampler.draw(classes, self._config.batch_real, source)
+        shape, families = self._z.shape[2:], self._augmentation.families
+        drawn = [self._augmentation.draw(1, shape, generator, siamese=True) for _ in classes]
+        real = self._inputs.put("real", index)
+        made = self._inputs.put("made", self._members[classes.start : classes.stop].flatten())
+        augment: GroupedAugment = partial(apply_grouped, params=drawn)
+        if self._replayer.static:
+            table = self._inputs.put("table", grouped_table(families, drawn))
+            augment = partial(apply_table, families=families, table_G4=table)
+
+        def step() -> None:
+            x = self._network.layer(self._task.pixels(real))
+            loss, gradient = matching_gradient(self._network.body, x, sizes, self._z[made], augment)
+            self._loss.add_(loss)
+            self._gradient.index_copy_(0, made, gradient)
+
+        self._replayer.run(tuple(sizes), step)
 
 
 def matching_gradient(
@@ -167,7 +216,7 @@ def matching_gradient(
     real_BCHW: Tensor,
     sizes: Sequence[int],
     z_BCHW: Tensor,
-    drawn: Sequence[AugmentationParams],
+    augment: GroupedAugment,
 ) -> tuple[Tensor, Tensor]:
     """The loss summed over some classes, and its gradient in their synthetic images.
 
@@ -176,7 +225,8 @@ def matching_gradient(
         real_BCHW: real images in the network's input space, class after class.
         sizes: real images of each class.
         z_BCHW: synthetic images, the same number of each class, class after class.
-        drawn: the siamese augmentation of each class.
+        augment: given images class after class, and how many there are of each, augments them
+            with the siamese augmentation of each class.
 
     Returns:
         The loss (a scalar, detached) and its gradient, of the shape of z.
@@ -184,7 +234,7 @@ def matching_gradient(
     z = z_BCHW.detach().requires_grad_()
     made_sizes = [len(z) // len(sizes)] * len(sizes)
     with torch.no_grad():
-        target = class_means(features(body, apply_grouped(real_BCHW, sizes, drawn)), sizes)
-    made = features(body, apply_grouped(z, made_sizes, drawn))
+        target = class_means(features(body, augment(real_BCHW, sizes)), sizes)
+    made = features(body, augment(z, made_sizes))
     loss = mean_distance(target, class_means(made, made_sizes))
     return loss.detach(), torch.autograd.grad(loss, z)[0]

@@ -27,8 +27,8 @@ from robustdd_bench.distillers import DistilledSet, Reporter
 from robustdd_bench.errors import RunFailedError
 from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_loss
-from robustdd_bench.toolkit.augment import Augmenter, DrawnBuffers
-from robustdd_bench.toolkit.capture import Replayer
+from robustdd_bench.toolkit.augment import Augmenter, put_drawn
+from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.flat import Augment
 from robustdd_bench.toolkit.seeds import Seeds
 
@@ -149,8 +149,7 @@ class _Training:
         self._weights = [p for p in network.parameters() if p.requires_grad]
         self._velocities = [torch.zeros_like(p) for p in self._weights] if spec.momentum else []
         self.loss = torch.zeros((), device=images.device)
-        self._indices: dict[int, Tensor] = {}
-        self._drawn = DrawnBuffers(images.device)
+        self._inputs = Inputs(images.device)
         changed = [p.detach() for p in self._weights] + self._velocities + [self.loss]
         cuda = images.device.type == "cuda"
         self._replayer = Replayer(
@@ -164,9 +163,8 @@ class _Training:
         """One step on the images at `batch` (B,), with one augmentation of `augmenter`."""
         size = len(batch)
         params = augmenter.params(size, self._images.shape[-2:])
-        where = self._indices.setdefault(size, torch.empty_like(batch))
-        where.copy_(batch)
-        augment = self._drawn.put(params)
+        where = self._inputs.put("batch", batch)
+        augment = put_drawn(self._inputs, params)
         key = size, params.family, rate
         self._replayer.run(key, lambda: self._step(where, augment, rate))
 

@@ -95,4 +95,5 @@ class NetworkFactory:
                 network = self._build(self._shape, self._classes, **self._options)
             except TypeError as error:
                 raise UsageError(f"the track's network options do not fit: {error}") from error
-        return nn.Sequential(self._layer, network.to(self._device))
+        # The host does not wait for the device: methods draw a network in each iteration.
+        return nn.Sequential(self._layer, network.to(self._device, non_blocking=True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustdd_bench.toolkit.capture import Inputs
 from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams, apply
 
 
@@ -47,27 +48,11 @@ class Augmenter:
         return Drawn(self.params(len(x_BCHW), x_BCHW.shape[-2:]).to(x_BCHW.device))
 
 
-class DrawnBuffers:
-    """Parameters of augmentations in tensors that stay where they are, for captured steps.
+def put_drawn(inputs: Inputs, params: AugmentationParams) -> Drawn | None:
+    """The same augmentation with its parameters among the inputs of a captured step.
 
-    Args:
-        device: where they lie.
+    It holds until the next call with that family and batch size. None for no augmentation.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._values: dict[tuple[str, int], Tensor] = {}
-
-    def put(self, params: AugmentationParams) -> Drawn | None:
-        """The same augmentation, its parameters in the tensor of its family and batch size.
-
-        It holds until the next call with that family and size. None for no augmentation.
-        """
-        if params.family == "none":
-            return None
-        key = params.family, len(params.values)
-        if key not in self._values:
-            self._values[key] = torch.empty_like(params.values, device=self._device)
-        values = self._values[key]
-        values.copy_(params.values, non_blocking=True)
-        return Drawn(AugmentationParams(params.family, values))
+    if params.family == "none":
+        return None
+    return Drawn(AugmentationParams(params.family, inputs.put(params.family, params.values)))

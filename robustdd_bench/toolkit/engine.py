@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from robustdd_bench.toolkit.augment import Drawn, DrawnBuffers
-from robustdd_bench.toolkit.capture import Replayer
+from robustdd_bench.toolkit.augment import Drawn, put_drawn
+from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.unroll import (
     Gradients,
@@ -110,8 +110,7 @@ class _Captured:
         self._d_alpha = torch.zeros_like(self._alpha)
         self._d_images = torch.zeros_like(images)
         self._d_labels = torch.zeros_like(labels) if labels.is_floating_point() else None
-        self._indices: dict[int, Tensor] = {}
-        self._drawn = DrawnBuffers(images.device)
+        self._inputs = Inputs(images.device)
         changed = [self._theta, self._velocity, self._lam, self._nu, self._d_alpha, self._d_images]
         changed += [] if self._d_labels is None else [self._d_labels]
         self.replayer = Replayer(images.device, changed, note=note)
@@ -167,11 +166,11 @@ class _Captured:
         index, size = None, len(self._images)
         if step.index is not None:
             size = len(step.index)
-            index = self._indices.setdefault(size, torch.empty_like(step.index))
-            index.copy_(step.index)
+            index = self._inputs.put("index", step.index)
         augment, family = None, "none"
         if isinstance(step.augment, Drawn):
-            augment, family = self._drawn.put(step.augment.params), step.augment.params.family
+            params = step.augment.params
+            augment, family = put_drawn(self._inputs, params), params.family
         fixed = Step(index, augment)
         key = name, index is None, size, family
         self.replayer.run(key, lambda: function(fixed))

@@ -34,8 +34,8 @@ from robustdd_bench.toolkit.adversarial import (
     OverfittingGuard,
     adversarial_loss,
 )
-from robustdd_bench.toolkit.augment import Augmenter, Drawn, DrawnBuffers
-from robustdd_bench.toolkit.capture import Replayer
+from robustdd_bench.toolkit.augment import Augmenter, Drawn, put_drawn
+from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import Seeds
 from robustdd_bench.toolkit.throughput import tell_work
@@ -255,8 +255,7 @@ class _Training:
         self.phi = self.theta.clone()
         self._velocity = torch.zeros_like(self.theta)
         self.total = torch.zeros((), device=device)
-        self._indices: dict[int, Tensor] = {}
-        self._drawn = DrawnBuffers(device)
+        self._inputs = Inputs(device)
         self._replayer = Replayer(
             device,
             (self.theta, self.phi, self._velocity, self.total),
@@ -268,9 +267,8 @@ class _Training:
         """One step on the training images at `batch` (B,), which lies on the device."""
         size = len(batch)
         params = self._augmenter.params(size, self.task.images.shape[-2:])
-        where = self._indices.setdefault(size, torch.empty_like(batch))
-        where.copy_(batch)
-        augment = self._drawn.put(params)
+        where = self._inputs.put("batch", batch)
+        augment = put_drawn(self._inputs, params)
         self._replayer.run((size, params.family), lambda: self._step(where, augment))
 
     def _step(self, where: Tensor, augment: Drawn | None) -> None:
