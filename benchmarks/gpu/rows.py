@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import chosen
 from archive import NAME, choose, pack, unpack
 from bench import Report, circumstances, parse, parser, write_report
 from pydantic import BaseModel, ConfigDict
@@ -36,10 +37,8 @@ from robustdd_bench.errors import RobustDDError
 from robustdd_bench.files import read_json
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import eps_label
-from robustdd_bench.runs.plan import Plan, make_plan
 from robustdd_bench.runs.records import read_record
-from robustdd_bench.runs.sweep_file import read_sweep_file
-from robustdd_bench.runs.sweep_plan import SweepRun, plan_sweep
+from robustdd_bench.runs.sweep_plan import SweepRun
 
 PROGRAM = (sys.executable, "-m", "robustdd_bench")
 GRACE_S = 15.0
@@ -92,36 +91,16 @@ def jobs(options: argparse.Namespace, registry: Registry) -> list[Job]:
     Raises:
         UsageError: they cannot be planned.
     """
-    files: dict[str, Path] = {}
-    if options.sweep is None:
-        plan = make_plan(
-            registry,
-            method=options.method,
-            track=options.track,
-            preset=options.preset,
-            assignments=options.set,
-            seed=options.seed,
-            device=options.device,
-            validate=options.validate,
-        )
-        runs: Sequence[SweepRun] = [SweepRun(plan, plan.run_id())]
-        files[Path(options.track).name] = Path(options.track)
-    else:
-        runs = plan_sweep(options.sweep, registry, device=options.device, only=options.only).runs
-        spec = read_sweep_file(options.sweep)
-        for name in (*spec.tracks, *(track for one in spec.runs for track in one.tracks or ())):
-            files[Path(name).name] = options.sweep.parent / name
     where = ("--out", str(options.work), "--data-root", str(options.data_root))
-    return [Job(run, (*_words(run.plan, files), *where)) for run in runs]
-
-
-def _words(plan: Plan, files: dict[str, Path]) -> list[str]:
-    """The call that makes a run; a plan knows no more than the name of a track's file."""
-    words = shlex.split(plan.command())[1:]
-    at = words.index("--track") + 1
-    if words[at].endswith(".toml"):
-        words[at] = str(files[words[at]])
-    return words
+    files = chosen.track_files(options)
+    found = []
+    for run in chosen.runs(options, registry, options.device):
+        words = shlex.split(run.plan.command())[1:]
+        at = words.index("--track") + 1
+        if words[at].endswith(".toml"):
+            words[at] = str(files[words[at]])
+        found.append(Job(run, (*words, *where)))
+    return found
 
 
 class Call:
@@ -214,18 +193,20 @@ class Call:
         """Write rows.tar and rows.json."""
         options = self.options
         folders = list(dict.fromkeys(self._folder(job) for job in self._jobs))
-        chosen = choose(
+        found = choose(
             options.work, folders, students=options.keep_students, experts=options.keep_experts
         )
         packed, dropped = pack(
             options.work,
-            chosen,
+            found,
             options.out,
             most_bytes=int(options.max_mib * 2**20),
             most_files=options.max_files,
         )
+        asked = ["--budget", f"{options.budget:g}", *(["--tiny"] if options.tiny else [])]
+        asked += chosen.words(options)
         report = Rows(
-            **circumstances("rows", options, _asked(options)),
+            **circumstances("rows", options, asked),
             budget_s=options.budget,
             spent_s=round(time.monotonic() - self._began, 3),
             rows=self.rows,
@@ -265,18 +246,6 @@ def _how_far(folder: Path) -> str:
         return "no step written" if folder.exists() else ""
 
 
-def _asked(options: argparse.Namespace) -> list[str]:
-    """The options that decide what is run, without those that say where."""
-    words = ["--budget", f"{options.budget:g}"] + (["--tiny"] if options.tiny else [])
-    if options.sweep is not None:
-        words += ["--sweep", options.sweep.name]
-        return words + [word for pattern in options.only for word in ("--only", pattern)]
-    words += ["--method", options.method, "--track", Path(options.track).name]
-    words += ["--preset", options.preset, "--seed", str(options.seed)]
-    words += ["--validate"] if options.validate else []
-    return words + [word for value in options.set for word in ("--set", value)]
-
-
 def table(rows: Sequence[Row]) -> str:
     """The rows as text: accuracies in %, seconds of each stage over all calls, and notes."""
     lines = []
@@ -302,14 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, pack, print; 1 if a run failed, 130 if the call was interrupted."""
     began = time.monotonic()
     made = parser(__doc__)
-    made.add_argument("--sweep", type=Path, help="file of a sweep")
-    made.add_argument("--only", action="append", default=[], help="as `robustdd sweep --only`")
-    made.add_argument("--method", help="instead of a sweep: one run")
-    made.add_argument("--track", default="cifar10-ipc10")
-    made.add_argument("--preset", default="default")
-    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--validate", action="store_true")
+    chosen.add_options(made)
     made.add_argument("--work", type=Path, default=Path("runs/rows"), help="folder of the runs")
     made.add_argument("--least", type=float, default=60, help="seconds without which none begins")
     made.add_argument("--keep-experts", action="store_true", help="archive the stored experts")
@@ -318,8 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--max-mib", type=float, default=15, help="size of a file of the archive")
     made.add_argument("--max-files", type=int, default=6, help="files of the archive at most")
     options = parse(made, arguments)
-    if (options.sweep is None) == (options.method is None):
-        made.error("give either --sweep or --method")
+    chosen.check(made, options)
     # Whoever started this may ignore SIGINT, which the runs would inherit; SIGTERM ends it as well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
