@@ -32,7 +32,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-ARITHMETIC = ("ieee", "tf32", "bf16")
+from robustdd_bench.toolkit.precision import PRECISIONS, precision
+
+ARITHMETIC = PRECISIONS[1:]
 
 
 class _Strict(BaseModel):
@@ -238,9 +240,9 @@ class Bench:
         size, copied = (64, 2**16) if self.tiny else (8192, 2**31)
         found = {}
         for name in ARITHMETIC:
-            dtype = torch.bfloat16 if name == "bf16" else torch.float32
+            dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
             a, b = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
-            with Arithmetic("ieee" if name == "ieee" else "tf32"):
+            with precision("float32" if name == "float32" else "tf32", self.device):
                 seconds = self._best(lambda a=a, b=b: a @ b)
             found[name] = 2 * size**3 / seconds
         x = torch.randn(copied // 4, device=self.device)
@@ -302,25 +304,6 @@ def write_report(path: Path, report: Report) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-class Arithmetic:
-    """A context in which float32 work runs in "ieee", "tf32" or, by autocast, "bf16"."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._cast = torch.autocast(device, torch.bfloat16, enabled=name == "bf16")
-
-    def __enter__(self) -> None:
-        self._before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        fast = self._name != "ieee"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
-        self._cast.__enter__()
-
-    def __exit__(self, *args: object) -> None:
-        self._cast.__exit__(*args)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
 
 
 def count_operations(work: Callable[[], object]) -> float:
