@@ -18,6 +18,7 @@ from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import NetworkSpec, StudentSpec
 from robustdd_bench.runs.reporter import NullReporter
+from robustdd_bench.runs.sweep_plan import plan_sweep
 from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"))
@@ -163,3 +164,24 @@ def test_a_plan_is_priced_whole_and_a_method_unknown_here_is_told(monkeypatch, c
     with pytest.raises(SystemExit):
         cost.main(["--method", "random", "--track", "digits-ipc1"])
     assert "method 'random' are not known here" in capsys.readouterr().err
+
+
+SWEEP = Path(cost.__file__).with_name("minutes.toml")
+
+
+def test_minutes_leaves_most_of_ten_minutes_to_the_attacks():
+    runs = plan_sweep(SWEEP, registry(), device="cpu").runs
+    assert {run.plan.preset for run in runs} == {"minutes"}
+    for run in runs:
+        it = cost.facts(run.plan, registry())
+        first = sum(cost.METHODS.get(run.plan.method, cost._trajectories)(it)) + cost.students(it)
+        assert first < 150 * 60e12  # two and a half minutes at an assumed 60 TFLOP/s
+
+
+@pytest.mark.slow
+def test_minutes_fits_a_call_if_half_the_images_are_right_and_half_of_these_stand(capsys):
+    words = ["--sweep", str(SWEEP), "--right", ".5", "--standing", ".25"]
+    cost.main(words)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == 4
+    assert not any("more than a call" in row for row in rows)
