@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -174,8 +175,9 @@ def test_minutes_leaves_most_of_ten_minutes_to_the_attacks():
     assert {run.plan.preset for run in runs} == {"minutes"}
     for run in runs:
         it = cost.facts(run.plan, registry())
-        first = sum(cost.METHODS.get(run.plan.method, cost._trajectories)(it)) + cost.students(it)
-        assert first < 150 * 60e12  # two and a half minutes at an assumed 60 TFLOP/s
+        assert (
+            sum(cost.before_attacks(it).values()) < 150 * 60e12
+        )  # two and a half minutes at an assumed 60 TFLOP/s
 
 
 @pytest.mark.slow
@@ -185,3 +187,42 @@ def test_minutes_fits_a_call_if_half_the_images_are_right_and_half_of_these_stan
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == 4
     assert not any("more than a call" in row for row in rows)
+
+
+def readme() -> str:
+    return SWEEP.with_name("README.md").read_text(encoding="utf-8")
+
+
+def test_readme_says_what_the_rows_of_the_boards_take():
+    lines = [line.strip("| ").split(" | ") for line in readme().splitlines() if "|" in line]
+    head = next(line for line in lines if line[0] == "`cifar10-ipc1`")
+    tracks = [name.strip("`") for name in head]
+    said = {line[0]: dict(zip(tracks, line[1:], strict=False)) for line in lines}
+    likely, whitened = (
+        float(x) for x in re.search(r"they are (\S+) \((\S+)\) if", readme()).groups()
+    )
+    count = 0
+    for name in ("board", "board-cifar10", "board-cifar100"):
+        for run in plan_sweep(SWEEP.with_name(f"{name}.toml"), registry(), device="cpu").runs:
+            it, track = cost.facts(run.plan, registry()), run.plan.track.name
+            before = sum(cost.before_attacks(it).values()) / 1e15
+            zca = it.plan.config.get("preprocessing") == "zca"
+            mark = "\\*" if before + (whitened if zca else likely) > 540 * 0.06 else ""
+            row = run.plan.method + (" (PGD-AT)" if track.endswith("-at") else "")
+            assert said[row][track.removesuffix("-at")] == f"{before:.1f}{mark}", (row, track)
+            count += 1
+    assert count == 9 * 6 + 1
+
+
+@pytest.mark.slow
+def test_readme_says_what_attacks_take():
+    said = re.search(r"at most (\S+) \((\S+) behind ZCA.*they are (\S+) \((\S+)\) if", readme())
+    for method, places in (("random", (0, 2)), ("mat", (1, 3))):
+        run = next(
+            r
+            for r in plan_sweep(SWEEP.with_name("board.toml"), registry()).runs
+            if r.plan.method == method
+        )
+        it = cost.facts(run.plan, registry())
+        found = cost.attacks(it), cost.attacks(it, 0.5, 0.25)
+        assert [f"{x / 1e15:.1f}" for x in found] == [said.groups()[place] for place in places]

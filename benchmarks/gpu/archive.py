@@ -23,7 +23,7 @@ def choose(root: Path, folders: Sequence[Path], *, students: bool, experts: bool
     """The files to bring back, the dearest first.
 
     Records, then what else there is of runs that ended, then all of those that did not (weights and
-    checkpoints too: they go on from there), then stored experts.
+    checkpoints too: they go on from there), then stored experts, the newest first.
 
     Args:
         root: the output folder of the runs.
@@ -37,12 +37,18 @@ def choose(root: Path, folders: Sequence[Path], *, students: bool, experts: bool
     found += [path for folder in ended for path in _files(folder) if students or _light(path)]
     found += [path for folder in begun for path in _files(folder)]
     if experts:
-        found += _files(root / "store")
+        found += sorted(_files(root / "store"), key=lambda path: -_output(path).stat().st_mtime)
     return list(dict.fromkeys(found))
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def _output(path: Path) -> Path:
+    """The file that a receipt is of, or the file itself; it is there."""
+    output = path.with_name(path.name.removesuffix(RECEIPT))
+    return output if output.is_file() else path
 
 
 def _light(path: Path) -> bool:
@@ -72,7 +78,7 @@ def pack(
     dropped: set[Path] = set()
     for path in paths:
         # A receipt without the file that it is of would say that the file is damaged.
-        output = path.with_name(path.name.removesuffix(RECEIPT))
+        output = _output(path)
         size = _HEADERS + -(-path.stat().st_size // _BLOCK) * _BLOCK
         if output in dropped or size > room:
             dropped.add(path)

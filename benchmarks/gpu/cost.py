@@ -34,7 +34,7 @@ from robustdd_bench.config import build_config
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.evaluation.students import total_steps
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
-from robustdd_bench.protocol.networks import NetworkFactory
+from robustdd_bench.protocol.networks import Builder, NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import NetworkSpec, Track
 from robustdd_bench.runs.plan import Plan
@@ -96,11 +96,18 @@ def network_costs(
         classes: K.
         twice: count what is differentiated twice as well; it must have no running statistics.
     """
-    count = 2
-    images, labels = torch.rand(count, *shape), torch.arange(count)
     build = registry.get("networks", spec.name).load()
-    none = Preprocessing("none")
-    factory = NetworkFactory(build, spec.options, shape, classes, none, images, torch.device("cpu"))
+    return _network_costs(build, json.dumps(spec.options), tuple(shape), classes, twice)
+
+
+@functools.cache
+def _network_costs(
+    build: Builder, options: str, shape: tuple[int, ...], classes: int, twice: bool
+) -> Costs:
+    count = 2
+    images, labels = torch.zeros(count, *shape), torch.arange(count)
+    none, cpu = Preprocessing("none"), torch.device("cpu")
+    factory = NetworkFactory(build, json.loads(options), shape, classes, none, images, cpu)
     network = factory(0)
     weights = list(network.parameters())
     leaf = images.clone().requires_grad_()
@@ -346,8 +353,8 @@ def attacks(it: Facts, right: float = 1.0, standing: float = 1.0) -> float:
     return track.students.count * operations
 
 
-def cost(it: Facts, right: float = 1.0, standing: float = 1.0) -> dict[str, float]:
-    """Operations of each stage.
+def before_attacks(it: Facts) -> dict[str, float]:
+    """Operations of each stage but the attacks.
 
     Raises:
         RobustDDError: the method is not known here.
@@ -358,7 +365,12 @@ def cost(it: Facts, right: float = 1.0, standing: float = 1.0) -> dict[str, floa
         first = METHODS[it.plan.method](it)
     else:
         raise RobustDDError(f"the operations of method {it.plan.method!r} are not known here")
-    return dict(zip(STAGES, (*first, students(it), attacks(it, right, standing)), strict=True))
+    return dict(zip(STAGES, (*first, students(it)), strict=False))
+
+
+def cost(it: Facts, right: float = 1.0, standing: float = 1.0) -> dict[str, float]:
+    """Operations of each stage; see `attacks` and `before_attacks`."""
+    return before_attacks(it) | {"attacks": attacks(it, right, standing)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
