@@ -129,3 +129,10 @@ def test_the_setting_reaches_the_recipe_and_a_wrong_one_is_told(tmp_path, method
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match="precision must be one of"):
         ExpertRecipe(epochs=1, learning_rate=0.1, precision="half")
+
+
+def test_bfloat16_is_the_same_in_steps_that_are_replayed(tmp_path, monkeypatch):
+    task = digits_task(tmp_path)
+    eager = snapshots(task, PGD, "bfloat16")
+    monkeypatch.setenv("ROBUSTDD_CAPTURE", "rehearse")
+    assert torch.equal(snapshots(task, PGD, "bfloat16"), eager)
