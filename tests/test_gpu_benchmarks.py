@@ -125,10 +125,29 @@ def test_a_ratio_that_does_not_follow_is_refused(bench, engine) -> None:
         bench.Result.model_validate(text)
 
 
+SWEEPS = {
+    "mat_search": {"cifar10-ipc10"},
+    "minutes": {"cifar10-ipc10", "cifar10-ipc5"},
+    "board": {"cifar10-ipc10", "cifar10-ipc10-at"},
+    "board-cifar10": {"cifar10-ipc1", "cifar10-ipc5", "cifar10-ipc50"},
+    "board-cifar100": {"cifar100-ipc1", "cifar100-ipc10"},
+}
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
 def test_its_sweeps_are_runs_that_can_be_planned(path) -> None:
     sweep = plan_sweep(path, registry(), device="cpu", threads=1)
-    assert len(sweep.runs) >= 9
-    assert {run.plan.track.name for run in sweep.runs} == {"cifar10-ipc10"}
-    # The search never sees the test split, and the board is made on nothing else.
+    assert {run.plan.track.name for run in sweep.runs} == SWEEPS[path.stem]
+    # The search never sees the test split, and the rows are made on nothing else.
     assert sweep.split == ("validation" if path.stem == "mat_search" else "test")
+    if path.stem.startswith("board"):
+        methods = {run.plan.method for run in sweep.runs}
+        assert methods > {"random", "full", "mtt", "mat"}
+
+
+def test_the_board_has_both_ends_of_the_full_data() -> None:
+    sweep = plan_sweep(FOLDER / "board.toml", registry(), device="cpu", threads=1, only=["full"])
+    natural, adversarial = (run.plan.track for run in sweep.runs)
+    assert natural.students.adversarial is None
+    assert adversarial.students.adversarial.flavour == "pgd"
+    assert (natural.threat, natural.attacks) == (adversarial.threat, adversarial.attacks)

@@ -26,17 +26,18 @@ def config(registry, method, preset, track):
 def test_every_table_of_every_preset_is_a_configuration(registry, method):
     plugged = registry.get("distillers", method).load()
     presets = tomllib.loads(plugged.PRESETS.read_text(encoding="utf-8"))
-    assert {"default", "paper", "quick"} <= set(presets)
+    assert {"default", "paper", "quick", "minutes"} <= set(presets)
     for tables in presets.values():
         for name, values in tables.items():
             build_config(plugged.Config, values, f"{method} {name}")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_value_of_the_paper_preset_names_its_source(registry, method):
+def test_every_value_of_the_presets_paper_and_minutes_names_its_source(registry, method):
     plugged = registry.get("distillers", method).load()
     text = plugged.PRESETS.read_text(encoding="utf-8")
     lines = text[text.index("[paper.") :].partition("[quick.")[0].splitlines()
+    lines += text[text.index("[minutes.") :].splitlines()
     values = [line for line in lines if "=" in line and not line.startswith("#")]
     assert len(values) > 50
     for line in values:
@@ -73,6 +74,34 @@ def test_mat_matches_as_mtt_does(registry, track):
         assert getattr(mat, field) == getattr(mtt, field), field
     assert (mat.flavour, mat.ema) == ("pgd", 0.99)
     assert mat.eps == pytest.approx(1 / 255)
+
+
+MINUTES = [f"cifar10-ipc{ipc}" for ipc in (1, 5, 10, 50)]
+
+
+@pytest.mark.parametrize("track", MINUTES)
+@pytest.mark.parametrize("method", METHODS)
+def test_minutes_is_the_papers_preset_with_less_of_it(registry, method, track):
+    paper, minutes = (config(registry, method, preset, track) for preset in ("paper", "minutes"))
+    changed = {
+        field
+        for field in paper.__dataclass_fields__
+        if getattr(paper, field) != getattr(minutes, field)
+    }
+    alpha = {"alpha_lr", "alpha_space", "alpha_optimiser"} if track == "cifar10-ipc1" else set()
+    adversary = {"attack_steps", "attack_step_size"} if method == "mat" else set()
+    assert changed == {"experts", "iterations"} | alpha | adversary
+    assert minutes.experts < paper.experts
+    assert minutes.iterations < paper.iterations
+
+
+@pytest.mark.parametrize("track", MINUTES)
+def test_in_minutes_mat_differs_from_mtt_in_its_experts_alone(registry, track):
+    mtt, mat = (config(registry, method, "minutes", track) for method in METHODS)
+    for field in mtt.__dataclass_fields__:
+        assert getattr(mat, field) == getattr(mtt, field), field
+    # The adversary can reach every corner of its ball from any start.
+    assert mat.attack_steps * mat.attack_step_size >= 1
 
 
 def test_other_numbers_of_images_have_the_data_sets_own_table(registry):

@@ -18,11 +18,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,7 +32,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-ARITHMETIC = ("ieee", "tf32", "bf16")
+from robustdd_bench.toolkit.precision import PRECISIONS, precision
+
+ARITHMETIC = PRECISIONS[1:]
 
 
 class _Strict(BaseModel):
@@ -63,8 +67,8 @@ class Measurement(_Strict):
     """Why there is no measurement."""
 
 
-class Result(_Strict):
-    """A file of results."""
+class Report(_Strict):
+    """What every file of results says of its call."""
 
     schema_version: int = 1
     script: str
@@ -75,6 +79,11 @@ class Result(_Strict):
     machine: str
     commit: str
     versions: dict[str, str]
+
+
+class Result(Report):
+    """A file of measurements."""
+
     ceilings: dict[str, float]
     """Operations per second of a matrix product by arithmetic; bytes per second of a copy."""
     measurements: list[Measurement]
@@ -231,9 +240,9 @@ class Bench:
         size, copied = (64, 2**16) if self.tiny else (8192, 2**31)
         found = {}
         for name in ARITHMETIC:
-            dtype = torch.bfloat16 if name == "bf16" else torch.float32
+            dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
             a, b = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
-            with Arithmetic("ieee" if name == "ieee" else "tf32"):
+            with precision("float32" if name == "float32" else "tf32", self.device):
                 seconds = self._best(lambda a=a, b=b: a @ b)
             found[name] = 2 * size**3 / seconds
         x = torch.randn(copied // 4, device=self.device)
@@ -245,33 +254,17 @@ class Bench:
         return min(self._timed(lambda: (work(), None)[1])[0] for _ in range(3 if self.tiny else 10))
 
     def _write(self) -> None:
-        from robustdd_bench.runs.environment import source_commit
-
-        commit = source_commit()
-        cuda = self.device.type == "cuda"
         result = Result(
-            script=self.script,
-            command=" ".join(["python", f"benchmarks/gpu/{self.script}.py", *self._arguments()]),
-            tiny=self.tiny,
-            device=self.device.type,
-            machine=torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
-            commit="" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else ""),
-            versions={"python": platform.python_version(), "cuda": torch.version.cuda or ""}
-            | {name: importlib.metadata.version(name) for name in ("torch", "robustdd-bench")},
+            **circumstances(self.script, self.options, self._arguments()),
             ceilings=self.ceilings,
             measurements=self._measurements,
             left_out=self._left_out,
             ratios=ratios(self._measurements),
         )
-        out: Path = self.options.out
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / f"{self.script}.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_report(self.options.out / f"{self.script}.json", result)
 
     def _arguments(self) -> list[str]:
-        options = [f"--budget {self.options.budget:g}"]
+        options = ["--budget", f"{self.options.budget:g}"]
         return options + (["--tiny"] if self.tiny else [])
 
     def summary(self) -> None:
@@ -281,23 +274,36 @@ class Bench:
         print(json.dumps(shown, indent=1))
 
 
-class Arithmetic:
-    """A context in which float32 work runs in "ieee", "tf32" or, by autocast, "bf16"."""
+def circumstances(script: str, options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    """The fields of a `Report`: where, of which code, and by which call.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._cast = torch.autocast(device, torch.bfloat16, enabled=name == "bf16")
+    Args:
+        script: its name.
+        options: the parsed command line.
+        words: the options that decide what was done.
+    """
+    from robustdd_bench.runs.environment import source_commit
 
-    def __enter__(self) -> None:
-        self._before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        fast = self._name != "ieee"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
-        self._cast.__enter__()
+    commit = source_commit()
+    cuda = torch.device(options.device).type == "cuda"
+    return {
+        "script": script,
+        "command": shlex.join(["python", f"benchmarks/gpu/{script}.py", *words]),
+        "tiny": options.tiny,
+        "device": options.device,
+        "machine": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "commit": "" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else ""),
+        "versions": {"python": platform.python_version(), "cuda": torch.version.cuda or ""}
+        | {name: importlib.metadata.version(name) for name in ("torch", "robustdd-bench")},
+    }
 
-    def __exit__(self, *args: object) -> None:
-        self._cast.__exit__(*args)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
+
+def write_report(path: Path, report: Report) -> None:
+    """Write a report, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def count_operations(work: Callable[[], object]) -> float:
@@ -325,17 +331,25 @@ def relative(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact.double()).norm() / exact.double().norm())
 
 
-def parse(description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line that all scripts share."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of CIFAR-10")
-    parser.add_argument("--budget", type=float, default=540, help="seconds to stay within")
-    parser.add_argument("--tiny", action="store_true", help="rehearse at a size for a CPU")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(arguments)
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that all scripts share."""
+    made = argparse.ArgumentParser(description=description.splitlines()[0])
+    made.add_argument("--out", type=Path, required=True, help="folder of the results")
+    made.add_argument("--data-root", type=Path, default=Path("data"), help="folder of CIFAR-10")
+    made.add_argument("--budget", type=float, default=540, help="seconds to stay within")
+    made.add_argument("--tiny", action="store_true", help="rehearse at a size for a CPU")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return made
+
+
+def parse(
+    made: str | argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """The command line of a script: by its own parser, or by its description alone."""
+    made = parser(made) if isinstance(made, str) else made
+    options = made.parse_args(arguments)
     if options.device == "cpu" and not options.tiny:
-        parser.error("without a GPU only --tiny makes sense")
+        made.error("without a GPU only --tiny makes sense")
     if options.device == "cpu":
         torch.set_num_threads(1)
     return options

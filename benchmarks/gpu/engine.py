@@ -14,13 +14,14 @@ from collections.abc import Callable
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
-from bench import Arithmetic, Bench, count_operations, parse, relative
+from bench import Bench, count_operations, parse, relative
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.engine import AdjointEngine
 from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.precision import precision
 from robustdd_bench.toolkit.seeds import isolated_rng
 from robustdd_bench.toolkit.unroll import (
     Gradients,
@@ -160,9 +161,11 @@ def main(arguments: list[str] | None = None) -> None:
                 operations = None
                 if variant == "adjoint":
                     operations = count_operations(call)
-                for arithmetic in ("tf32",) if tiny or variant != "captured" else ("tf32", "ieee"):
+                for arithmetic in (
+                    ("tf32",) if tiny or variant != "captured" else ("tf32", "float32")
+                ):
                     label = variant if arithmetic == "tf32" else f"{variant}, {arithmetic}"
-                    with Arithmetic(arithmetic):
+                    with precision(arithmetic, device):
                         bench.measure(
                             workload, label, work, items=count, unit="steps", repeats=5,
                             arithmetic=arithmetic, operations=operations,
@@ -172,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _float64(problem: Problem) -> Gradients:
-    with Arithmetic("ieee"):
+    with precision("float32", problem.start.device):
         return adjoint_gradients(problem.network, *problem.arguments(), problem.steps)
 
 

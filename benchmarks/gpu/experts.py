@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from bench import Arithmetic, Bench, count_operations, parse
+from bench import ARITHMETIC, Bench, count_operations, parse
 from task import DSA, accuracy, splits, task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -35,6 +35,7 @@ from robustdd_bench.toolkit.adversarial import Adversary, adversarial_loss, atta
 from robustdd_bench.toolkit.capture import availability
 from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
 from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.precision import precision
 
 EPS = 2 / 255
 FLAVOURS = {
@@ -94,11 +95,12 @@ def ours(
 
     A call trains `made.epochs` epochs, so that capturing is paid once as in a run.
     """
+    exact = dataclasses.replace(made, precision=arithmetic)
 
     def call() -> dict[str, float]:
         reporter = Epochs()
-        with capture(mode), Arithmetic(arithmetic):
-            expert = train_expert(work, made, family_seeds(work.seeds), 0, reporter)
+        with capture(mode):
+            expert = train_expert(work, exact, family_seeds(work.seeds), 0, reporter)
             captured = availability(work.device).active and not reporter.notes
         steady = [b - a for a, b in zip(reporter.at, reporter.at[1:], strict=False)]
         values = {"train_accuracy": expert.accuracy, "captured": float(captured)}
@@ -231,16 +233,15 @@ def robust(network: FlatNetwork, theta: Tensor, split: Split, device: torch.devi
 def quality(
     work: DistillTask, test: Split, flavour: str, epochs: int, arithmetic: str, batch: int
 ) -> Callable[[], dict[str, float]]:
-    """Train an expert and judge its last snapshot in IEEE arithmetic."""
+    """Train an expert and judge its last snapshot in float32."""
 
     def call() -> dict[str, float]:
-        made = recipe(flavour, epochs, DSA, batch)
-        with Arithmetic(arithmetic):
-            expert = train_expert(work, made, family_seeds(work.seeds), 0, NullReporter())
+        made = dataclasses.replace(recipe(flavour, epochs, DSA, batch), precision=arithmetic)
+        expert = train_expert(work, made, family_seeds(work.seeds), 0, NullReporter())
         network = FlatNetwork(work.network(0))
         theta = expert.snapshots[-1].to(work.device)
         small = Split(test.images[:2000], test.labels[:2000])
-        with Arithmetic("ieee"):
+        with precision("float32", work.device):
             return {
                 "clean": accuracy(lambda x: network(theta, x), test, work.device),
                 "pgd10": robust(network, theta, small, work.device),
@@ -288,8 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
                 measure("dataloader, 2 workers", plain(work, train, made, 2))
             measure("resident", ours(work, made, "off", "tf32"))
             measure("captured", ours(work, made, "auto", "tf32"))
-            measure("captured, ieee", ours(work, made, "auto", "ieee"), "ieee")
-            measure("captured, bf16", ours(work, made, "auto", "bf16"), "bf16")
+            measure("captured, float32", ours(work, made, "auto", "float32"), "float32")
+            measure("captured, bfloat16", ours(work, made, "auto", "bfloat16"), "bfloat16")
             measure("captured, channels last", ours(last, made, "auto", "tf32"))
             if flavour == "natural" and augmentation == "none":
                 for experts in (2,) if tiny else (2, 5):
@@ -298,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
                         count=experts * count, items=experts * items,
                     )  # fmt: skip
     for flavour, length in (("natural", 1 if tiny else 10), ("pgd", 1 if tiny else 5)):
-        for arithmetic in ("ieee", "tf32", "bf16"):
+        for arithmetic in ARITHMETIC:
             bench.measure(
                 f"quality of {flavour}", arithmetic,
                 quality(work, test, flavour, length, arithmetic, batch),

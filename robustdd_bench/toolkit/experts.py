@@ -37,6 +37,7 @@ from robustdd_bench.toolkit.adversarial import (
 from robustdd_bench.toolkit.augment import Augmenter, Drawn, put_drawn
 from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.precision import check_precision, precision
 from robustdd_bench.toolkit.seeds import Seeds
 from robustdd_bench.toolkit.throughput import tell_work
 
@@ -65,12 +66,15 @@ class ExpertRecipe:
     """In pixel units."""
     beta: float = 6.0
     ema: float = 0.0
+    precision: str = "default"
+    """Of the training; see `robustdd_bench.toolkit.precision`."""
 
     def __post_init__(self) -> None:
         if self.flavour not in FLAVOURS:
             raise ValueError(f"flavour must be one of {', '.join(FLAVOURS)}, not {self.flavour!r}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), not {self.ema}")
+        check_precision(self.precision)
         if self.eps < 0:
             raise ValueError(f"eps of the experts must not be negative, not {self.eps}")
 
@@ -95,6 +99,11 @@ class ExpertRecipe:
             step = FAST_STEP * self.eps
             return dataclasses.replace(self, attack_steps=1, attack_step_size=step, beta=0.0)
         return dataclasses.replace(self, beta=0.0) if single else self
+
+    def description(self) -> dict[str, Any]:
+        """The fields as JSON values, without younger ones at their default: hashes stay theirs."""
+        fields = dataclasses.asdict(self)
+        return {k: v for k, v in fields.items() if (k, v) != ("precision", "default")}
 
 
 def family_seeds(seeds: Seeds) -> Seeds:
@@ -121,7 +130,7 @@ class ExpertStore:
         network = self.task.network(0)
         return {
             "trainer": TRAINER_VERSION,
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self.recipe.description(),
             "seeds": dataclasses.asdict(self.seeds),
             "preprocessing": dataclasses.asdict(self.task.preprocessing),
             "flip": self.task.allow_flip,
@@ -309,6 +318,13 @@ def train_expert(
         RunFailedError: the loss or the weights became NaN or infinite, or single-step adversarial
             training collapsed.
     """
+    with precision(recipe.precision, task.device):
+        return _train(task, recipe, seeds, index, reporter)
+
+
+def _train(
+    task: DistillTask, recipe: ExpertRecipe, seeds: Seeds, index: int, reporter: Reporter
+) -> TrainedExpert:
     device = task.device
     training = _Training(task, recipe, seeds, index, reporter)
     network, order = training.network, seeds.generator("expert-order", index)

@@ -115,7 +115,8 @@ class InstanceNorm(nn.Module):
         self.eps = norm.eps
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Normalise each channel of each image."""
+        """Normalise each channel of each image, in the precision of the weights."""
+        x_BCHW = x_BCHW.to(self.weight.dtype)  # under autocast it may come in bfloat16
         y: Tensor = _Norm.apply(x_BCHW, self.weight, self.bias, self.eps)
         return y
 

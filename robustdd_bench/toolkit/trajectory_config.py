@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.preprocessing import KINDS, Preprocessing
 from robustdd_bench.toolkit.experts import ExpertRecipe
+from robustdd_bench.toolkit.precision import check_precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,9 @@ class TrajectoryConfig:
     """Batch size of the experts."""
     expert_augmentation: str = "track"
     """Augmentation of the experts; "track": that of the track's students."""
+    expert_precision: str = "default"
+    """Arithmetic of the experts' training, their adversary's included: "default" (what torch is set
+    to), "float32", "tf32" or "bfloat16"; only a GPU knows "tf32"."""
     student_steps: int = 30
     """N: gradient steps of the student on the synthetic set."""
     match_epochs: int = 2
@@ -87,6 +91,7 @@ class TrajectoryConfig:
         for name in ("expert_momentum", "image_momentum", "alpha_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        check_precision(self.expert_precision, "expert_precision")
         if self.alpha_init > 1:
             raise ValueError(f"alpha_init must be at most 1, not {self.alpha_init}")
         if not 0 < self.label_confidence < 1:
@@ -113,6 +118,7 @@ class TrajectoryConfig:
             weight_decay=self.expert_weight_decay,
             batch_size=self.expert_batch,
             augmentation=task.augmentation if augmentation == "track" else augmentation,
+            precision=self.expert_precision,
         )
 
     def task(self, task: DistillTask) -> DistillTask:
