@@ -253,12 +253,10 @@ def _check_generated(
     """Generated files are what the records make, to the byte, or as they were."""
     root = new / ROOT
     try:
-        wanted = {
-            f"{ROOT}/{name}": text
-            for name, text in texts(board(published(root, registry), root), root).items()
-        }
+        runs = published(root, registry)
+        wanted = {f"{ROOT}/{name}": text for name, text in texts(board(runs, root), root).items()}
         if (base / README).exists():
-            wanted[README] = with_section((base / README).read_text(encoding="utf-8"), root)
+            wanted[README] = with_section((base / README).read_text(encoding="utf-8"), runs, root)
     except UsageError as error:
         report.refuse(ROOT, _plain(error, root))
         return
