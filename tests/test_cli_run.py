@@ -4,17 +4,14 @@ The run that most of it is about, and the one that is interrupted, are processes
 """
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import robustdd
+from commands import interrupted, robustdd
 from publishing import install_fast
-from small_runs import INTERRUPTIBLE
 
 from robustdd_bench.distillers import DistilledSet
 
@@ -145,16 +142,10 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_ends_in_the_same_record(
     tmp_path: Path,
 ) -> None:
     assignments = sets(*MATCHING, "iterations=100", "checkpoint_seconds=0.0")
-    command = [sys.executable, "-c", INTERRUPTIBLE, *words(tmp_path / "cut", "mtt", *assignments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not list(tmp_path.rglob("matching.safetensors")) and time.monotonic() < until:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "experts 2/2, a checkpoint of the distillation" in stderr
-    assert "Run the same command again to go on." in stderr
+    cut = interrupted(tmp_path, *words(tmp_path / "cut", "mtt", *assignments))
+    assert cut.returncode == 130
+    assert "experts 2/2, a checkpoint of the distillation" in cut.stderr
+    assert "Run the same command again to go on." in cut.stderr
     assert not list(tmp_path.rglob("record.json"))
     for name in ("cut", "whole"):
         assert run(tmp_path / name, "mtt", *assignments).returncode == 0
