@@ -4,6 +4,7 @@ The run that most of it is about, and the one that is interrupted, are processes
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,12 +82,31 @@ def test_show_run_tells_the_same_figures(finished: tuple[Path, dict]) -> None:
     )
 
 
-def test_the_command_in_the_record_is_the_same_run(finished: tuple[Path, dict]) -> None:
+def test_the_command_in_the_record_is_the_same_run_for_whoever_has_the_record(
+    finished: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, summary = finished
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(Path(summary["folder"]) / "record.json", "record.json")
     call = summary["command"].split()[1:]
-    call[call.index("fast.toml")] = TRACK
-    plan = robustdd(*call, "--out", str(out), "--dry-run", "--json")
-    assert json.loads(plan.stdout)["run_id"] == summary["run_id"]
+    assert call[call.index("--track") + 1] == "record.json"
+    again = robustdd(*call, "--out", str(out), "--json")
+    assert "this run had ended before" in robustdd(*call, "--out", str(out)).stderr
+    assert json.loads(again.stdout) == summary
+
+
+def test_a_run_is_a_track_wherever_it_lies(finished: tuple[Path, dict], tmp_path: Path) -> None:
+    folder = finished[1]["folder"]
+    protocol = json.loads(robustdd("show", "track", TRACK, "--json").stdout)["fields"]
+    for name in (folder, f"{folder}/record.json"):
+        words = ("run", "--method", "mat", "--track", name, "--out", str(tmp_path), "--dry-run")
+        plan = json.loads(robustdd(*words, "--json").stdout)
+        assert plan["track"] == protocol
+        assert plan["track_source"] == "record.json"
+        shown = json.loads(robustdd("show", "track", name, "--json").stdout)
+        assert shown["fields"] == protocol
+        assert shown["source"] == f"{folder}/record.json"
+        assert shown["command"].endswith(f"--track {name}")
 
 
 def test_a_dry_run_prints_every_setting_and_writes_nothing(tmp_path: Path) -> None:
