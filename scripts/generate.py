@@ -10,6 +10,7 @@ The text depends on this repository alone: what other distributions register is 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import textwrap
@@ -24,7 +25,7 @@ import pydantic
 from robustdd_bench.board.build import board
 from robustdd_bench.board.content import board_schema
 from robustdd_bench.board.page import page
-from robustdd_bench.board.publish import current, published
+from robustdd_bench.board.publish import Published, current, published
 from robustdd_bench.board.readme import plot, with_section
 from robustdd_bench.cli.main import COMMANDS, cli
 from robustdd_bench.files import json_text
@@ -141,19 +142,25 @@ def _shipped() -> dict[str, dict[str, Entry]]:
     }
 
 
+@functools.cache
+def _runs() -> list[Published]:
+    """The published runs, read and checked once for the files that are made of them."""
+    return published(BOARD)
+
+
 def readme() -> str:
     """README.md with the board's tables between its marks."""
-    return with_section((ROOT / "README.md").read_text(encoding="utf-8"), BOARD)
+    return with_section((ROOT / "README.md").read_text(encoding="utf-8"), _runs(), BOARD)
 
 
 def board_json() -> str:
     """leaderboard/leaderboard.json: every published run, ranked."""
-    return json_text(board(published(BOARD), BOARD).model_dump(mode="json"))
+    return json_text(board(_runs(), BOARD).model_dump(mode="json"))
 
 
 def board_page() -> str:
     """leaderboard/index.html: the page."""
-    return page(board(published(BOARD), BOARD), BOARD)
+    return page(board(_runs(), BOARD), BOARD)
 
 
 def record_schema() -> str:
@@ -219,8 +226,8 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted, encoding="utf-8")
             print(path.relative_to(arguments.root))
-    if not arguments.check and arguments.root == ROOT and current(published(BOARD), PICTURE):
-        plot(ROOT / "docs" / "images" / f"{PICTURE}.png", BOARD, PICTURE)
+    if not arguments.check and arguments.root == ROOT and current(_runs(), PICTURE):
+        plot(ROOT / "docs" / "images" / f"{PICTURE}.png", _runs(), PICTURE)
     return 1 if arguments.check and found else 0
 
 

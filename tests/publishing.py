@@ -39,7 +39,7 @@ def installed() -> Registry:
 
 
 def install_fast(folder: Path) -> str:
-    """A distribution that registers the track `fast`; what PYTHONPATH has to be."""
+    """A distribution that registers the track `fast`; what `sys.path` has to hold."""
     tracks = folder / "robustdd_fast" / "tracks"
     tracks.mkdir(parents=True)
     (folder / "robustdd_fast" / "__init__.py").write_text(PLUGIN)

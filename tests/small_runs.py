@@ -28,11 +28,6 @@ MATCHING = (
     "iterations=3",
     "checkpoint_seconds=0",
 )
-# A test run in the background of a shell ignores SIGINT, and so would its children.
-INTERRUPTIBLE = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from robustdd_bench.cli.main import main; sys.exit(main())"
-)
 GRADIENTS = ("iterations=3", "outer=1", "inner=1", "batch_real=16", "checkpoint_seconds=0")
 SETTINGS = {
     "mtt": MATCHING,

@@ -156,7 +156,8 @@ def test_the_command_line_takes_the_folder_of_a_run(tmp_path, capsys) -> None:
     assert (found["method"], found["track"]) == ("random", "fast@2")
     folder = tmp_path / "fast" / "random" / found["run_id"]
     assert "adopted.json" in files(folder)
-    assert record_json(folder)["command"].startswith("robustdd run --method random --track fast")
+    command = "robustdd run --method random --track record.json"
+    assert record_json(folder)["command"].startswith(command)
     assert main(["show", "run", str(folder)]) == 0
     assert f"taken from run {example().record.run_id}" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ import torch
 from attack_models import make_attack, perturb, registered_attacks, rng, trained_network
 from torch import nn
 
-from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.attacks import RoutedModel, ThreatModel
 
 COUNT, INNER, BOUNDARY = 40, 30, 30
 EPS = {"Linf": 0.1, "L2": 0.6}
@@ -50,6 +50,22 @@ class Discriminator(nn.Module):
     def forward(self, x):
         score = self.features(x) @ self.weight + self.bias
         return torch.stack([-score, score], 1)
+
+
+class Discriminators(RoutedModel):
+    """A discriminator for each row."""
+
+    def __init__(self, models):
+        self.models = models
+        self.weight = torch.stack([model.weight.detach() for model in models])
+        self.bias = torch.stack([model.bias.detach() for model in models])
+
+    def __call__(self, x):
+        score = (features()(x) * self.weight).sum(1) + self.bias
+        return torch.stack([-score, score], 1)
+
+    def select(self, keep):
+        return Discriminators([self.models[i] for i in torch.arange(len(self.models))[keep]])
 
 
 def inside(image, norm, count, radius, generator):
@@ -101,10 +117,19 @@ def planted(norm):
 
 
 def share_found(attack, norm):
-    threat, zero = ThreatModel(norm, EPS[norm]), torch.zeros(1, dtype=torch.int64)
+    """All images at once where the attack can; what it finds is judged one by one."""
+    models, images, _, _ = zip(*planted(norm), strict=True)
+    threat, zeros = ThreatModel(norm, EPS[norm]), torch.zeros(COUNT, dtype=torch.int64)
+    if attack.routed:
+        examples = perturb(attack, Discriminators(models), torch.cat(images), zeros, threat)
+    else:
+        alone = [
+            perturb(attack, model, image, zeros[:1], threat, seed=place)
+            for place, (model, image) in enumerate(zip(models, images, strict=True))
+        ]
+        examples = torch.cat(alone)
     found = 0
-    for place, (model, image, _, _) in enumerate(planted(norm)):
-        example = perturb(attack, model, image, zero, threat, seed=place)
+    for model, image, example in zip(models, images, examples.split(1), strict=True):
         assert threat.distance(example, image) <= threat.eps + 1e-9
         found += int(model(example).argmax(1))
     return found / COUNT

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from commands import robustdd
 from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import registry
@@ -288,23 +288,14 @@ def test_a_strangers_citation_that_is_not_to_be_read_is_the_plugins_fault(
     assert "CITATION" in finding.detail
 
 
-def test_an_installed_stranger_is_cited_like_the_shipped_ones(tmp_path) -> None:
+def test_an_installed_stranger_is_cited_like_the_shipped_ones(tmp_path, monkeypatch) -> None:
     code = method("theirs", "stranger_good:Method") + STRANGER.format(
         citation=repr(GOOD.replace("{T}", "{\x1b[31mT}"))
     )
     install(tmp_path, "good", code)
     bad = method("damaged", "stranger_bad:Method") + STRANGER.format(citation="'@'")
     install(tmp_path, "bad", bad)
-
-    def robustdd(*args: str) -> subprocess.CompletedProcess[str]:
-        script = (
-            f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-            "from robustdd_bench.cli.main import main; sys.exit(main())"
-        )
-        return subprocess.run(
-            [sys.executable, "-c", script, *args], capture_output=True, text=True, check=False
-        )
-
+    monkeypatch.syspath_prepend(str(tmp_path))
     good = robustdd("cite", "theirs")
     assert good.returncode == 0, good.stderr
     assert "title  = {[31mT}" in good.stdout
@@ -315,6 +306,8 @@ def test_an_installed_stranger_is_cited_like_the_shipped_ones(tmp_path) -> None:
     shown = robustdd("show", "method", "damaged")
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr.startswith("warning: plugin 'bad': CITATION of method 'damaged'")
+    for name in ("stranger_good", "stranger_bad"):
+        del sys.modules[name]
 
 
 def test_bibtex_files_are_part_of_the_package() -> None:

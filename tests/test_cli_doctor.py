@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import strangers
 import torch
+from commands import robustdd
 
 from robustdd_bench.cli import doctor
 from robustdd_bench.cli.doctor import (
@@ -29,12 +29,7 @@ from robustdd_bench.cli.session import Session
 @pytest.fixture(scope="module")
 def report() -> dict[str, object]:
     """What doctor says of the machine of the tests."""
-    result = subprocess.run(
-        [sys.executable, "-m", "robustdd_bench", "doctor", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = robustdd("doctor", "--json")
     found: dict[str, object] = json.loads(result.stdout)
     assert found["ok"] == (result.returncode == 0)
     return found

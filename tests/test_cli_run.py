@@ -1,17 +1,18 @@
-"""`robustdd run`, `evaluate`, `publish` and `board` as a user calls them."""
+"""`robustdd run`, `evaluate`, `publish` and `board` as a user calls them.
+
+The run that most of it is about, and the one that is interrupted, are processes of their own.
+"""
 
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from commands import interrupted, robustdd
 from publishing import install_fast
-from small_runs import INTERRUPTIBLE
 
 from robustdd_bench.distillers import DistilledSet
 
@@ -19,31 +20,26 @@ TRACK = str(Path(__file__).parent / "data" / "fast.toml")
 MATCHING = ("experts=2", "start_epochs=1", "match_epochs=1", "student_steps=2", "image_lr=0.1")
 
 
-def robustdd(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "robustdd_bench", *args],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def sets(*assignments: str) -> list[str]:
     return [word for assignment in assignments for word in ("--set", assignment)]
 
 
+def words(out: Path, method: str, *args: str) -> list[str]:
+    """The call of a run."""
+    place = ("--out", str(out), "--threads", "1")
+    return ["run", "--method", method, "--track", TRACK, *place, *args]
+
+
 def run(out: Path, method: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return robustdd(
-        "run", "--method", method, "--track", TRACK, "--out", str(out), "--threads", "1", *args
-    )
+    return robustdd(*words(out, method, *args))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """A run of method random: the folder of all runs, and what --json printed."""
     out = tmp_path_factory.mktemp("runs")
-    result = run(out, "random", "--json")
+    command = [sys.executable, "-m", "robustdd_bench", *words(out, "random", "--json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return out, json.loads(result.stdout)
 
@@ -86,19 +82,38 @@ def test_show_run_tells_the_same_figures(finished: tuple[Path, dict]) -> None:
     )
 
 
-def test_the_command_in_the_record_is_the_same_run(finished: tuple[Path, dict]) -> None:
+def test_the_command_in_the_record_is_the_same_run_for_whoever_has_the_record(
+    finished: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, summary = finished
-    words = summary["command"].split()[1:]
-    words[words.index("fast.toml")] = TRACK
-    plan = robustdd(*words, "--out", str(out), "--dry-run", "--json")
-    assert json.loads(plan.stdout)["run_id"] == summary["run_id"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(Path(summary["folder"]) / "record.json", "record.json")
+    call = summary["command"].split()[1:]
+    assert call[call.index("--track") + 1] == "record.json"
+    again = robustdd(*call, "--out", str(out), "--json")
+    assert "this run had ended before" in robustdd(*call, "--out", str(out)).stderr
+    assert json.loads(again.stdout) == summary
+
+
+def test_a_run_is_a_track_wherever_it_lies(finished: tuple[Path, dict], tmp_path: Path) -> None:
+    folder = finished[1]["folder"]
+    protocol = json.loads(robustdd("show", "track", TRACK, "--json").stdout)["fields"]
+    for name in (folder, f"{folder}/record.json"):
+        words = ("run", "--method", "mat", "--track", name, "--out", str(tmp_path), "--dry-run")
+        plan = json.loads(robustdd(*words, "--json").stdout)
+        assert plan["track"] == protocol
+        assert plan["track_source"] == "record.json"
+        shown = json.loads(robustdd("show", "track", name, "--json").stdout)
+        assert shown["fields"] == protocol
+        assert shown["source"] == f"{folder}/record.json"
+        assert shown["command"].endswith(f"--track {name}")
 
 
 def test_a_dry_run_prints_every_setting_and_writes_nothing(tmp_path: Path) -> None:
     result = run(tmp_path / "out", "mat", "--dry-run", *sets("ema=0.5"))
     assert result.returncode == 0
-    words = (line.split(maxsplit=1) for line in result.stdout.splitlines())
-    settings = dict(pair for pair in words if len(pair) == 2)
+    lines = (line.split(maxsplit=1) for line in result.stdout.splitlines())
+    settings = dict(pair for pair in lines if len(pair) == 2)
     assert settings["ema"] == "0.5"
     assert settings["method"].startswith("mat (plugin mat")
     assert not (tmp_path / "out").exists()
@@ -146,21 +161,14 @@ def test_a_run_that_diverges_is_recorded_as_failed_with_exit_1(tmp_path: Path) -
 def test_ctrl_c_keeps_what_is_done_and_the_next_call_ends_in_the_same_record(
     tmp_path: Path,
 ) -> None:
-    assignments = sets(*MATCHING, "iterations=400", "checkpoint_seconds=0.0")
-    command = [sys.executable, "-c", INTERRUPTIBLE, "run", "--method", "mtt", "--track", TRACK]
-    command += ["--threads", "1", "--out", str(tmp_path / "cut"), *assignments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not list(tmp_path.rglob("matching.safetensors")) and time.monotonic() < until:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "experts 2/2, a checkpoint of the distillation" in stderr
-    assert "Run the same command again to go on." in stderr
+    assignments = sets(*MATCHING, "iterations=100", "checkpoint_seconds=0.0")
+    cut = interrupted(tmp_path, *words(tmp_path / "cut", "mtt", *assignments))
+    assert cut.returncode == 130
+    assert "experts 2/2, a checkpoint of the distillation" in cut.stderr
+    assert "Run the same command again to go on." in cut.stderr
     assert not list(tmp_path.rglob("record.json"))
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    assert run(tmp_path / "whole", "mtt", *assignments).returncode == 0
+    for name in ("cut", "whole"):
+        assert run(tmp_path / name, "mtt", *assignments).returncode == 0
     cut, whole = (
         json.loads(next((tmp_path / name).rglob("record.json")).read_text())
         for name in ("cut", "whole")
@@ -203,7 +211,9 @@ def test_a_set_of_another_shape_is_refused(tmp_path: Path) -> None:
     assert "(n, *(1, 8, 8))" in result.stderr
 
 
-def test_publishing_and_the_board(finished: tuple[Path, dict], tmp_path: Path) -> None:
+def test_publishing_and_the_board(
+    finished: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, summary = finished
     board = ("--board", str(tmp_path))
     empty = robustdd("board", "show", *board)
@@ -212,8 +222,10 @@ def test_publishing_and_the_board(finished: tuple[Path, dict], tmp_path: Path) -
     refused = robustdd("publish", summary["folder"], *board)
     assert refused.returncode == 2
     assert "its track fast is not installed here" in refused.stderr
-    path = install_fast(tmp_path / "site")
-    done = robustdd("publish", summary["folder"], *board, "--by", "A & B", PYTHONPATH=path)
+    with monkeypatch.context() as during:
+        during.syspath_prepend(install_fast(tmp_path / "site"))
+        done = robustdd("publish", summary["folder"], *board, "--by", "A & B")
+    sys.modules.pop("robustdd_fast")
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
     assert (folder / "record.json").is_file()

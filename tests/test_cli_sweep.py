@@ -6,16 +6,13 @@ import contextlib
 import io
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import interrupted
 from rich.console import Console
-from small_runs import INTERRUPTIBLE, TRACK, copy_of, example, plan_of, registry
+from small_runs import TRACK, copy_of, example, plan_of, registry
 from sweeps import MTT, held, planned, statuses, swept, write
 
 from robustdd_bench.cli.main import main
@@ -328,15 +325,9 @@ def test_ctrl_c_is_exit_130_with_one_line_and_the_same_call_again_ends_the_sweep
     path = write(tmp_path, f'methods = ["random", "mtt"]\n{MTT}'.replace("iterations=3", ""))
     path.write_text(path.read_text() + "iterations=80\n")
     args = [str(path), "--device", "cpu", "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-c", INTERRUPTIBLE, "sweep", *args]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not list(tmp_path.rglob("matching.safetensors")) and time.monotonic() < until:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (130, "")
-    first, last = stderr.splitlines()
+    cut = interrupted(tmp_path, "sweep", *args)
+    assert (cut.returncode, cut.stdout) == (130, "")
+    first, last = cut.stderr.splitlines()
     assert first.startswith("1/2 done: random on fast, seed 0: clean ")
     assert last.startswith("1 of 2 runs are done; interrupted; kept in ")
     assert last.endswith("a checkpoint of the distillation. Run the same command again to go on.")

@@ -97,7 +97,8 @@ def test_the_examples_pass_their_own_tests_and_the_checks_of_the_benchmark(
 
 
 def test_an_installed_method_is_run_by_its_name(python: Path, tmp_path: Path) -> None:
-    args = ("run", "--method", "mean", "--track", "digits-ipc1", "--device", "cpu")
+    track = Path(__file__).parent / "data" / "fast.toml"
+    args = ("run", "--method", "mean", "--track", str(track), "--device", "cpu", "--threads", "1")
     out = tmp_path / "runs"
     result = _call(python, "-m", "robustdd_bench", *args, "--out", str(out), cwd=tmp_path)
     assert result.returncode == 0, result.stderr

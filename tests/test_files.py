@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from robustdd_bench import files
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import (
     atomic_write,
@@ -227,6 +229,15 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_safetensors(tmp_path / name, {"b": torch.ones(2), "a": torch.zeros(1)}, {"x": "y"})
     assert file_sha256(tmp_path / "one") == file_sha256(tmp_path / "two")
+
+
+def test_runs_cleaning_and_boards_hold_their_locks_by_the_one_function_here() -> None:
+    package = Path(files.__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    importing = {
+        path for path, text in sources.items() if re.search(r"(import|from) filelock", text)
+    }
+    assert importing == {package / "files.py"}
 
 
 def test_a_missing_file_of_tensors_is_one_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from robustdd_bench.board import ranking
 from robustdd_bench.board.build import build
 from robustdd_bench.board.compare import compare_standings
 from robustdd_bench.board.pairing import common_seeds, outcomes
+from robustdd_bench.board.publish import published
 from robustdd_bench.board.ranking import divisions
 from robustdd_bench.board.readme import section
 from robustdd_bench.board.standings import standings
@@ -209,13 +210,13 @@ def test_the_board_holds_rank_division_and_scores(tmp_path) -> None:
 def test_the_readme_shows_ranks_and_a_table_a_division(tmp_path) -> None:
     put(made_up("lead", share(60)), tmp_path)
     put(made_up("all", share(70), reference=True), tmp_path)
-    text = section(tmp_path)
+    text = section(published(tmp_path), tmp_path)
     assert "| rank | method |" in text
     assert "| 1 | lead |" in text
     assert "| - | all (reference) |" in text
     assert "labels:" not in text
     put(made_up("softened", share(80), labels="soft"), tmp_path)
-    text = section(tmp_path)
+    text = section(published(tmp_path), tmp_path)
     assert text.index("Hard labels:") < text.index("| 1 | lead |")
     assert text.index("| 1 | lead |") < text.index("Soft labels:")
     assert text.index("Soft labels:") < text.index("| 1 | softened |")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import sweeps
-from small_runs import TRACK, plan_of, registry
+from small_runs import TRACK, example, plan_of, registry
 from sweeps import planned, write
 
 from robustdd_bench.errors import UsageError
@@ -88,14 +89,21 @@ def test_plans_that_are_the_same_run_once(tmp_path):
     assert rows(planned(tmp_path, text)) == [("mat", 0, "")]
 
 
-def test_a_track_that_is_a_file_is_looked_for_beside_the_sweep(tmp_path, monkeypatch):
-    folder = tmp_path / "sweeps"
-    folder.mkdir()
-    (folder / "own.toml").write_text(TRACK.read_text())
-    write(folder, 'methods = "random"', tracks='tracks = "own.toml"\n')
+@pytest.mark.parametrize(
+    ("name", "file", "source"),
+    [("own.toml", "own.toml", "own.toml"), ("a/run", "a/run/record.json", "record.json")],
+)
+def test_a_track_that_is_a_file_or_a_run_is_looked_for_beside_the_sweep(
+    name, file, source, tmp_path, monkeypatch
+):
+    path = tmp_path / "sweeps" / file
+    path.parent.mkdir(parents=True)
+    shutil.copyfile(TRACK if name == file else example().folder / "record.json", path)
+    write(tmp_path / "sweeps", 'methods = "random"', tracks=f'tracks = "{name}"\n')
     monkeypatch.chdir(tmp_path)
-    sweep = plan_sweep((folder / "sweep.toml").relative_to(tmp_path), registry(), device="cpu")
-    assert [run.plan.track_source for run in sweep.runs] == ["own.toml"]
+    sweep = plan_sweep(Path("sweeps", "sweep.toml"), registry(), device="cpu")
+    assert [run.plan.track_source for run in sweep.runs] == [source]
+    assert [run.plan.track for run in sweep.runs] == [plan_of().track]
 
 
 def test_only_some_runs_are_chosen_by_patterns(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from robustdd_bench.protocol.tracks import (
     parse_eps,
     parse_track,
     read_track_text,
+    source_name,
 )
 
 REGISTRY = collect(get_plugin_manager(entry_points=False))
@@ -305,6 +307,48 @@ def test_a_path_to_a_toml_file_is_a_track(tmp_path: Path) -> None:
     track = load_track(str(path), REGISTRY)
     assert (track.name, track.threat.ladder) == ("t", (0.1, 0.2))
     assert read_track_text(str(path), REGISTRY) == (GOOD, str(path))
+
+
+def recorded(folder: Path, **changes: Any) -> str:
+    """A file that holds a track as a record does."""
+    track = parse_track(GOOD, "a")
+    fields = {"track": track.model_dump(mode="json"), "track_sha256": track.sha256()}
+    (folder / "record.json").write_text(json.dumps(fields | changes), encoding="utf-8")
+    return str(folder)
+
+
+def test_a_record_and_the_folder_of_a_run_are_the_track_that_was_run(tmp_path: Path) -> None:
+    folder = recorded(tmp_path)
+    for name in (folder, f"{folder}/", f"{folder}/record.json"):
+        assert load_track(name, REGISTRY) == parse_track(GOOD, "a")
+        assert source_name(name) == "record.json"
+    assert (source_name("a/mine.toml"), source_name("digits-ipc1")) == ("mine.toml", "digits-ipc1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"track": None}, "is not a record: it holds no track"),
+        ({"track_sha256": "0" * 64}, "track_sha256 is not the hash of the track"),
+        ({"track": {"name": "t", "ipc": 1}}, "record.json, track: key "),
+    ],
+)
+def test_a_record_without_its_track_is_one_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_track(recorded(tmp_path, **changes), REGISTRY)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"[1]", b"{", b"\xff"])
+def test_what_is_no_record_is_no_track(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"record\.json") as caught:
+        load_track(str(tmp_path), REGISTRY)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_or_unreadable_track_file_is_one_line(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from robustdd_bench.board.submission import (
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import file_lock
 from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.tracks import RECORD_NAME
 from robustdd_bench.runs.figures import save_distilled
 from robustdd_bench.runs.records import Record, read_record
 
-RECORD_NAME = "record.json"
 RESULTS = "results"
 STAGING = ".publishing."
 LOCK = ".lock"

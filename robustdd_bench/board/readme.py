@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustdd_bench.board.publish import current, newest, published
+from robustdd_bench.board.publish import Published, current, newest
 from robustdd_bench.board.rows import track_content
 from robustdd_bench.board.standings import standings
 from robustdd_bench.board.tables import TIES, accuracy_note, board_tables, division_title
@@ -19,9 +19,8 @@ from robustdd_bench.tables import markdown_table
 BEGIN, END = "<!-- begin board -->", "<!-- end board -->"
 
 
-def section(root: Path) -> str:
+def section(runs: list[Published], root: Path) -> str:
     """Markdown: a table a track, with what it was measured on and the commands that repeat it."""
-    runs = published(root)
     parts = []
     for name in sorted({run.record.track.name for run in runs}):
         records = current(runs, name)
@@ -52,7 +51,7 @@ def _where(records: Sequence[Record]) -> str:
     )
 
 
-def with_section(text: str, root: Path) -> str:
+def with_section(text: str, runs: list[Published], root: Path) -> str:
     """A README's text with the part between the marks replaced.
 
     Raises:
@@ -62,10 +61,10 @@ def with_section(text: str, root: Path) -> str:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise UsageError(f"the README lacks the marks {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n\n{section(root)}\n{END}{tail}"
+    return f"{head}{BEGIN}\n\n{section(runs, root)}\n{END}{tail}"
 
 
-def plot(path: Path, root: Path, track: str) -> None:
+def plot(path: Path, runs: list[Published], track: str) -> None:
     """Accuracy over eps of every published method of a track, as PNG.
 
     Raises:
@@ -74,9 +73,9 @@ def plot(path: Path, root: Path, track: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = standings(current(published(root), track))
+    rows = standings(current(runs, track))
     if not rows:
-        raise UsageError(f"nothing of track {track!r} is published under {root}")
+        raise UsageError(f"nothing of track {track!r} is published")
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -18,7 +18,7 @@ from robustdd_bench.board import preview, sets, submission
 from robustdd_bench.board.build import board, texts
 from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME, reasons_against
 from robustdd_bench.board.copies import clashes
-from robustdd_bench.board.publish import RECORD_NAME, place_of, published
+from robustdd_bench.board.publish import place_of, published
 from robustdd_bench.board.readme import with_section
 from robustdd_bench.board.reported import MAX_BYTES as MAX_REPORTED
 from robustdd_bench.board.reported import read_reported
@@ -26,14 +26,14 @@ from robustdd_bench.board.texts import visible
 from robustdd_bench.board.trees import KINDS, PLAIN, FolderTree, GitTree, Tree, merge_base
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import NAME_PATTERN, Registry
-from robustdd_bench.runs import records
+from robustdd_bench.protocol.tracks import MAX_RECORD, RECORD_NAME
 from robustdd_bench.runs.records import Record, read_record
 from robustdd_bench.terminal import size_text
 
 ROOT = "leaderboard"
 README = "README.md"
 LIMITS = {
-    RECORD_NAME: records.MAX_BYTES,
+    RECORD_NAME: MAX_RECORD,
     SET_NAME: sets.MAX_BYTES + sets.MAX_HEADER + 8,
     PREVIEW_NAME: preview.MAX_BYTES,
     submission.SUBMISSION_NAME: submission.MAX_BYTES,
@@ -253,12 +253,10 @@ def _check_generated(
     """Generated files are what the records make, to the byte, or as they were."""
     root = new / ROOT
     try:
-        wanted = {
-            f"{ROOT}/{name}": text
-            for name, text in texts(board(published(root, registry), root), root).items()
-        }
+        runs = published(root, registry)
+        wanted = {f"{ROOT}/{name}": text for name, text in texts(board(runs, root), root).items()}
         if (base / README).exists():
-            wanted[README] = with_section((base / README).read_text(encoding="utf-8"), root)
+            wanted[README] = with_section((base / README).read_text(encoding="utf-8"), runs, root)
     except UsageError as error:
         report.refuse(ROOT, _plain(error, root))
         return

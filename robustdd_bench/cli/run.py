@@ -35,7 +35,7 @@ _OPTIONS = (
         type=RegisteredName("tracks"),
         default="digits-ipc10",
         show_default=True,
-        help="Protocol: a registered track, or the path of a .toml file.",
+        help="Protocol: a registered track, a .toml file, or a run whose record holds it.",
     ),
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Base of every seed of the run."

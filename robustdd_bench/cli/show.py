@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import inspect
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -75,15 +76,16 @@ def describe_track(registry: Registry, name: str) -> dict[str, Any]:
 
     Args:
         registry: what the plugins registered.
-        name: a registered track, or a path that ends in .toml.
+        name: a registered track, a path that ends in .toml, or a record or the folder of a run.
 
     Raises:
         UsageError: unknown name, missing file or ill-formed track.
     """
-    from robustdd_bench.protocol.tracks import load_track, read_track_text
+    from robustdd_bench.protocol.tracks import load_track, read_track_text, record_of
 
     track = load_track(name, registry)
     entry = registry.entries["tracks"].get(name)
+    record = record_of(name)
     return {
         "kind": "track",
         "name": track.name,
@@ -91,8 +93,8 @@ def describe_track(registry: Registry, name: str) -> dict[str, Any]:
         "sha256": track.sha256(),
         "summary": track.summary,
         "plugin": entry.plugin if entry else "",
-        "source": read_track_text(name, registry)[1],
-        "command": f"robustdd run --method mat --track {name}",
+        "source": str(record) if record else read_track_text(name, registry)[1],
+        "command": shlex.join(["robustdd", "run", "--method", "mat", "--track", name]),
         "fields": track.model_dump(mode="json"),
     }
 
@@ -157,7 +159,7 @@ def show_attack(session: Session, name: str, as_json: bool) -> None:
 def show_track(session: Session, name: str, as_json: bool) -> None:
     """Show a track: every field, its hash, and the command that runs it.
 
-    NAME is a registered track or a path that ends in .toml.
+    NAME is a registered track, a path that ends in .toml, or a run (its folder or its record).
     """
     from robustdd_bench.protocol.tracks import eps_label
 

@@ -1,11 +1,7 @@
-"""The checks of an attack, on small models whose answers do not depend on the batch.
-
-Shapes: B examples, C channels, H height, W width, K classes.
-"""
+"""The checks of an attack, on small models whose answers do not depend on the batch."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,19 +9,24 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustdd_bench.attacks import Attack, Model, Norm, RoutedModel, ThreatModel
+from robustdd_bench.attacks import Attack, Model, Norm, ThreatModel
 from robustdd_bench.conformance import surroundings
+from robustdd_bench.conformance.attack_models import (
+    CLASSES,
+    SHAPE_CHW,
+    Smooth,
+    Students,
+    examples,
+    with_batch_norm,
+)
 from robustdd_bench.conformance.configurations import config_of, load_class, refuses_nonsense
 from robustdd_bench.conformance.findings import FailedCheckError, Finding, one_line, run_checks
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import Entry
 from robustdd_bench.toolkit.randomness import ExampleGenerator
-from robustdd_bench.toolkit.seeds import derive_seed, isolated_rng
 
-CLASSES = 3
-SHAPE_CHW = (1, 8, 8)
 EPS: dict[Norm, float] = {"Linf": 0.1, "L2": 0.6}
 NORMS: tuple[Norm, ...] = ("Linf", "L2")
 
@@ -56,76 +57,6 @@ def check_attack(entry: Entry) -> list[Finding]:
         )
 
 
-class _Smooth(nn.Module):
-    """Two layers with tanh between them.
-
-    They compute in float64, so that float32 examples get the same bits whatever the batch.
-    """
-
-    def __init__(self, hidden: int | None = 16, name: str = "model") -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(derive_seed("conformance", name))
-        pixels = math.prod(SHAPE_CHW)
-        sizes = (pixels, hidden, CLASSES) if hidden else (pixels, CLASSES)
-        self.weights = nn.ParameterList(
-            nn.Parameter(
-                torch.randn(a, b, generator=generator, dtype=torch.float64) * 4 / math.sqrt(a),
-                requires_grad=False,
-            )
-            for a, b in itertools.pairwise(sizes)
-        )
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits (B,K)."""
-        h = x_BCHW.double().flatten(1) - 0.5
-        for i, weight in enumerate(self.weights):
-            h = (h.tanh() if i else h) @ weight
-        return h.to(x_BCHW.dtype)
-
-
-class _Students(RoutedModel):
-    """Two students as one model."""
-
-    def __init__(self, students: tuple[nn.Module, nn.Module], owner: Tensor) -> None:
-        self._students, self._owner = students, owner
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B,K); B is the number of rows."""
-        if len(images) != len(self._owner):
-            raise FailedCheckError(
-                f"the model of {len(self._owner)} rows was called with {len(images)} images: take "
-                "`rows(model, keep)` for the rows that are kept"
-            )
-        answers = torch.stack([student(images) for student in self._students])
-        return answers[self._owner, torch.arange(len(images))]
-
-    def select(self, keep: Tensor) -> RoutedModel:
-        """The model for the rows at `keep`."""
-        return _Students(self._students, self._owner[keep])
-
-
-def _with_batch_norm() -> nn.Module:
-    """A network whose buffers move as soon as it runs in train mode; frozen, in eval mode."""
-    with isolated_rng(derive_seed("conformance", "batch norm")):
-        network = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(256, CLASSES),
-        )
-    return network.eval().requires_grad_(False)
-
-
-def _examples(model: Model, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images with black and white pixels among them, the model's own labels, and indices."""
-    generator = torch.Generator().manual_seed(derive_seed("conformance", "examples"))
-    images = (torch.rand(count, *SHAPE_CHW, generator=generator) * 1.4 - 0.2).clamp(0, 1)
-    index = torch.randperm(1000, generator=generator)[:count]
-    with torch.no_grad():
-        return images, model(images).argmax(1), index
-
-
 def _same_bits(one: Tensor, two: Tensor) -> bool:
     """Whether two tensors are equal, NaN being equal to NaN."""
     return one.shape == two.shape and bool(torch.isclose(one, two, 0, 0, equal_nan=True).all())
@@ -148,7 +79,7 @@ class _Bench:
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
-        self._smooth = _Smooth()
+        self._smooth = Smooth()
         # Elsewhere than in the check "model", the model is a plain function, as it may be.
         self._model: Model = self._smooth.__call__
 
@@ -194,7 +125,7 @@ class _Bench:
         """Attack `part` of `count` examples, with a new object."""
         attack = self._class(config_of(self._class, self._entry))
         model = self._model if model is None else model
-        images, labels, index = (tensor[part] for tensor in _examples(model, count))
+        images, labels, index = (tensor[part] for tensor in examples(model, count))
         if attack.uses_sources:
             attack.sources = (model,)
         threat = ThreatModel(norm, EPS[norm] if eps is None else eps)
@@ -302,7 +233,7 @@ class _Bench:
 
     def check_model(self) -> str:
         def check(norm: Norm, _: _Outcome) -> None:
-            model = _with_batch_norm()
+            model = with_batch_norm()
             before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             self._attack(norm, model=model)
             changed = [
@@ -357,15 +288,15 @@ class _Bench:
         if not self._class.routed:
             self._expected()
             return "not checked: it attacks one student at a time"
-        students = (self._smooth, _Smooth(name="another model"))
+        students = (self._smooth, Smooth(name="another model"))
         owner, place = torch.arange(16) % 2, torch.arange(16) // 2
-        images, _, index = _examples(self._model, 8)
+        images, _, index = examples(self._model, 8)
         labels = torch.stack([student(images).argmax(1) for student in students])
 
         def check(norm: Norm, _: _Outcome) -> None:
             attack = self._class(config_of(self._class, self._entry))
             found = attack.perturb(
-                _Students(students, owner),
+                Students(students, owner),
                 images[place],
                 labels[owner, place],
                 ThreatModel(norm, EPS[norm]),
@@ -409,7 +340,7 @@ class _Bench:
 
     def check_strength(self) -> str:
         """Where the ball holds every image, a linear model has to fall to chance."""
-        linear = _Smooth(hidden=None)
+        linear = Smooth(hidden=None)
         said = []
         for norm in self._expected():
             eps = 1.0 if norm == "Linf" else math.sqrt(math.prod(SHAPE_CHW))

@@ -1,7 +1,8 @@
 """Tracks: versioned protocols. Everything but the distilled set is fixed by the track.
 
-A track is a TOML file, embedded, of a plugin, or named by its path. The model below forbids unknown
-keys, so a misspelt one is an error that names file, key and reason.
+A track is a TOML file, embedded, of a plugin, or named by its path; every record holds its track
+whole. The model below forbids unknown keys, so a misspelt one is an error that names file, key and
+reason.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from pydantic import (
 )
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.models import StrictModel
+from robustdd_bench.files import parse_json
+from robustdd_bench.models import StrictModel, read_bounded
 from robustdd_bench.plugins import Registry
+
+RECORD_NAME = "record.json"
+MAX_RECORD = 64 * 2**20
 
 
 def parse_eps(value: object) -> object:
@@ -234,9 +239,14 @@ def parse_track(text: str, source: str) -> Track:
         UsageError: the text is not TOML, or not a track; the message names file, key and reason.
     """
     try:
-        return Track.model_validate(tomllib.loads(text))
+        return _track(tomllib.loads(text), source)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source}: not valid TOML: {error}") from error
+
+
+def _track(fields: Any, source: str) -> Track:
+    try:
+        return Track.model_validate(fields)
     except ValidationError as error:
         problems = "; ".join(
             f"key {'.'.join(map(str, item['loc'])) or '(top level)'}: {item['msg']}"
@@ -263,12 +273,47 @@ def read_track_text(name: str, registry: Registry) -> tuple[str, str]:
         raise UsageError(f"plugin {entry.plugin!r}: cannot read track {name!r}: {error}") from error
 
 
+def record_of(name: str) -> Path | None:
+    """The record that a track is to be read from: `name`, or that of the run in the folder `name`.
+
+    None for the name of a registered track, which has no separator in it, and for a .toml file.
+    """
+    path = Path(name)
+    if path.name == RECORD_NAME:
+        return path
+    is_path = path.name != name and not name.endswith(".toml")
+    return path / RECORD_NAME if is_path else None
+
+
+def source_name(name: str) -> str:
+    """What names the track in a command: the registered name, or the file without its folders."""
+    return RECORD_NAME if record_of(name) else Path(name).name
+
+
+def recorded_track(path: Path) -> Track:
+    """The track of a record, which need not be installed.
+
+    Raises:
+        UsageError: the file is missing or no record, or the track is not the one that was run.
+    """
+    record = parse_json(read_bounded(path, "a record", MAX_RECORD), path)
+    if not isinstance(record, dict) or not isinstance(record.get("track"), dict):
+        raise UsageError(f"{path} is not a record: it holds no track")
+    track = _track(record["track"], f"{path}, track")
+    if record.get("track_sha256") != track.sha256():
+        raise UsageError(f"{path}: track_sha256 is not the hash of the track")
+    return track
+
+
 def load_track(name: str, registry: Registry) -> Track:
-    """The track of that name, or of that .toml file.
+    """The track of that name, of that .toml file, or of that record or run.
 
     Raises:
         UsageError: unknown name, missing file or ill-formed track.
     """
+    record = record_of(name)
+    if record is not None:
+        return recorded_track(record)
     text, source = read_track_text(name, registry)
     track = parse_track(text, source)
     if not name.endswith(".toml") and track.name != name:

@@ -194,7 +194,7 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
         "threads": plan.threads,
         "torch": plan.torch,
         "harness": plan.harness,
-        "command": plan.command(),
+        "command": plan.recorded_command(),
         "costs": Costs(
             started=started,
             finished=datetime.datetime.now(datetime.UTC).replace(microsecond=0),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+LOCK = ".lock"
+"""The file whose lock a run holds while it goes on."""
+
 
 class RunFolder:
     """Paths of a run's files.

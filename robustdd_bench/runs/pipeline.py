@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
-from robustdd_bench.files import read_json, write_json
+from robustdd_bench.files import file_lock, read_json, write_json
 from robustdd_bench.plugins import Registry
 from robustdd_bench.runs.adoption import adopt, adopted_cell
 from robustdd_bench.runs.assembly import WITNESSES, assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import STAGES, Cell, receipts_hold
 from robustdd_bench.runs.executors import Executor, Job
 from robustdd_bench.runs.figures import save_distilled, save_robustness
+from robustdd_bench.runs.folder import LOCK
 from robustdd_bench.runs.plan import Plan
 from robustdd_bench.runs.records import Record, read_record, write_record
 from robustdd_bench.runs.reporter import RunReporter
@@ -241,27 +240,25 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {folder}: {error.strerror or error}; see --out") from error
-    logging.getLogger("filelock").setLevel(logging.WARNING)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise RunLockedError(
-            f"another process is running into {folder}; wait for it, or choose another --out"
-        ) from None
+        held = file_lock(folder / LOCK, 0)
     except OSError as error:
         raise UsageError(
             f"cannot write into {folder}: {error.strerror or error}; see --out"
         ) from error
+    if held is None:
+        raise RunLockedError(
+            f"another process is running into {folder}; wait for it, or choose another --out"
+        )
     try:
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 def _forget(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name == ".lock":
+        if path.name == LOCK:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -21,7 +21,7 @@ from robustdd_bench import __version__
 from robustdd_bench.config import build_config, config_to_dict, parse_assignments
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
 from robustdd_bench.plugins import Entry, Registry
-from robustdd_bench.protocol.tracks import Track, load_track
+from robustdd_bench.protocol.tracks import RECORD_NAME, Track, load_track, source_name
 
 DEFAULT_TRACK = "digits-ipc10"
 DEFAULT_PRESET = "default"
@@ -57,7 +57,7 @@ class Plan:
     """Every hyper-parameter of the method."""
     track: Track
     track_source: str
-    """What follows --track: a registered name, or the name of a .toml file."""
+    """What follows --track: a registered name, or the name of a .toml file or record."""
     attacks: tuple[PlannedAttack, ...]
     seed: int
     split: str
@@ -116,9 +116,22 @@ class Plan:
         """Where the run lives under `out`."""
         return out / self.track.name / self.method / self.run_id()
 
-    def command(self) -> str:
-        """The call that repeats the run."""
-        words = ["robustdd", "run", "--method", self.method, "--track", self.track_source]
+    def recorded_command(self) -> str:
+        """The call for a record: a file that others do not have gives way to the record itself.
+
+        In the folder of the record anybody can call it: the record holds the track.
+        """
+        is_file = self.track_source.endswith(".toml")
+        return self.command(RECORD_NAME if is_file else None)
+
+    def command(self, track: str | None = None) -> str:
+        """The call that repeats the run.
+
+        Args:
+            track: what follows --track; by default what the call named.
+        """
+        words = ["robustdd", "run", "--method", self.method]
+        words += ["--track", track or self.track_source]
         if self.preset != DEFAULT_PRESET:
             words += ["--preset", self.preset]
         words += ["--seed", str(self.seed), "--device", self.device]
@@ -172,7 +185,7 @@ def make_plan(
     Args:
         registry: what is installed.
         method: name of a registered distiller.
-        track: name of a registered track, or the path of a .toml file.
+        track: name of a registered track, or the path of a .toml file, of a record or of a run.
         assignments: texts `key=value` for the method's configuration, or its values by key.
         preset: a named set of values for this track; assignments go before it.
         seed: base of every seed.
@@ -218,7 +231,7 @@ def make_plan(
         overrides={key: settings[key] for key in overrides},
         config=settings,
         track=resolved,
-        track_source=Path(track).name if track.endswith(".toml") else track,
+        track_source=source_name(track),
         attacks=plan_attacks(resolved, registry),
         seed=seed,
         split="validation" if validate else "test",
@@ -230,7 +243,7 @@ def make_plan(
 
 
 def resolve_track(name: str, registry: Registry) -> Track:
-    """The track of that name, or of that .toml file; all that it names is registered.
+    """The track of that name or path; all that it names is registered.
 
     Raises:
         UsageError: it is unknown, missing or ill-formed, or names what is not registered.

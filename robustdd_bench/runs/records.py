@@ -27,7 +27,7 @@ from robustdd_bench.evaluation.outcomes import first_bits, unpack_bits, worst_ca
 from robustdd_bench.evaluation.statistics import aggregate
 from robustdd_bench.files import parse_json, write_json
 from robustdd_bench.models import read_bounded, validated
-from robustdd_bench.protocol.tracks import Track
+from robustdd_bench.protocol.tracks import MAX_RECORD, Track
 from robustdd_bench.runs.plan import Plan, PlannedAttack
 from robustdd_bench.runs.record_parts import (
     AggregateInfo,
@@ -50,7 +50,6 @@ SCHEMA_VERSION = 2
 READABLE = (1, 2)
 """Version 2 adds attacks on survivors, at the headline eps or on a part of the split, what attacks
 say of themselves, and sets taken over from another run."""
-MAX_BYTES = 64 * 2**20
 
 
 class Record(Part):
@@ -319,7 +318,7 @@ def read_record(path: Path) -> Record:
     Raises:
         UsageError: missing, not JSON, or not a record; the message names the keys.
     """
-    content = read_bounded(path, "a valid record", MAX_BYTES)
+    content = read_bounded(path, "a valid record", MAX_RECORD)
     value = parse_json(content, path)
     if not isinstance(value, dict) or "schema_version" not in value:
         raise UsageError(f"{path} is not a record: it has no schema_version")

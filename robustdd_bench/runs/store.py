@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.files import file_lock
+from robustdd_bench.runs.folder import LOCK
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -303,25 +304,19 @@ def _lock(folder: Path | None, *, unsure: bool = False) -> Iterator[bool]:
         folder: the run's folder.
         unsure: what to tell where the lock cannot be tried.
     """
-    import filelock
-
-    if folder is None or not (folder / ".lock").exists():
+    if folder is None or not (folder / LOCK).exists():
         yield True
         return
-    logging.getLogger("filelock").setLevel(logging.WARNING)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        yield False
-        return
+        held = file_lock(folder / LOCK, 0)
     except OSError:
         yield unsure
         return
     try:
-        yield True
+        yield held is not None
     finally:
-        lock.release()
+        if held is not None:
+            held.release()
 
 
 def is_locked(folder: Path, *, unsure: bool = True) -> bool:

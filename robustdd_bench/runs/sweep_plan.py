@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import Registry
-from robustdd_bench.protocol.tracks import Track
+from robustdd_bench.protocol.tracks import Track, record_of
 from robustdd_bench.runs.plan import (
     DEFAULT_PRESET,
     Plan,
@@ -255,7 +255,8 @@ class _Planner:
         """The tracks that can be used, by name or path."""
         found = {}
         for index, name in enumerate(names):
-            source = str(self._folder / name) if name.endswith(".toml") else name
+            is_path = name.endswith(".toml") or record_of(name)
+            source = str(self._folder / name) if is_path else name
             try:
                 track = resolve_track(source, self._registry)
                 plan_attacks(track, self._registry)
