@@ -11,9 +11,11 @@ import pytest
 from small_runs import MATCHING, TRACK, copy_of, example
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
-# Writes a step, waits for SIGINT, and ends as `robustdd run` does.
+# Writes a step, waits for SIGINT, and ends as `robustdd run` does. A test run in the background of
+# a shell ignores SIGINT, and so would its children.
 ENDLESS = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = next(pathlib.Path(sys.argv[sys.argv.index("--out") + 1]).glob("*/*/*/plan.json")).parent
 (folder / "metrics.jsonl").write_text('{"step": 7, "stage": "distill/matching"}\\n')
 try:
