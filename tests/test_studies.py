@@ -12,7 +12,11 @@ from small_runs import example
 from robustdd_bench.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDIES = {"mat-digits": "study_mat_digits", "attacks-digits": "study_attacks"}
+STUDIES = {
+    "mat-digits": "study_mat_digits",
+    "attacks-digits": "study_attacks",
+    "expert-precision": "study_sweep",
+}
 
 
 def script(name):
