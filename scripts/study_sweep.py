@@ -2,11 +2,13 @@
 
     python scripts/study_sweep.py collect STUDY.json FOLDER [FOLDER ...]
     python scripts/study_sweep.py draw STUDY.md
+    python scripts/study_sweep.py compare RUN OTHER
 
 FOLDER is searched for `record.json` of runs with `--validate`; a run on the test split is refused,
 since a search must not see it. What is in STUDY.json already stays, so runs of several machines
 and calls come together in one file; a run that is there twice must have the same figures. `draw`
-writes the tables between the marks of STUDY.md from STUDY.json alone.
+writes the tables between the marks of STUDY.md from STUDY.json alone. `compare` prints the paired
+differences of two runs of one track and seed, with their 95 % intervals.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from robustdd_bench.board.pairing import outcomes
 from robustdd_bench.errors import RobustDDError
+from robustdd_bench.evaluation.comparison import compare
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import Record, read_record
@@ -150,6 +154,32 @@ def _machine(row: dict[str, Any]) -> str:
     return f"{row['device']}, {row['threads']} CPU thread(s), torch {row['torch']}"
 
 
+def differences(a: Record, b: Record) -> str:
+    """Markdown: the accuracy of a run less that of another, at each level, in points.
+
+    The same examples and students with the same seeds, resampled together; a distillation seed is
+    one draw, and what other seeds would give is not in the interval.
+
+    Raises:
+        SystemExit: the runs cannot be paired.
+    """
+    judged = [(r.track_sha256, r.data and r.data.evaluation_sha256, r.seed) for r in (a, b)]
+    seeds = [[student.seed for student in record.students] for record in (a, b)]
+    if judged[0] != judged[1] or seeds[0] != seeds[1]:
+        sys.exit("error: the runs differ in track, seed or examples and cannot be paired")
+    levels = (0.0, *a.track.threat.ladder)
+    found = compare(*(outcomes(record, levels)[:, None] for record in (a, b)))
+    rows = [
+        [
+            "clean" if eps == 0 else eps_label(eps),
+            f"{100 * one.difference:+.1f}",
+            f"{100 * one.interval.low:+.1f} to {100 * one.interval.high:+.1f}",
+        ]
+        for eps, one in zip(levels, found, strict=True)
+    ]
+    return markdown(["level", "difference", "95 % interval"], rows)
+
+
 def draw(study: Path) -> None:
     """Write the tables into the study.
 
@@ -176,9 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collecting.add_argument("folders", type=Path, nargs="+", help="folders of runs")
     drawing = commands.add_parser("draw", help="write a study's tables")
     drawing.add_argument("study", type=Path, help="the Markdown file")
+    comparing = commands.add_parser("compare", help="paired differences of two runs")
+    comparing.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folder of a run")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "collect":
+        if options.command == "compare":
+            print(differences(*(read_record(run / "record.json") for run in options.runs)), end="")
+        elif options.command == "collect":
             collect(options.study, options.folders)
         else:
             draw(options.study)

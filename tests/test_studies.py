@@ -100,3 +100,17 @@ def test_a_study_has_not_seen_the_test_split(tmp_path) -> None:
         module.main(["collect", str(tmp_path / "s.json"), str(example("random").folder)])
     with pytest.raises(SystemExit, match=r"no record\.json"):
         module.main(["collect", str(tmp_path / "s.json"), str(tmp_path)])
+
+
+def test_two_runs_are_compared_in_pairs(tmp_path, capsys) -> None:
+    module = script("study_sweep")
+    folders = [str(example(method, validate=True).folder) for method in ("mtt", "random")]
+    assert module.main(["compare", *folders]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    a, b = (example(m, validate=True).record.aggregates.clean.mean for m in ("mtt", "random"))
+    assert rows[2].startswith(f"| clean | {100 * (a - b):+.1f} |")
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| clean", "| 0.05", "| 0.10"]
+    assert module.main(["compare", folders[0], folders[0]]) == 0
+    assert "| 0.10 | +0.0 | +0.0 to +0.0 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="cannot be paired"):
+        module.main(["compare", folders[0], str(example("random").folder)])
