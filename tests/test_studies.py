@@ -16,6 +16,7 @@ STUDIES = {
     "mat-digits": "study_mat_digits",
     "attacks-digits": "study_attacks",
     "expert-precision": "study_sweep",
+    "mat-cifar10": "study_sweep",
 }
 
 
