@@ -39,6 +39,7 @@ from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import read_record
 from robustdd_bench.runs.sweep_plan import SweepRun
+from robustdd_bench.terminal import rate_text
 
 PROGRAM = (sys.executable, "-m", "robustdd_bench")
 GRACE_S = 15.0
@@ -257,7 +258,7 @@ def table(rows: Sequence[Row]) -> str:
             levels += [(eps_label(level["eps"]), level) for level in found["robust"]]
             lines.append("  " + ", ".join(f"{name} {100 * x['mean']:.1f}" for name, x in levels))
         for stage in found.get("stages", ()):
-            rate = f"{stage['items_per_s']:,.0f} {stage['unit']}/s"
+            rate = rate_text(stage["items_per_s"], stage["unit"])
             peak = f"{stage['peak_bytes'] / 2**20:,.0f} MiB"
             lines.append(f"  {stage['stage']:9} {stage['wall_s']:8.1f} s {rate:>22} {peak:>12}")
         if found.get("failed_checks"):
