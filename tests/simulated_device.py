@@ -235,6 +235,15 @@ class Device:
         """Replays of all graphs."""
         return sum(graph.replays for graph in self.graphs)
 
+    @contextlib.contextmanager
+    def working(self, on_device: bool) -> Iterator[None]:
+        """A call from Python that works on the device, or does not."""
+        self.inside += on_device
+        try:
+            yield
+        finally:
+            self.inside -= on_device
+
     def wait(self, what: str) -> None:
         """The host waits for the device."""
         self.refuse_in_capture(what)
@@ -367,11 +376,8 @@ class _Calls(TorchFunctionMode):
             if func in (torch.tensor, torch.as_tensor):
                 return device.upload(func(*args, **kwargs))
         found = asked or any(isinstance(x, OnDevice) for x in tree_flatten((args, kwargs))[0])
-        device.inside += found
-        try:
+        with device.working(found):
             out = func(*args, **kwargs)
-        finally:
-            device.inside -= found
         return tree_map(wrap, out) if asked else out
 
     def _move(self, func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -397,12 +403,8 @@ class _Calls(TorchFunctionMode):
             tensor = device.upload(tensor) if _is_cuda(target) else device.download(tensor)
         if kwargs.get("dtype") is None and not kwargs.get("copy"):
             return tensor
-        found = isinstance(tensor, OnDevice)
-        device.inside += found
-        try:
+        with device.working(isinstance(tensor, OnDevice)):
             return Tensor.to(tensor, **kwargs)
-        finally:
-            device.inside -= found
 
 
 class _Operations(TorchDispatchMode):

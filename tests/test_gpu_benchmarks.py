@@ -101,6 +101,25 @@ def test_what_there_is_no_time_for_is_listed(bench, tmp_path) -> None:
     assert json.loads(done.stdout)["left_out"] == result.left_out
 
 
+def test_a_form_that_fails_is_named_and_costs_the_others_nothing(bench, tmp_path, capsys) -> None:
+    options = bench.parse("A script.", ["--out", str(tmp_path), "--tiny", "--device", "cpu"])
+    made = bench.Bench("engine", options)
+
+    def refuse():
+        raise RuntimeError("no double backward")
+
+    made.measure("work", "refused", refuse, items=1, unit="steps")
+    made.measure("work", "done", lambda: {"value": 1.0}, items=1, unit="steps")
+    made.summary()
+    told = json.loads(capsys.readouterr().out)["failed"]
+    assert told == {"work: refused": "RuntimeError: no double backward"}
+    refused, done = read(bench, tmp_path / "engine.json").measurements
+    assert (refused.median_s, refused.error) == (None, told["work: refused"])
+    assert (done.values, done.error) == ({"value": 1.0}, None)
+    with pytest.raises(KeyError):  # what no kernel can be blamed for is a fault of the script
+        made.measure("work", "wrong", lambda: {}["nothing"], items=1, unit="steps")
+
+
 def test_without_a_gpu_only_a_rehearsal_is_allowed(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, FOLDER / "engine.py", "--device", "cpu", "--out", tmp_path],

@@ -186,6 +186,8 @@ class Bench:
                     break
             peak = self._peak()
         except (RuntimeError, NotImplementedError, AssertionError) as failure:
+            # One form that torch refuses (its compiler by assertions too) must not cost the call
+            # the others; it is a measurement that failed, and `summary` names it again.
             times, error = [], " ".join(f"{type(failure).__name__}: {failure}".split())[:300]
         self._longest[workload] = time.monotonic() - began
         median = statistics.median(times) if times else None
@@ -270,7 +272,12 @@ class Bench:
     def summary(self) -> None:
         """Print the ratios, the last thing a call shows."""
         self._write()
-        shown = {"ratios": ratios(self._measurements), "left_out": self._left_out}
+        failed = {f"{one.workload}: {one.variant}": one.error for one in self._measurements}
+        shown = {
+            "ratios": ratios(self._measurements),
+            "left_out": self._left_out,
+            "failed": {name: error for name, error in failed.items() if error},
+        }
         print(json.dumps(shown, indent=1))
 
 
