@@ -3,6 +3,9 @@
 A configuration is a frozen dataclass whose fields all have defaults. Values from a file or from
 `--set key=value` are held against the annotation of each field as strict JSON would be: "abc" or
 20.0 is no int and "true" is no bool, but an int is a float and a list is a tuple.
+
+A field that a later version adds is named in the class attribute `ADDED`, so that earlier runs stay
+the same runs: see `robustdd_bench.identity`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import dataclasses
 import datetime
 import difflib
 import inspect
+import json
 import math
 import textwrap
 import tomllib
@@ -23,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.identity import added_fields, earlier_values, identity
 
 _DATES = (datetime.date, datetime.time)
 
@@ -34,6 +39,8 @@ class ConfigField(NamedTuple):
     type: str
     default: Any
     doc: str
+    added: str = ""
+    """The version in which it was added, where it came later."""
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -62,6 +69,43 @@ def _toml_value(text: str) -> Any:
     if set(table) != {"value"} or isinstance(table["value"], _DATES):
         return text
     return table["value"]
+
+
+def assignment(key: str, value: Any) -> str:
+    """The text `key=value` that `parse_assignments` reads back as that JSON value.
+
+    None is written "none", which a field that may be None and is no text takes for it.
+    """
+    if isinstance(value, str):
+        bare = f"{key}={value}"
+        if parse_assignments([bare])[key] == value:
+            return bare
+    return f"{key}={'none' if value is None else _as_toml(value)}"
+
+
+def _as_toml(value: Any) -> str:
+    """A JSON value other than null as TOML."""
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for the one control character that JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        inside = (f"{_as_toml(str(key))} = {_as_toml(item)}" for key, item in value.items())
+        return "{" + ", ".join(inside) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_as_toml(item) for item in value) + "]"
+    return json.dumps(value, allow_nan=False)
+
+
+def config_class(plugged: Any, owner: str) -> type[Any]:
+    """The nested `Config` of a distiller or attack.
+
+    Raises:
+        PluginError: there is none.
+    """
+    config = getattr(plugged, "Config", None)
+    if not isinstance(config, type):
+        raise PluginError(f"{owner} has no nested dataclass `Config`")
+    return config
 
 
 def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
@@ -97,14 +141,48 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
         raise PluginError(f"{owner}: its configuration cannot be built: {error}") from error
 
 
+def recorded_config(config_class: type[Any], values: Mapping[str, Any], owner: str) -> Any:
+    """The configuration that `config_to_dict` wrote, now or before later fields were added.
+
+    Args:
+        config_class: a frozen dataclass whose fields all have defaults.
+        values: what `config_to_dict` returned, or what a record holds.
+        owner: whose configuration it is; it begins every message.
+
+    Raises:
+        UsageError, PluginError: as `build_config`.
+    """
+    _settable(config_class, owner)
+    return build_config(config_class, {**earlier_values(config_class), **values}, owner)
+
+
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """The fields as values that JSON can hold; `build_config` takes them back.
+    """The fields that are part of the configuration's identity, as values that JSON can hold.
+
+    These are all but later fields with the value that earlier runs are taken to have had.
+    `recorded_config` takes them back.
+
+    Raises:
+        PluginError: a value is NaN, infinite or nothing that JSON can hold, or the class names
+            later fields wrongly.
+    """
+    try:
+        return _plain_values(config, identity(config))
+    except ValueError as error:
+        raise PluginError(f"{type(config).__qualname__}: {error}") from error
+
+
+def all_settings(config: Any) -> dict[str, Any]:
+    """Every field as a value that JSON can hold; `build_config` takes them back.
 
     Raises:
         PluginError: a value is NaN, infinite or nothing that JSON can hold.
     """
+    return _plain_values(config, dataclasses.asdict(config))
+
+
+def _plain_values(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
     owner = type(config).__qualname__
-    plain = dataclasses.asdict(config)
     if not _finite(plain):
         raise PluginError(f"{owner} holds NaN or infinity, which no record can hold")
     try:
@@ -117,6 +195,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def describe_config(config_class: type[Any]) -> list[ConfigField]:
     """Every field with its type, default and the docstring below it in the source."""
     types, docs = _source_of_fields(config_class)
+    later = added_fields(config_class)
     described = []
     for field in dataclasses.fields(config_class):
         if not field.init:
@@ -127,7 +206,13 @@ def describe_config(config_class: type[Any]) -> list[ConfigField]:
             default = field.default
         shown = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
         described.append(
-            ConfigField(field.name, types.get(field.name, shown), default, docs.get(field.name, ""))
+            ConfigField(
+                field.name,
+                types.get(field.name, shown),
+                default,
+                docs.get(field.name, ""),
+                later[field.name].version if field.name in later else "",
+            )
         )
     return described
 
@@ -136,6 +221,10 @@ def _settable(config_class: type[Any], owner: str) -> dict[str, TypeAdapter[Any]
     """What checks each field that a user may set."""
     if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
         raise PluginError(f"{owner}: its Config is not a dataclass")
+    try:
+        earlier_values(config_class)
+    except ValueError as error:
+        raise PluginError(f"{owner}: {error}") from error
     try:
         hints = typing.get_type_hints(config_class, include_extras=True)
         return {

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.identity import identity
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.seeds import Seeds
 
@@ -249,9 +250,7 @@ class DistilledSet:
         return {
             "learning_rate": self.learning_rate,
             "augmentation": self.augmentation,
-            "preprocessing": None
-            if self.preprocessing is None
-            else dataclasses.asdict(self.preprocessing),
+            "preprocessing": None if self.preprocessing is None else identity(self.preprocessing),
         }
 
     def save(self, path: Path) -> None:

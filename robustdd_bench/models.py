@@ -1,11 +1,13 @@
 """The base of what is written as JSON or TOML: strict, frozen, and able to grow.
 
-A field that is added later is named in `ADDED` and has a default. While it holds that default it is
-left out wherever the model is written or hashed, so that what was written before keeps its hash.
+A field that is added later is named in `ADDED` and has a default: see `robustdd_bench.identity`.
+While it holds that default it is left out wherever the model is written or hashed, so that what was
+written before keeps its hash.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +21,7 @@ from pydantic import (
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import parse_json
+from robustdd_bench.identity import Added, added_fields, same_value
 
 Model = TypeVar("Model", bound="StrictModel")
 
@@ -30,18 +33,18 @@ class StrictModel(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants"
     )
 
-    ADDED: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are left out while they hold their default."""
+    ADDED: ClassVar[Mapping[str, str | Added]] = {}
+    """Later fields, with the version in which each came; left out while they hold their default."""
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in written.items()
-            if key not in self.ADDED or getattr(self, key) != fields[key].default
-        }
+        for key in added_fields(type(self)):
+            field = type(self).model_fields[key]
+            default = field.get_default(call_default_factory=True)
+            if same_value(getattr(self, key), default):
+                written.pop(key, None)
+        return written
 
 
 def read_bounded(path: Path, what: str, max_bytes: int) -> bytes:

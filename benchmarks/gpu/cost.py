@@ -30,7 +30,7 @@ from bench import count_operations
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.config import build_config
+from robustdd_bench.config import recorded_config
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.evaluation.students import total_steps
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
@@ -185,7 +185,7 @@ def facts(plan: Plan, registry: Registry) -> Facts:
         held = round(train * track.data.validation_fraction)
         train, test = train - held, held
     kind = registry.get("distillers", plan.method).load()
-    distiller = kind(build_config(kind.Config, plan.config, plan.method))
+    distiller = kind(recorded_config(kind.Config, plan.config, plan.method))
     pixels = shape[0] * shape[1] * shape[2]
     own = getattr(distiller.config, "preprocessing", "track")
     zca = (track.preprocessing.kind if own == "track" else own) == "zca"
@@ -321,7 +321,7 @@ def passes(name: str, config: str, shape: Sequence[int], classes: int, norm: str
         norm: of the threat model.
     """
     kind = collect(get_plugin_manager()).get("attacks", name).load()
-    attack = kind(build_config(kind.Config, json.loads(config), name))
+    attack = kind(recorded_config(kind.Config, json.loads(config), name))
     model = _Fortress(torch.Size(shape).numel(), classes).eval().requires_grad_(False)
     image, label = torch.full((1, *shape), 0.5), torch.zeros(1, dtype=torch.int64)
     generator = ExampleGenerator(0, torch.zeros(1, dtype=torch.int64))

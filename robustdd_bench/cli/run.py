@@ -216,10 +216,12 @@ def _execute(
 def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
     folder = plan.folder(options["out"])
     if options["as_json"]:
-        print_json(plan.to_dict() | {"run_id": plan.run_id(), "folder": str(folder)})
+        ids = {"run_id": plan.run_id(), "identity": plan.identity(), "folder": str(folder)}
+        print_json(plan.to_dict() | ids)
         return
     facts = [
         ("run id", plan.run_id()),
+        ("identity", f"{plan.identity()} (the same with other versions, device or threads)"),
         ("folder", folder),
         ("method", f"{plan.method} (plugin {plan.plugin}, {plan.distribution} {plan.version})"),
         *((f"  {key}", value) for key, value in plan.config.items()),

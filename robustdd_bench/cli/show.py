@@ -57,10 +57,18 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "citations": [citation.content() for citation in papers],
         "doc": "\n\n".join(_docs(target)),
         "config": [
-            {"name": key, "type": type_text, "default": default, "doc": doc}
-            for key, type_text, default, doc in (() if config is None else describe_config(config))
+            {"name": key, "type": type_text, "default": default, "doc": doc, "added": added}
+            for key, type_text, default, doc, added in (
+                () if config is None else describe_config(config)
+            )
         ],
     }
+
+
+def _doc(item: Mapping[str, Any]) -> str:
+    """What a setting is, and since when there is one that came later."""
+    since = f"Since {item['added']}." if item["added"] else ""
+    return " ".join(filter(None, (item["doc"], since)))
 
 
 def _docs(target: Any) -> Iterator[str]:
@@ -124,7 +132,7 @@ def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
     print(f"\n{found['doc']}\n")
     print_table(
         ("key", "type", "default", "meaning"),
-        [(item["name"], item["type"], item["default"], item["doc"]) for item in found["config"]],
+        [(item["name"], item["type"], item["default"], _doc(item)) for item in found["config"]],
         title="configuration (--set key=value)" if kind == "distillers" else "configuration",
     )
 

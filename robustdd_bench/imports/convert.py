@@ -9,7 +9,6 @@ Shapes: n images, C channels, H height, W width, K classes, f parts a side.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.identity import identity
 from robustdd_bench.imports.formats import Choices
 from robustdd_bench.imports.readers import READERS
 from robustdd_bench.imports.tensors import MAX_BYTES
@@ -91,7 +91,7 @@ def describe(distilled: DistilledSet) -> dict[str, Any]:
         "labels": "soft" if distilled.soft_labels else "hard",
         "learning_rate": distilled.learning_rate,
         "augmentation": distilled.augmentation,
-        "preprocessing": None if layer is None else dataclasses.asdict(layer),
+        "preprocessing": None if layer is None else identity(layer),
         "pixel_min": float(images.min()),
         "pixel_max": float(images.max()),
         "pixels_outside": float(((images < -slack) | (images > 1 + slack)).double().mean()),

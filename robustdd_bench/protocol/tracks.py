@@ -12,7 +12,7 @@ import importlib.resources
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -114,7 +114,7 @@ class AdversarialSpec(StrictModel):
 class StudentSpec(StrictModel):
     """Training of the students: SGD with momentum, one drop of the learning rate."""
 
-    ADDED = frozenset({"adversarial", "own_rate"})
+    ADDED: ClassVar = {"adversarial": "0.1.0", "own_rate": "0.1.0"}
 
     count: int = Field(default=5, gt=0)
     epochs: int = Field(gt=0)
@@ -161,7 +161,7 @@ class ThreatSpec(StrictModel):
 class AttackSpec(StrictModel):
     """One attack of the suite."""
 
-    ADDED = frozenset({"on", "at", "examples"})
+    ADDED: ClassVar = {"on": "0.1.0", "at": "0.1.0", "examples": "0.1.0"}
 
     name: str
     config: dict[str, Any] = Field(default_factory=dict)
@@ -177,7 +177,7 @@ class AttackSpec(StrictModel):
 class Track(StrictModel):
     """A protocol. A change of any field is a new version, with a board of its own."""
 
-    ADDED = frozenset({"student_network", "base"})
+    ADDED: ClassVar = {"student_network": "0.1.0", "base": "0.1.0"}
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: int = Field(gt=0)

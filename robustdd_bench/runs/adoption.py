@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from robustdd_bench.config import (
+    all_settings,
+    assignment,
+    build_config,
+    config_class,
+    recorded_config,
+)
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import atomic_write, file_sha256, write_json
+from robustdd_bench.identity import earlier_values, same_value
 from robustdd_bench.models import StrictModel
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
 from robustdd_bench.runs.cells import Cell
 from robustdd_bench.runs.plan import (
     Plan,
-    assignment,
-    config_class,
     make_plan,
     method_entry,
     preset_values,
@@ -77,11 +84,31 @@ def plan_again(
         validate=record.split == "validation",
         **options,
     )
-    if (dict(plan.config), plan.version) != (method.config, method.version):
+    wanted = _settings(registry, record)
+    if dict(plan.config) != wanted:
         raise UsageError(
-            f"{run} was made by another version of method {method.name!r}; run the method again"
+            f"{run} was made by another version of method {method.name!r}, in which "
+            f"{', '.join(_different(plan.config, wanted))} meant something else; run the method "
+            "again"
         )
-    return plan, record
+    # The set is that of the record, so it comes from the version that made it.
+    return replace(plan, version=method.version), record
+
+
+def _settings(registry: Registry, record: Record) -> dict[str, Any]:
+    """The settings of a record, without those that a later version would leave out of it."""
+    method = record.method
+    kind = config_class(method_entry(registry, method.name).load(), f"method {method.name!r}")
+    later = earlier_values(kind)
+    return {
+        name: value
+        for name, value in method.config.items()
+        if name not in later or not same_value(value, later[name])
+    }
+
+
+def _different(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
 
 
 def _check_file(run: Path, record: Record) -> None:
@@ -120,19 +147,15 @@ def _check_track(old: Track, new: Track) -> None:
 
 def _assignments(registry: Registry, record: Record, track: Track) -> list[str]:
     """What has to be set beside the preset to get the record's configuration."""
-    from robustdd_bench.config import build_config, config_to_dict
-
     method = record.method
     entry = method_entry(registry, method.name)
     distiller = entry.load()
-    named = preset_values(distiller, method.preset, track, entry.plugin)
     owner = f"method {method.name!r}"
-    base = config_to_dict(build_config(config_class(distiller, owner), named, owner))
-    return [
-        assignment(key, value)
-        for key, value in method.config.items()
-        if key not in base or base[key] != value
-    ]
+    kind = config_class(distiller, owner)
+    named = preset_values(distiller, method.preset, track, entry.plugin)
+    base = all_settings(build_config(kind, named, owner))
+    wanted = all_settings(recorded_config(kind, method.config, owner))
+    return [assignment(key, value) for key, value in wanted.items() if base[key] != value]
 
 
 def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:

@@ -194,6 +194,7 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
         "threads": plan.threads,
         "torch": plan.torch,
         "harness": plan.harness,
+        "further": plan.further(),
         "command": plan.recorded_command(),
         "costs": Costs(
             started=started,

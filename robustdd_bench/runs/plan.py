@@ -1,11 +1,17 @@
 """The plan of a run: everything that decides its result, resolved before anything is computed.
 
 The run id is a hash of the plan. Two calls with the same plan mean the same run, which is how an
-interrupted run is found again; a change of any setting is another run in another folder.
+interrupted run is found again; a change of any setting is another run in another folder. The
+identity is a hash of less: of what the run is meant to measure, and not of the versions, the device
+and the threads that it is measured with. Runs of one identity confirm one another.
+
+Later fields of a plan, of a method's Config, of an attack's and of a track are part of neither
+while they hold their default (`robustdd_bench.identity`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -15,17 +21,29 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from robustdd_bench import __version__
-from robustdd_bench.config import build_config, config_to_dict, parse_assignments
+from robustdd_bench.config import (
+    all_settings,
+    assignment,
+    build_config,
+    config_class,
+    config_to_dict,
+    parse_assignments,
+)
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
+from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
 from robustdd_bench.protocol.tracks import RECORD_NAME, Track, load_track, source_name
 
 DEFAULT_TRACK = "digits-ipc10"
 DEFAULT_PRESET = "default"
 DEVICES = ("auto", "cpu", "cuda")
+ORIGIN = frozenset({"preset", "overrides", "track_source"})
+"""Where settings came from; only what they are is part of a run's id."""
+MEANS = frozenset({"version", "device", "threads", "torch", "harness"})
+"""With what a run is carried out; part of its id and not of its identity."""
 GIVEN = Entry(
     "distillers", "given", "robustdd_bench.runs.given:GivenSet", "a set made elsewhere", "builtin"
 )
@@ -33,17 +51,24 @@ GIVEN = Entry(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedAttack:
-    """One attack of the suite, with every setting."""
+    """One attack of the suite, with its settings."""
+
+    ADDED: ClassVar[Mapping[str, str]] = {}
+    """Later fields, with the version in which each came."""
 
     name: str
     plugin: str
     version: str
     config: Mapping[str, Any]
+    """Every setting, but for later ones with the value that earlier runs had."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A resolved run."""
+
+    ADDED: ClassVar[Mapping[str, str]] = {}
+    """Later fields, with the version in which each came."""
 
     method: str
     plugin: str
@@ -54,7 +79,8 @@ class Plan:
     overrides: Mapping[str, Any]
     """What the call set; like the preset's name, not part of the run's identity."""
     config: Mapping[str, Any]
-    """Every hyper-parameter of the method."""
+    """Every hyper-parameter of the method, but for later ones with the value that earlier runs
+    had."""
     track: Track
     track_source: str
     """What follows --track: a registered name, or the name of a .toml file or record."""
@@ -71,46 +97,53 @@ class Plan:
     """Version of robustdd-bench."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "method": self.method,
-            "plugin": self.plugin,
-            "distribution": self.distribution,
-            "version": self.version,
-            "preset": self.preset,
-            "overrides": dict(self.overrides),
-            "config": dict(self.config),
-            "track": self.track.model_dump(mode="json"),
-            "track_source": self.track_source,
-            "attacks": [
-                {"name": a.name, "plugin": a.plugin, "version": a.version, "config": dict(a.config)}
-                for a in self.attacks
-            ],
-            "seed": self.seed,
-            "split": self.split,
-            "device": self.device,
-            "threads": self.threads,
-            "torch": self.torch,
-            "harness": self.harness,
-        }
+        """JSON values, without later fields at their default."""
+        return {name: _json_value(value) for name, value in identity_fields(self).items()}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         values = dict(fields)
         values["track"] = Track.model_validate(values["track"])
         values["attacks"] = tuple(PlannedAttack(**attack) for attack in values["attacks"])
         return cls(**values)
 
+    def further(self) -> dict[str, Any]:
+        """The later fields that do not hold their default, as JSON values."""
+        later = added_fields(type(self))
+        return {name: value for name, value in self.to_dict().items() if name in later}
+
     def run_id(self) -> str:
         """The first 12 hex digits of the plan's hash.
 
         Where settings came from (preset, call, track file) is not in it, only what they are.
         """
-        origin = ("preset", "overrides", "track_source")
-        fields = {key: value for key, value in self.to_dict().items() if key not in origin}
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _digest({k: v for k, v in self.to_dict().items() if k not in ORIGIN})
+
+    def identity(self) -> str:
+        """The first 12 hex digits of a hash of what the run is meant to measure.
+
+        It is the method with its settings, the track with its suite, the seed and the split. Not
+        in it are versions, the device and the threads: a run that differs in these alone measures
+        the same thing again.
+        """
+        fields = {k: v for k, v in self.to_dict().items() if k not in ORIGIN | MEANS}
+        fields["attacks"] = [
+            {k: v for k, v in attack.items() if k != "version"} for attack in fields["attacks"]
+        ]
+        return _digest(fields)
+
+    def with_means_of(self, other: Plan) -> Self:
+        """This plan carried out with the versions, device and threads of another one."""
+        versions = {(a.name, a.plugin): a.version for a in other.attacks}
+        return dataclasses.replace(
+            self,
+            **{name: getattr(other, name) for name in sorted(MEANS)},
+            attacks=tuple(
+                dataclasses.replace(a, version=versions.get((a.name, a.plugin), a.version))
+                for a in self.attacks
+            ),
+        )
 
     def folder(self, out: Path) -> Path:
         """Where the run lives under `out`."""
@@ -143,29 +176,22 @@ class Plan:
         return shlex.join(words)
 
 
-def assignment(key: str, value: Any) -> str:
-    """The text `key=value` that `parse_assignments` reads back as that JSON value.
-
-    None is written "none", which a field that may be None and is no text takes for it.
-    """
-    if isinstance(value, str):
-        bare = f"{key}={value}"
-        if parse_assignments([bare])[key] == value:
-            return bare
-    return f"{key}={'none' if value is None else _toml(value)}"
-
-
-def _toml(value: Any) -> str:
-    """A JSON value other than null as TOML."""
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but for the one control character that JSON leaves as it is.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _json_value(value: Any) -> Any:
+    """A field of a plan as JSON."""
+    if isinstance(value, Track):
+        return value.model_dump(mode="json")
+    if isinstance(value, PlannedAttack):
+        return {name: _json_value(item) for name, item in identity_fields(value).items()}
     if isinstance(value, Mapping):
-        inside = (f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items())
-        return "{" + ", ".join(inside) + "}"
+        return dict(value)
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, allow_nan=False)
+        return [_json_value(item) for item in value]
+    return value
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def make_plan(
@@ -220,7 +246,7 @@ def make_plan(
     except UsageError as error:
         raise PluginError(f"plugin {entry.plugin!r}: {owner}, {error}") from error
     config = build_config(settings_class, {**named, **overrides}, owner)
-    settings = config_to_dict(config)
+    settings = all_settings(config)
     info = registry.plugins[entry.plugin]
     return Plan(
         method=method,
@@ -229,7 +255,7 @@ def make_plan(
         version=info.version,
         preset=preset,
         overrides={key: settings[key] for key in overrides},
-        config=settings,
+        config=config_to_dict(config),
         track=resolved,
         track_source=source_name(track),
         attacks=plan_attacks(resolved, registry),
@@ -304,18 +330,6 @@ def method_entry(registry: Registry, name: str) -> Entry:
         UsageError: nothing of that name is registered.
     """
     return GIVEN if name == GIVEN.name else registry.get("distillers", name)
-
-
-def config_class(plugged: Any, owner: str) -> type[Any]:
-    """The nested `Config` of a distiller or attack.
-
-    Raises:
-        PluginError: there is none.
-    """
-    config = getattr(plugged, "Config", None)
-    if not isinstance(config, type):
-        raise PluginError(f"{owner} has no nested dataclass `Config`")
-    return config
 
 
 def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -72,7 +72,7 @@ class SetInfo(Part):
 class AttackResult(Part):
     """What one attack at one eps did to one student."""
 
-    ADDED = frozenset({"tried", "warnings"})
+    ADDED: ClassVar = {"tried": "0.1.0", "warnings": "0.1.0"}
 
     attack: str
     eps: float = Field(gt=0)
@@ -189,7 +189,7 @@ class Adopted(Part):
 class Costs(Part):
     """When, where and at what cost; a repeated run differs here and only here."""
 
-    ADDED = frozenset({"adopted"})
+    ADDED: ClassVar = {"adopted": "0.1.0"}
 
     started: datetime
     finished: datetime

@@ -16,16 +16,18 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from robustdd_bench import __version__
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import first_bits, unpack_bits, worst_case
 from robustdd_bench.evaluation.statistics import aggregate
 from robustdd_bench.files import parse_json, write_json
+from robustdd_bench.identity import added_fields
 from robustdd_bench.models import read_bounded, validated
 from robustdd_bench.protocol.tracks import MAX_RECORD, Track
 from robustdd_bench.runs.plan import Plan, PlannedAttack
@@ -55,6 +57,8 @@ say of themselves, and sets taken over from another run."""
 class Record(Part):
     """A run: complete with results, or failed with a reason."""
 
+    ADDED: ClassVar = {"further": "0.2.0"}
+
     schema_version: Literal[1, 2] = 2
     run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
     status: Literal["complete", "failed"]
@@ -68,6 +72,8 @@ class Record(Part):
     threads: int = Field(gt=0)
     torch: str
     harness: str
+    further: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the plan that came later and do not hold their default."""
     command: str
     data: DataInfo | None
     distilled: SetInfo | None
@@ -101,7 +107,17 @@ class Record(Part):
         )
 
     def plan(self) -> Plan:
-        """The plan the run was made from; its command names every setting."""
+        """The plan the run was made from; its command names every setting.
+
+        Raises:
+            ValueError: it has fields that this version does not know.
+        """
+        unknown = sorted(self.further.keys() - added_fields(Plan).keys())
+        if unknown:
+            raise ValueError(
+                f"the plan has fields that robustdd-bench {__version__} does not know "
+                f"({', '.join(unknown)}); install a newer version"
+            )
         method = self.method
         return Plan(
             method=method.name,
@@ -120,6 +136,7 @@ class Record(Part):
             threads=self.threads,
             torch=self.torch,
             harness=self.harness,
+            **self.further,
         )
 
     @model_validator(mode="after")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import torch
 
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.identity import identity
 from robustdd_bench.runs.record_parts import SetInfo
 
 
@@ -26,7 +25,9 @@ def set_info(distilled: DistilledSet, num_classes: int) -> SetInfo:
         labels="soft" if distilled.soft_labels else "hard",
         learning_rate=distilled.learning_rate,
         augmentation=distilled.augmentation,
-        preprocessing=None if distilled.preprocessing is None else asdict(distilled.preprocessing),
+        preprocessing=None
+        if distilled.preprocessing is None
+        else identity(distilled.preprocessing),
         pixel_min=float(distilled.images.min()),
         pixel_max=float(distilled.images.max()),
         provenance=dict(distilled.provenance),

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from robustdd_bench.config import assignment
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, record_of
 from robustdd_bench.runs.plan import (
     DEFAULT_PRESET,
     Plan,
-    assignment,
     make_plan,
     method_entry,
     plan_attacks,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, ThreatModel
-from robustdd_bench.config import build_config
+from robustdd_bench.config import recorded_config
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Part, StagedDistiller
 from robustdd_bench.errors import PluginError, RobustDDError, UsageError
 from robustdd_bench.files import read_safetensors
@@ -167,7 +167,7 @@ class Workbench(RunFolder):
         """The method, configured."""
         plan = self.plan
         plugged = method_entry(self.registry, plan.method).load()
-        config = build_config(plugged.Config, plan.config, f"method {plan.method!r}")
+        config = recorded_config(plugged.Config, plan.config, f"method {plan.method!r}")
         with blame(plan.plugin, f"method {plan.method!r}"):
             distiller = plugged(config)
         if not isinstance(distiller, Distiller):
@@ -183,7 +183,7 @@ class Workbench(RunFolder):
         """An attack of the suite, configured."""
         planned = next(a for a in self.plan.attacks if a.name == name)
         plugged = self.registry.get("attacks", name).load()
-        config = build_config(plugged.Config, planned.config, f"attack {name!r}")
+        config = recorded_config(plugged.Config, planned.config, f"attack {name!r}")
         with blame(planned.plugin, f"attack {name!r}"):
             attack = plugged(config)
         if not isinstance(attack, Attack):

@@ -17,8 +17,9 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask, Part, Reporter
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
+from robustdd_bench.identity import identity
 from robustdd_bench.toolkit.adversarial import (
     FAST_STEP,
     FLAVOURS,
@@ -50,6 +52,9 @@ _FORMAT = "robustdd-expert-1"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpertRecipe:
     """Everything that shapes a trajectory, beside the data, the network and the seed."""
+
+    ADDED: ClassVar[Mapping[str, str]] = {"precision": "0.2.0"}
+    """Later fields, with the version in which each came (see `robustdd_bench.identity`)."""
 
     epochs: int
     learning_rate: float
@@ -101,9 +106,9 @@ class ExpertRecipe:
         return dataclasses.replace(self, beta=0.0) if single else self
 
     def description(self) -> dict[str, Any]:
-        """The fields as JSON values, without younger ones at their default: hashes stay theirs."""
-        fields = dataclasses.asdict(self)
-        return {k: v for k, v in fields.items() if (k, v) != ("precision", "default")}
+        """The fields that are part of its identity, as JSON values."""
+        fields: dict[str, Any] = identity(self)
+        return fields
 
 
 def family_seeds(seeds: Seeds) -> Seeds:
@@ -131,8 +136,8 @@ class ExpertStore:
         return {
             "trainer": TRAINER_VERSION,
             "recipe": self.recipe.description(),
-            "seeds": dataclasses.asdict(self.seeds),
-            "preprocessing": dataclasses.asdict(self.task.preprocessing),
+            "seeds": identity(self.seeds),
+            "preprocessing": identity(self.task.preprocessing),
             "flip": self.task.allow_flip,
             "data": self.task.data_sha256,
             "network": hashlib.sha256(str(network).encode()).hexdigest(),

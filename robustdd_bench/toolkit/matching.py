@@ -29,6 +29,7 @@ from robustdd_bench.distillers import (
     StagedDistiller,
 )
 from robustdd_bench.errors import UsageError
+from robustdd_bench.identity import identity
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.engine import AdjointEngine
@@ -103,8 +104,7 @@ class TrajectoryMatcher:
 
     def _key(self) -> str:
         """What a checkpoint must agree with to be gone on from."""
-        shape = dataclasses.asdict(self.config)
-        seeds = dataclasses.asdict(self.seeds)
+        shape, seeds = identity(self.config), identity(self.seeds)
         text = json.dumps([shape, seeds, self.ipc, self.trajectories.key], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

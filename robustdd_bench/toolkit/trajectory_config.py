@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.preprocessing import KINDS, Preprocessing
@@ -14,6 +16,9 @@ from robustdd_bench.toolkit.precision import check_precision
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrajectoryConfig:
     """Hyper-parameters of trajectory matching. Defaults: MTT's for CIFAR-10, 10 images a class."""
+
+    ADDED: ClassVar[Mapping[str, str]] = {"expert_precision": "0.2.0"}
+    """Later fields, with the version in which each came (see `robustdd_bench.identity`)."""
 
     experts: int = 100
     """Number of experts."""
