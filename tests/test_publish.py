@@ -197,7 +197,7 @@ def test_another_seed_needs_its_own_students(board, tmp_path) -> None:
 
 
 def test_a_method_may_make_the_same_set_from_another_seed(board, tmp_path) -> None:
-    record = reseeded(example("random").record, 7)
+    record = reseeded(example("random").record, 2)
     students = tuple(
         student.model_copy(update={"sha256": f"{student.index}" * 64})
         for student in record.students
@@ -205,7 +205,7 @@ def test_a_method_may_make_the_same_set_from_another_seed(board, tmp_path) -> No
     publish_and_build(copied(tmp_path, forged(record, students=students)), board, installed())
     (track,) = json.loads((board / "leaderboard.json").read_text())["tracks"]
     (row,) = track["rows"]
-    assert row["seeds"] == [0, 7]
+    assert row["seeds"] == [0, 2]
     assert "one set" in row["marks"]
 
 

@@ -6,8 +6,9 @@ here depends on when or where the board is built: the same published runs give t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from robustdd_bench.board.confirmations import Deviation
 from robustdd_bench.board.reported import Reported
 from robustdd_bench.board.submission import Submission
 from robustdd_bench.models import StrictModel
@@ -90,8 +91,57 @@ class CheckContent(StrictModel):
     students: int
 
 
+class ConfirmationContent(StrictModel):
+    """A run made again: what it found, with what, and how far that is from the run."""
+
+    run_id: str
+    clean: float
+    """Mean accuracy over students, in [0,1]."""
+    robust: tuple[float, ...]
+    """The same at each eps of the ladder."""
+    largest_difference: float
+    """Accuracy here minus that of the run, where the two are furthest apart."""
+    largest_at: float
+    """The eps of it; 0: clean."""
+    same_set: bool
+    same_results: bool
+    """Bit for bit: set, weights of the students and outcomes."""
+    device: Literal["cpu", "cuda"]
+    hardware: str
+    torch: str
+    harness: str
+    version: str
+    """Of the method's distribution."""
+    commit: str | None
+    folder: str
+    """Below the board's folder."""
+    submission: Submission | None
+
+
+class ConfirmedContent(StrictModel):
+    """How often the runs of a row were made again, and how far that led from them."""
+
+    count: int
+    largest_difference: float
+    """Accuracy of the confirmation minus that of its run, where any two are furthest apart."""
+    largest_at: float
+    """The eps of it; 0: clean."""
+    seed: int
+    """The seed of it."""
+
+    def __str__(self) -> str:
+        """E.g. "confirmed twice, largest difference +1.2 points at 0.10 (seed 0)"."""
+        times = {1: "once", 2: "twice"}.get(self.count, f"{self.count} times")
+        if self.largest_difference == 0:
+            return f"confirmed {times}, without a difference"
+        largest = Deviation(self.largest_at, self.largest_difference)
+        return f"confirmed {times}, largest difference {largest} (seed {self.seed})"
+
+
 class RunContent(StrictModel):
     """One run of a row: a distillation seed."""
+
+    ADDED: ClassVar = {"confirmations": "0.2.0"}
 
     run_id: str
     seed: int
@@ -117,10 +167,14 @@ class RunContent(StrictModel):
     adopted_from: str | None
     """The run whose set was taken over, if one was."""
     submission: Submission | None
+    confirmations: tuple[ConfirmationContent, ...] = ()
+    """The same run made again; no further sample."""
 
 
 class RowContent(StrictModel):
     """A method with one configuration over its seeds."""
+
+    ADDED: ClassVar = {"other_runs": "0.2.0", "confirmed": "0.2.0"}
 
     id: str
     """Names the row on its track for links; stable while its runs stand."""
@@ -136,6 +190,7 @@ class RowContent(StrictModel):
     tied: bool
     images: int
     seeds: tuple[int, ...]
+    """The seeds that the figures are made of: those that the track ranks, or all where none is."""
     clean: SpreadContent
     headline: SpreadContent
     robust: tuple[RobustContent, ...]
@@ -149,6 +204,9 @@ class RowContent(StrictModel):
     command: str
     """Makes the first run again."""
     runs: tuple[RunContent, ...]
+    other_runs: tuple[RunContent, ...] = ()
+    """Runs of seeds that the track does not rank; not counted."""
+    confirmed: ConfirmedContent | None = None
 
 
 class AttackContent(StrictModel):
@@ -164,6 +222,8 @@ class AttackContent(StrictModel):
 
 class TrackContent(StrictModel):
     """A track in its newest version, and its rows."""
+
+    ADDED: ClassVar = {"ranked_seeds": "0.2.0"}
 
     track: str
     version: int
@@ -188,6 +248,8 @@ class TrackContent(StrictModel):
     attacks: tuple[AttackContent, ...]
     train_examples: int
     evaluation_examples: int
+    ranked_seeds: int = 3
+    """Seeds 0, 1, 2, ...: so many are ranked."""
     rows: tuple[RowContent, ...]
     """By division (hard labels first), then rank; references last."""
 

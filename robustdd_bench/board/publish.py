@@ -2,35 +2,38 @@
 
 A published run is a folder `results/<track>/<method>/<run id>/` with `record.json`, the distilled
 set and its preview. Reference rows (the full data) are published without their set, which is the
-training split itself.
+training split itself. A run that was made again lies below the first one; see
+`robustdd_bench.board.confirmations`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME, reasons_against, set_of
+from robustdd_bench.board.checks import reasons_against
+from robustdd_bench.board.confirmations import (
+    CONFIRMATIONS,
+    folder_name,
+    precedence,
+    run_of,
+)
 from robustdd_bench.board.copies import clashes
+from robustdd_bench.board.placing import STAGING, mend, place
 from robustdd_bench.board.submission import (
     Submission,
     read_submission,
-    write_submission,
 )
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import file_lock
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import RECORD_NAME
-from robustdd_bench.runs.figures import save_distilled
 from robustdd_bench.runs.records import Record, read_record
 
 RESULTS = "results"
-STAGING = ".publishing."
 LOCK = ".lock"
 PATIENCE_S = 60.0
 
@@ -42,6 +45,12 @@ class Published:
     record: Record
     folder: Path
     submission: Submission | None = None
+    confirmations: tuple[Published, ...] = ()
+    """The same run made again."""
+
+    def every(self) -> list[Published]:
+        """The run and its confirmations."""
+        return [self, *self.confirmations]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Placed:
 
 
 def place_of(record: Record) -> Path:
-    """Where a record belongs, below the board's folder."""
+    """Where the record of a run belongs, below the board's folder; not of a confirmation."""
     return Path(RESULTS, record.track.name, record.method.name, record.run_id)
 
 
@@ -115,28 +124,99 @@ def placing(
     reasons = reasons_against(record, run, registry, new=True, published=False)
     if reasons and not board.exists():
         raise _refused(run, reasons)
-    target = board / place_of(record)
     with locked(board):
         _sweep(board)
+        target = board / place_of(record)
         others = published(board, registry, without=target)
+        before, is_other = _already(target, record, registry)
+        if is_other and before is not None:
+            below = _below(target, board, registry)
+            others = _sorted([*others, replace(before, confirmations=below)])
+        first = _first(record, others)
+        if first is not None:
+            target = first.folder / CONFIRMATIONS / folder_name(run / RECORD_NAME)
+            before, _ = _already(target, record, registry)
+            left = tuple(one for one in first.confirmations if one.folder != target)
+            first = replace(first, confirmations=left)
+            others = _sorted([*(one for one in others if one.folder != first.folder), first])
         if record.status == "complete":
-            reasons += clashes(record, [other.record for other in others])
-        before, other_results = _already(target, record, registry)
-        if other_results:
-            reasons.append(other_results)
+            known = (one.record for other in others for one in other.every())
+            reasons += clashes(record, known)
+        if is_other and before is None and _same_execution(record, first):
+            reasons.append(
+                f"{target.parents[1]} is published with other results of the same plan, started "
+                "at the same time; find out why they differ, and delete that folder to replace them"
+            )
         if reasons:
             raise _refused(run, reasons)
         found = _joined(submission, before, run)
         with contextlib.ExitStack() as undo:
             if before is None:
-                _place(run, target, record, found, undo)
+                place(run, target, record, found, undo)
             elif found != before.submission:
-                _mend(target, before.submission, found, undo)
+                mend(target, before.submission, found, undo)
             done = Published(record if before is None else before.record, target, found)
-            runs = sorted([*others, done], key=lambda one: one.folder)
-            yield Placed(done, runs)
+            yield Placed(done, _with(done, first, others, _below(target, board, registry)))
             undo.pop_all()
         _sweep(board)
+
+
+def _with(
+    done: Published, first: Published | None, others: list[Published], below: tuple[Published, ...]
+) -> list[Published]:
+    """The runs of the board with one that was just placed: a run, or a confirmation of `first`."""
+    if first is None:
+        return _sorted([*others, replace(done, confirmations=below)])
+    again = tuple(_in_order([*first.confirmations, done]))
+    rest = [one for one in others if one.folder != first.folder]
+    return _sorted([*rest, replace(first, confirmations=again)])
+
+
+def _sorted(runs: list[Published]) -> list[Published]:
+    return sorted(runs, key=lambda one: one.folder)
+
+
+def _in_order(again: Iterable[Published]) -> list[Published]:
+    return sorted(again, key=lambda one: (precedence(one.record), one.folder))
+
+
+def _below(folder: Path, board: Path, registry: Registry | None) -> tuple[Published, ...]:
+    """The confirmations below a run.
+
+    Raises:
+        UsageError: one is not valid.
+    """
+    return tuple(
+        _in_order(
+            _checked(path, board, {}, registry)
+            for path in (folder / CONFIRMATIONS).glob(f"*/{RECORD_NAME}")
+        )
+    )
+
+
+def _checked(
+    path: Path, board: Path, protocols: dict[str, str], registry: Registry | None
+) -> Published:
+    """The run or confirmation whose record is at `path`.
+
+    Raises:
+        UsageError: it is not valid, or does not lie where it belongs.
+    """
+    record = read_record(path)
+    problems = problems_of(record, path.parent, board, protocols, registry)
+    if problems:
+        raise UsageError(f"{path}: {'; '.join(problems)}")
+    return Published(record, path.parent, read_submission(path.parent))
+
+
+def _first(record: Record, others: list[Published]) -> Published | None:
+    """The published run that a record confirms."""
+    identity = record.plan().identity()
+    return next((run for run in others if run.record.plan().identity() == identity), None)
+
+
+def _same_execution(record: Record, first: Published | None) -> bool:
+    return first is not None and first.record.costs.started == record.costs.started
 
 
 def _refused(run: Path, reasons: list[str]) -> UsageError:
@@ -151,94 +231,30 @@ def _joined(
     return there if submission is None else submission.over(there)
 
 
-def _place(
-    run: Path,
-    target: Path,
-    record: Record,
-    submission: Submission | None,
-    undo: contextlib.ExitStack,
-) -> None:
-    """Put the whole folder there at once; `undo` brings back what was there."""
-    parents = [folder for folder in (target.parent, *target.parents[1:3]) if not folder.exists()]
-    staging = old = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        undo.callback(_remove_empty, parents)
-        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parent))
-        undo.callback(shutil.rmtree, staging, ignore_errors=True)
-        _fill(staging, run, record, submission)
-        os.chmod(staging, 0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parent))
-            undo.callback(shutil.rmtree, old, ignore_errors=True)
-            os.replace(target, old)
-            undo.callback(os.replace, old, target)
-        os.replace(staging, target)
-        undo.callback(os.replace, target, staging)
-    except OSError as error:
-        raise RunFailedError(f"cannot publish to {target}: {error.strerror or error}") from error
-
-
-def _fill(folder: Path, run: Path, record: Record, submission: Submission | None) -> None:
-    """Record, set, a preview made from the set, and who it is from."""
-    shutil.copyfile(run / RECORD_NAME, folder / RECORD_NAME)
-    if not record.method.reference:
-        shutil.copyfile(run / SET_NAME, folder / SET_NAME)
-    # Of the copy, which nobody changes any more.
-    source = run if record.method.reference else folder
-    distilled = set_of(record, source, published=False)
-    if distilled is None:
-        shutil.copyfile(run / PREVIEW_NAME, folder / PREVIEW_NAME)
-    else:
-        assert record.data is not None
-        save_distilled(folder / PREVIEW_NAME, distilled, record.data.num_classes)
-    if submission is not None:
-        write_submission(folder, submission)
-
-
-def _mend(
-    target: Path,
-    before: Submission | None,
-    after: Submission | None,
-    undo: contextlib.ExitStack,
-) -> None:
-    write_submission(target, after)
-    undo.callback(write_submission, target, before)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
 def _sweep(board: Path) -> None:
     """Remove what processes that were killed have left; the lock says that none is at work."""
-    for path in (board / RESULTS).glob(f"*/*/{STAGING}*"):
+    for path in (board / RESULTS).rglob(f"{STAGING}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _already(
     target: Path, record: Record, registry: Registry | None
-) -> tuple[Published | None, str | None]:
-    """The run, if it is published and whole, and why it cannot replace what is there.
+) -> tuple[Published | None, bool]:
+    """What lies at the place of a record, if it is whole, and whether it is another execution.
 
     A damaged publication is none: it is to be replaced.
     """
     try:
         before = read_record(target / RECORD_NAME)
     except UsageError:
-        return None, None
-    # Not the hash of the whole: the same plan can be written as other commands.
-    if _results(before) != _results(record):
-        return None, (
-            f"{target} is published with other results of the same plan; find out why they differ, "
-            "and delete that folder to replace them"
-        )
+        return None, False
     if reasons_against(before, target, registry):
-        return None, None
-    return Published(before, target, read_submission(target)), None
+        return None, False
+    # Not the hash of the whole: the same plan can be written as other commands.
+    same = _results(before) == _results(record)
+    same = same and before.costs.started == record.costs.started
+    return Published(before, target, read_submission(target)), not same
 
 
 def _results(record: Record) -> tuple[object, ...]:
@@ -254,23 +270,45 @@ def published(
         board: the folder that holds `results/`.
         registry: what is installed: a track of the same name and version has to be the same
             protocol. Tracks that are not installed, and other versions, stay as they are.
-        without: a folder that is passed over.
+        without: the folder of a run or confirmation that is passed over, with what is below it.
 
     Raises:
         UsageError: a record is not valid, or does not lie where it belongs.
     """
-    found = []
+    runs: list[Published] = []
+    again: dict[Path, list[Published]] = {}
     protocols: dict[str, str] = {}
     for path in sorted((board / RESULTS).rglob(RECORD_NAME)):
+        folder = path.parent
         # What is staged was left by a process that was killed.
-        if path.parent.name.startswith(STAGING) or path.parent == without:
+        if any(part.startswith(STAGING) for part in folder.relative_to(board).parts):
             continue
-        record = read_record(path)
-        problems = problems_of(record, path.parent, board, protocols, registry)
-        if problems:
-            raise UsageError(f"{path}: {'; '.join(problems)}")
-        found.append(Published(record, path.parent, read_submission(path.parent)))
-    return found
+        first = run_of(folder)
+        if without is not None and without in (folder, first):
+            continue
+        one = _checked(path, board, protocols, registry)
+        if first is None:
+            runs.append(one)
+        else:
+            again.setdefault(first, []).append(one)
+    return _joined_runs(runs, again)
+
+
+def _joined_runs(runs: list[Published], again: dict[Path, list[Published]]) -> list[Published]:
+    """The runs with their confirmations: those below them, and later ones of the same identity."""
+    first: dict[str, Published] = {}
+    later: dict[str, list[Published]] = {}
+    for run in sorted(runs, key=lambda one: precedence(one.record)):
+        identity = run.record.plan().identity()
+        if first.setdefault(identity, run) is not run:
+            later.setdefault(identity, []).append(run)
+        later.setdefault(identity, []).extend(again.get(run.folder, []))
+    return _sorted(
+        [
+            replace(run, confirmations=tuple(_in_order(later[identity])))
+            for identity, run in first.items()
+        ]
+    )
 
 
 def problems_of(
@@ -289,16 +327,38 @@ def problems_of(
         protocols: hashes of the tracks of the records before it, by id; its own is added.
         registry: what is installed; see `published`.
     """
-    place = place_of(record)
-    problems = []
-    if folder != board / place:
-        problems.append(f"the record belongs under {place.relative_to(RESULTS).as_posix()}")
+    problems = _misplaced(record, folder, board)
     problems += reasons_against(record, folder, registry)
     if protocols.setdefault(record.track.id, record.track_sha256) != record.track_sha256:
         problems.append(
             f"its track {record.track.id} is another one than that of the records before it; a "
             "changed protocol needs a new version"
         )
+    return problems
+
+
+def _misplaced(record: Record, folder: Path, board: Path) -> list[str]:
+    """What is wrong with the place of a run or a confirmation."""
+    first = run_of(folder)
+    if first is None:
+        place = place_of(record)
+        if folder == board / place:
+            return []
+        return [f"the record belongs under {place.relative_to(RESULTS).as_posix()}"]
+    try:
+        confirmed = read_record(first / RECORD_NAME)
+    except UsageError:
+        return [f"it confirms the run in {first.relative_to(board).as_posix()}, which is damaged"]
+    problems = []
+    if first != board / place_of(confirmed):
+        problems.append("what it confirms is no published run")
+    if confirmed.plan().identity() != record.plan().identity():
+        problems.append(
+            f"it does not confirm run {confirmed.run_id}: method, settings, track, seed or split "
+            "differ"
+        )
+    if folder.name != folder_name(folder / RECORD_NAME):
+        problems.append(f"its folder must be called {folder_name(folder / RECORD_NAME)}")
     return problems
 
 

@@ -120,7 +120,7 @@ def divisions(records: Iterable[Record]) -> list[Division]:
 
 
 def _division(name: Literal["hard", "soft"], rows: Sequence[Standing]) -> Division:
-    entrants = [row for row in rows if not row.reference]
+    entrants = [row for row in rows if row.ranked]
     places: list[int | None] = [*ranks(entrants)]
     places += [None] * (len(rows) - len(entrants))
     # The strongest one where random selection has several configurations.

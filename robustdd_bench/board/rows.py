@@ -8,10 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME
+from robustdd_bench.board.confirmations import deviation
 from robustdd_bench.board.content import (
     AttackAloneContent,
     AttackContent,
     CheckContent,
+    ConfirmationContent,
+    ConfirmedContent,
     CostContent,
     RobustContent,
     RowContent,
@@ -48,6 +51,10 @@ MARKS: Mapping[str, str] = {
     "one seed": "One distillation seed: how much other sets of the method differ is not known.",
     "one set": "The method made the same set from several seeds: how much other sets would differ "
     "is not known.",
+    "seeds not ranked": "None of its seeds is one that the track ranks, so it has no rank.",
+    "other seeds": "It has runs of seeds that the track does not rank; they are listed and not "
+    "counted.",
+    "several versions": "Its runs were made with several versions of the method.",
     "other plugin": "The method is not shipped with robustdd-bench; reading its code is up to you.",
     "changed code": "A run was made with uncommitted changes to the code.",
 }
@@ -91,6 +98,7 @@ def track_content(runs: Sequence[Published], root: Path) -> TrackContent:
         ),
         train_examples=data.train_examples,
         evaluation_examples=data.evaluation_examples,
+        ranked_seeds=track.ranked_seeds,
         rows=tuple(
             row_content(division, row, folders, root)
             for division in divisions(records)
@@ -106,7 +114,10 @@ def row_content(
     standing = row.standing
     first = standing.records[0]
     assert first.distilled is not None
-    runs = tuple(run_content(published[record.run_id], root) for record in standing.records)
+    runs, others = (
+        tuple(run_content(published[record.run_id], root) for record in records)
+        for records in (standing.records, standing.others)
+    )
     costs = [run.cost for run in runs]
     return RowContent(
         id=standing.id,
@@ -142,6 +153,47 @@ def row_content(
         marks=tuple(_marks(standing)),
         command=first.command,
         runs=runs,
+        other_runs=others,
+        confirmed=_confirmed((*runs, *others)),
+    )
+
+
+def _confirmed(runs: Sequence[RunContent]) -> ConfirmedContent | None:
+    """How often runs were made again, and where that led furthest from them."""
+    found = [(again, run.seed) for run in runs for again in run.confirmations]
+    if not found:
+        return None
+    furthest, seed = max(found, key=lambda pair: abs(pair[0].largest_difference))
+    return ConfirmedContent(
+        count=len(found),
+        largest_difference=furthest.largest_difference,
+        largest_at=furthest.largest_at,
+        seed=seed,
+    )
+
+
+def _confirmation(run: Record, again: Published, root: Path) -> ConfirmationContent:
+    record, cost = again.record, _cost(again.record)
+    assert record.aggregates is not None
+    assert record.distilled is not None
+    assert run.distilled is not None
+    furthest = deviation(run, record)
+    return ConfirmationContent(
+        run_id=record.run_id,
+        clean=record.aggregates.clean.mean,
+        robust=tuple(item.accuracy.mean for item in record.aggregates.robust),
+        largest_difference=furthest.difference,
+        largest_at=furthest.eps,
+        same_set=record.distilled.sha256 == run.distilled.sha256,
+        same_results=(record.distilled, record.students) == (run.distilled, run.students),
+        device=cost.device,
+        hardware=cost.hardware,
+        torch=record.torch,
+        harness=record.harness,
+        version=record.method.version,
+        commit=record.costs.commit.sha if record.costs.commit else None,
+        folder=again.folder.relative_to(root).as_posix(),
+        submission=again.submission,
     )
 
 
@@ -175,6 +227,7 @@ def run_content(run: Published, root: Path) -> RunContent:
         commit=costs.commit.sha if costs.commit else None,
         adopted_from=costs.adopted.run_id if costs.adopted else None,
         submission=run.submission,
+        confirmations=tuple(_confirmation(record, again, root) for again in run.confirmations),
     )
 
 
@@ -236,8 +289,14 @@ def _marks(standing: Standing) -> list[str]:
         found.add("soft labels")
     if len({record.seed for record in standing.records}) == 1:
         found.add("one seed")
+    if not standing.reference and not standing.ranked:
+        found.add("seeds not ranked")
+    if standing.others:
+        found.add("other seeds")
+    if len({record.method.version for record in standing.records}) > 1:
+        found.add("several versions")
     seeds_of: dict[str, set[int]] = defaultdict(set)
-    for record in standing.records:
+    for record in (*standing.records, *standing.others):
         distilled, costs = record.distilled, record.costs
         assert distilled is not None
         seeds_of[distilled.sha256].add(record.seed)

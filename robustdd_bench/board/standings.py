@@ -1,5 +1,10 @@
 """Standings: one row of a board, a method with one configuration over its distillation seeds.
 
+The seeds that count are those that the track ranks: 0, 1, 2, ..., the first `ranked_seeds`. Runs
+of other seeds are shown and not counted, since whoever may choose seeds can choose lucky ones. A
+run of the same seed made again (with another torch, another version, on another machine) confirms
+the first one and is no further sample: see `robustdd_bench.board.confirmations`.
+
 Two spreads are told apart and never mixed: over distillation seeds (other sets), and over students
 of one set (other trainings on it).
 """
@@ -13,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from robustdd_bench.board.confirmations import first_of_each
 from robustdd_bench.evaluation.statistics import mean, standard_deviation, wilson_interval
 from robustdd_bench.protocol.tracks import Track
 from robustdd_bench.runs.record_parts import AggregateInfo
@@ -49,6 +55,9 @@ class Standing:
     """The runs of one method with one configuration, by seed."""
 
     records: tuple[Record, ...]
+    """What the figures are made of: the runs of ranked seeds, or of all where none is ranked."""
+    others: tuple[Record, ...] = ()
+    """Runs of seeds that the track does not rank, beside those of ranked ones."""
 
     @property
     def method(self) -> str:
@@ -61,9 +70,17 @@ class Standing:
         return self.records[0].method.reference
 
     @property
+    def ranked(self) -> bool:
+        """Whether it takes part in the ranking: no reference, and of a ranked seed."""
+        return not self.reference and is_ranked(self.records[0])
+
+    @property
     def id(self) -> str:
-        """A name for links: the method's, and a hash of all that its runs have in common."""
-        digest = hashlib.sha256(_key(self.records[0]).encode()).hexdigest()
+        """A name for links: the method's, and a hash of what its first run was made with."""
+        first = self.records[0]
+        key = [*_common(first)[:2], first.method.version, first.method.config, first.device]
+        key.append(first.distilled.labels if first.distilled else None)
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-{digest[:6]}"
 
     @property
@@ -103,27 +120,37 @@ def caption(track: Track) -> str:
     )
 
 
-def _key(record: Record) -> str:
+def is_ranked(record: Record) -> bool:
+    """Whether the track ranks runs of this seed."""
+    return record.seed < record.track.ranked_seeds
+
+
+def _common(record: Record) -> list[object]:
     """What the runs of a standing have in common."""
     method = record.method
-    key: list[object] = [method.name, method.plugin, method.version, method.config]
-    key += [record.device, record.distilled.labels if record.distilled else None]
-    return json.dumps(key, sort_keys=True)
+    labels = record.distilled.labels if record.distilled else None
+    return [method.name, method.plugin, method.distribution, method.config, labels]
 
 
 def standings(records: Iterable[Record]) -> list[Standing]:
     """Records of one track as standings: best headline accuracy first, references last.
 
-    A method whose sets have hard labels at one seed and soft ones at another stands twice. Ranks
-    and divisions are made of these by `ranking.divisions`.
+    Of several runs of one identity the first one counts. A method whose sets have hard labels at
+    one seed and soft ones at another stands twice. Ranks and divisions are made of these by
+    `ranking.divisions`.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[_key(record)].append(record)
-    found = [
-        Standing(tuple(sorted(group, key=lambda r: (r.seed, r.run_id))))
-        for group in groups.values()
-    ]
+    for record in first_of_each(records):
+        groups[json.dumps(_common(record), sort_keys=True)].append(record)
+    found = [_standing(group) for group in groups.values()]
     return sorted(
-        found, key=lambda s: (s.reference, -s.headline.mean, s.method, s.records[0].run_id)
+        found,
+        key=lambda s: (s.reference, not s.ranked, -s.headline.mean, s.method, s.records[0].run_id),
     )
+
+
+def _standing(group: list[Record]) -> Standing:
+    group = sorted(group, key=lambda r: (r.seed, r.run_id))
+    ranked = tuple(record for record in group if is_ranked(record))
+    others = tuple(record for record in group if not is_ranked(record))
+    return Standing(ranked, others) if ranked else Standing(others)

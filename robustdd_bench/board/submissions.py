@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustdd_bench.board import preview, sets, submission
 from robustdd_bench.board.build import board, texts
 from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME, reasons_against
+from robustdd_bench.board.confirmations import CONFIRMATIONS, folder_name, run_of
 from robustdd_bench.board.copies import clashes
 from robustdd_bench.board.publish import place_of, published
 from robustdd_bench.board.readme import with_section
@@ -42,7 +43,10 @@ MAX_TOTAL = 2 * 2**30
 MAX_FOLDERS = 1000
 MAX_CHANGES = 10_000
 _NAME = NAME_PATTERN.strip("^$")
-_RUN = re.compile(rf"{ROOT}/results/([a-z0-9][a-z0-9-]*/{_NAME}/[0-9a-f]{{12}})/([^/]+)")
+_RUN = re.compile(
+    rf"{ROOT}/results/([a-z0-9][a-z0-9-]*/{_NAME}/[0-9a-f]{{12}}"
+    rf"(?:/{CONFIRMATIONS}/[0-9a-f]{{12}})?)/([^/]+)"
+)
 _REPORTED = re.compile(rf"{ROOT}/reported/[a-z0-9][a-z0-9-]*\.json")
 GENERATED = (f"{ROOT}/leaderboard.json", f"{ROOT}/index.html", README)
 MAX_GENERATED = 64 * 2**20
@@ -193,7 +197,11 @@ def _check_runs(
     folders: Iterable[str], new: Path, target: Path, registry: Registry, report: Report
 ) -> None:
     """Every new run by itself, then against what is published and against one another."""
-    there = {run.record.run_id: run.record for run in published(target / ROOT, registry)}
+    runs = published(target / ROOT, registry)
+    there = [one.record for run in runs for one in run.every()]
+    first = {
+        f"{ROOT}/{run.folder.relative_to(target / ROOT).as_posix()}": run.record for run in runs
+    }
     for folder in folders:
         where = f"{ROOT}/results/{folder}"
         try:
@@ -202,14 +210,15 @@ def _check_runs(
             report.refuse(where, _plain(error, new / where))
             continue
         reasons = list(_reasons(record, where, new / where, registry))
-        if record.run_id in there:
-            reasons.append("it is published already")
+        reasons += _made_again(record, where, new / where, first)
         if record.status == "complete":
-            others = [*there.values(), *(known for _, known in report.runs)]
+            others = [*there, *(known for _, known in report.runs)]
             reasons += clashes(record, (one for one in others if one.run_id != record.run_id))
         for reason in reasons:
             report.refuse(where, reason)
         report.runs.append((where, record))
+        if run_of(Path(where)) is None:
+            first.setdefault(where, record)
         if record.method.name not in registry.entries["distillers"]:
             report.notes.append(
                 f"{where}: method {record.method.name} of {record.method.distribution} is not "
@@ -217,9 +226,44 @@ def _check_runs(
             )
 
 
+def _made_again(
+    record: Record, where: str, folder: Path, first: Mapping[str, Record]
+) -> Iterator[str]:
+    """What is wrong with a run that was made again, or that is none but says so.
+
+    Args:
+        record: its record.
+        where: its folder, from the root of the repository.
+        folder: where that was unpacked.
+        first: the runs that are published, or come before it in the submission, by their folders.
+    """
+    identity = record.plan().identity()
+    confirmed = run_of(Path(where))
+    if confirmed is None:
+        for place, one in first.items():
+            if place == where:
+                yield "it is published already"
+            elif one.plan().identity() == identity:
+                yield (
+                    f"it is run {one.run_id} made again; `robustdd publish` puts it under "
+                    f"{place}/{CONFIRMATIONS}/"
+                )
+        return
+    other = first.get(confirmed.as_posix())
+    if other is None:
+        yield f"{confirmed.as_posix()}, which it confirms, is no published run"
+    elif other.plan().identity() != identity:
+        yield (
+            f"it does not confirm run {other.run_id}: method, settings, track, seed or split differ"
+        )
+    name = folder_name(folder / RECORD_NAME)
+    if Path(where).name != name:
+        yield f"its folder must be called {name}"
+
+
 def _reasons(record: Record, where: str, folder: Path, registry: Registry) -> Iterator[str]:
     place = f"{ROOT}/{place_of(record).as_posix()}"
-    if place != where:
+    if run_of(Path(where)) is None and place != where:
         yield f"its record belongs under {place}"
     if record.method.reference and (folder / SET_NAME).exists():
         yield f"a reference is published without {SET_NAME}"

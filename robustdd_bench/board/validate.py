@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.board.build import BOARD_NAME, board, texts
+from robustdd_bench.board.confirmations import CONFIRMATIONS
 from robustdd_bench.board.content import BoardContent
 from robustdd_bench.board.page import PAGE_NAME
-from robustdd_bench.board.publish import RESULTS, STAGING, problems_of, published
+from robustdd_bench.board.placing import STAGING
+from robustdd_bench.board.publish import RESULTS, problems_of, published
 from robustdd_bench.board.reported import read_reported_file, reported_files
 from robustdd_bench.board.submission import SUBMISSION_NAME, read_submission
 from robustdd_bench.errors import UsageError
@@ -102,8 +104,9 @@ def validate(root: Path, registry: Registry | None = None) -> Validation:
 def _places(results: Path) -> Iterator[Path]:
     """Folders of runs: those with a record, and those where one should be."""
     found = {path.parent for path in results.rglob("record.json")}
-    found |= {path for path in results.glob("*/*/*") if path.is_dir()}
-    return (path for path in sorted(found) if not path.name.startswith(STAGING))
+    for pattern in ("*/*/*", f"*/*/*/{CONFIRMATIONS}/*"):
+        found |= {path for path in results.glob(pattern) if path.is_dir()}
+    return (path for path in sorted(found) if not any(p.startswith(STAGING) for p in path.parts))
 
 
 def _run_problems(

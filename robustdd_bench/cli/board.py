@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -39,13 +40,25 @@ def publish_command(session: Session, folder: Path, root: Path, **people: str | 
     one on a track that is not installed is refused, with every reason at once; the board is then
     as it was. Publishing a run again changes nothing but what --by, --link, --paper and --licence
     say.
+
+    A run that measures what a published one measures (the same method and settings, track, seed)
+    with another torch, version, device or machine is kept below that one as its confirmation. It is
+    shown on the board, and is no further seed and no row.
     """
     from robustdd_bench.board.build import publish_and_build
+    from robustdd_bench.board.confirmations import deviation, run_of
     from robustdd_bench.board.submission import make_submission
+    from robustdd_bench.protocol.tracks import RECORD_NAME
+    from robustdd_bench.runs.records import read_record
 
     submission = make_submission(**people)
     done = publish_and_build(folder, root, session.registry, submission)
     print(done.folder)
+    first = run_of(done.folder)
+    if first is not None:
+        run = read_record(first / RECORD_NAME)
+        found = deviation(run, done.record)
+        print(f"it confirms run {run.run_id}: largest difference {found}", file=sys.stderr)
 
 
 @click.group("board", cls=Group)

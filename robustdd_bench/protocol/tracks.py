@@ -177,7 +177,11 @@ class AttackSpec(StrictModel):
 class Track(StrictModel):
     """A protocol. A change of any field is a new version, with a board of its own."""
 
-    ADDED: ClassVar = {"student_network": "0.1.0", "base": "0.1.0"}
+    ADDED: ClassVar = {
+        "student_network": "0.1.0",
+        "base": "0.1.0",
+        "ranked_seeds": "0.2.0",
+    }
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: int = Field(gt=0)
@@ -194,6 +198,9 @@ class Track(StrictModel):
     students: StudentSpec
     threat: ThreatSpec
     attacks: tuple[AttackSpec, ...] = Field(min_length=1)
+    ranked_seeds: int = Field(default=3, gt=0, le=1000)
+    """How many seeds are ranked: 0, 1, 2, ... in this order. Other seeds are shown on the board and
+    not ranked, so that nobody can choose the lucky ones."""
 
     @field_validator("attacks")
     @classmethod
