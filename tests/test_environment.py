@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from robustdd_bench.runs import environment as module
-from robustdd_bench.runs.environment import PeakMemory, environment, source_commit
+from robustdd_bench.runs.environment import PeakMemory, environment, process, source_commit
 
 
 def test_the_environment_is_json_and_names_what_decides_speed_and_rounding() -> None:
@@ -77,6 +77,51 @@ def test_somebody_else_s_repository_is_not_ours(tmp_path, monkeypatch) -> None:
     (root / "robustdd_bench").rename(root / "site_packages")
     monkeypatch.setattr(module, "__file__", str(root / "site_packages" / "environment.py"))
     assert source_commit() is None
+
+
+def test_a_copy_that_is_installed_inside_our_repository_is_not_the_checkout(
+    tmp_path, monkeypatch
+) -> None:
+    root = checkout(tmp_path, monkeypatch)
+    copy = root / ".venv" / "lib" / "robustdd_bench" / "runs"
+    copy.mkdir(parents=True)
+    (copy / "environment.py").write_text("")
+    monkeypatch.setattr(module, "__file__", str(copy / "environment.py"))
+    assert source_commit() is None
+
+
+def test_files_that_the_repository_does_not_know_have_no_commit(tmp_path, monkeypatch) -> None:
+    root = checkout(tmp_path, monkeypatch)
+    path = root / "robustdd_bench" / "runs" / "environment.py"
+    subprocess.run(["git", "-C", str(root), "rm", "-q", "--cached", str(path)], check=True)
+    assert source_commit() is None
+
+
+def test_variables_of_git_lead_to_no_other_repository(tmp_path, monkeypatch) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "-q", str(other)], check=True, capture_output=True)
+    (tmp_path / "ours").mkdir()
+    checkout(tmp_path / "ours", monkeypatch)
+    found = source_commit()
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert found is not None
+    assert source_commit() == found
+
+
+def test_the_commit_of_a_process_is_that_of_its_start(tmp_path, monkeypatch) -> None:
+    root = checkout(tmp_path, monkeypatch)
+    process.cache_clear()
+    try:
+        first = process("cpu").commit
+        assert first is not None
+        who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        call = ["commit", "-q", "--allow-empty", "-m", "second"]
+        subprocess.run(["git", "-C", str(root), *who, *call], check=True)
+        assert source_commit()["sha"] != first.sha
+        assert process("cpu").commit == first
+    finally:
+        process.cache_clear()
 
 
 @pytest.mark.parametrize("failure", [FileNotFoundError, subprocess.TimeoutExpired("git", 10)])

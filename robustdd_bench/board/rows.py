@@ -56,6 +56,8 @@ MARKS: Mapping[str, str] = {
     "counted.",
     "several versions": "Its runs were made with several versions of the method.",
     "other plugin": "The method is not shipped with robustdd-bench; reading its code is up to you.",
+    "mixed": "Parts of a run were made by other commits, with another torch or on another machine; "
+    "its record lists them by stage.",
     "changed code": "A run was made with uncommitted changes to the code.",
 }
 
@@ -312,9 +314,10 @@ def _marks(standing: Standing) -> list[str]:
             found.add("beyond pixels")
         if costs.adopted is not None:
             found.add("set taken over")
-        commits = [costs.commit, costs.adopted.commit if costs.adopted else None]
-        if any(commit is not None and commit.dirty for commit in commits):
+        if costs.dirty:
             found.add("changed code")
+        if costs.mixed:
+            found.add("mixed")
     if not standing.reference and any(len(seeds) > 1 for seeds in seeds_of.values()):
         found.add("one set")
     return [mark for mark in MARKS if mark in found]

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,10 @@ from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import PluginError
 from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
 from robustdd_bench.terminal import one_line, size_text
+
+if TYPE_CHECKING:
+    from robustdd_bench.runs.record_parts import Process
+    from robustdd_bench.runs.records import Record
 
 
 def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
@@ -213,8 +217,32 @@ def show_run(folder: Path, as_json: bool) -> None:
         ("failed checks", ", ".join(summary(record)["failed_checks"]) or "none"),
         *((f"  {key}", str(value)) for key, value in record.method.config.items()),
         *((stage.stage, f"{stage.wall_s:.1f} s") for stage in record.costs.stages),
+        *_processes(record),
     ]
     print_table(("", "run"), facts)
+
+
+def _processes(record: Record) -> list[tuple[str, str]]:
+    """What did the work, a line where it is one and the same for all of it."""
+    costs = record.costs
+    rows = {
+        item.stage: "; ".join(
+            _process(one.process) for one in costs.processes if one.stage == item.stage
+        )
+        for item in costs.processes
+    }
+    if len(set(rows.values())) == 1 and not costs.mixed:
+        return [("made by", next(iter(rows.values())))]
+    return [(f"{stage} by", text) for stage, text in rows.items()]
+
+
+def _process(found: Process) -> str:
+    commit = "no commit" if found.commit is None else f"commit {found.commit.sha[:12]}"
+    changed = " with changes" if found.commit is not None and found.commit.dirty else ""
+    return (
+        f"robustdd-bench {found.harness} ({commit}{changed}), torch {found.torch}, "
+        f"{found.device}, machine {found.host}"
+    )
 
 
 def describe_experts(out: Path) -> list[dict[str, Any]]:

@@ -190,14 +190,25 @@ class TrackGroup:
         ]
 
     def different_settings(self) -> list[tuple[str, list[Any]]]:
-        """Settings that two of the runs share and give different values, with each run's value."""
-        configs = [run.plan.config for _, run in self.runs]
-        keys = dict.fromkeys(key for config in configs for key in config)
+        """Settings that two of the runs share and give different values, with each run's value.
+
+        A later setting that a run leaves out, and another run of the same method does not, has the
+        value there that it had before it could be set: "as before".
+        """
+        plans = [run.plan for _, run in self.runs]
+        keys = dict.fromkeys(key for plan in plans for key in plan.config)
         found = []
         for key in keys:
-            values = [config[key] for config in configs if key in config]
-            if any(value != values[0] for value in values):
-                found.append((key, [config.get(key, "–") for config in configs]))
+            having = {plan.method for plan in plans if key in plan.config}
+            values = [
+                plan.config.get(key, "as before" if plan.method in having else "–")
+                for plan in plans
+            ]
+            told = [
+                value for value, plan in zip(values, plans, strict=True) if plan.method in having
+            ]
+            if any(value != told[0] for value in told):
+                found.append((key, values))
         return found
 
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from robustdd_bench.config import (
     all_settings,
@@ -34,20 +34,26 @@ from robustdd_bench.runs.plan import (
     method_entry,
     preset_values,
 )
-from robustdd_bench.runs.record_parts import Adopted, StageTime
+from robustdd_bench.runs.record_parts import Adopted, StageProcess, StageTime
 from robustdd_bench.runs.records import Record, read_record
 
 ADOPTED = "adopted.json"
+MAKING = ("experts", "distill")
+"""The stages that make a set."""
 
 
 class Adoption(StrictModel):
     """What stands for the experts and the distillation of a run."""
+
+    ADDED: ClassVar = {"processes": "0.2.0"}
 
     origin: Adopted
     set_sha256: str
     """Hash of the set's file."""
     stages: tuple[StageTime, ...]
     """What they cost there."""
+    processes: tuple[StageProcess, ...] = ()
+    """What did them there."""
 
 
 def plan_again(
@@ -172,7 +178,8 @@ def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:
     source = run / cell.output.name
     with source.open("rb") as file, atomic_write(cell.output) as copy:
         shutil.copyfileobj(file, copy)
-    stages = tuple(s for s in record.costs.stages if s.stage in ("experts", "distill"))
+    stages = tuple(s for s in record.costs.stages if s.stage in MAKING)
+    processes = tuple(p for p in record.costs.processes if p.stage in MAKING)
     before = record.costs.adopted
     origin = before or Adopted(
         run_id=record.run_id,
@@ -181,14 +188,27 @@ def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:
         harness=record.harness,
         commit=record.costs.commit,
     )
-    adoption = Adoption(origin=origin, set_sha256=file_sha256(cell.output), stages=stages)
+    adoption = Adoption(
+        origin=origin,
+        set_sha256=file_sha256(cell.output),
+        stages=stages,
+        processes=processes,
+    )
     write_json(folder / ADOPTED, adoption.model_dump(mode="json"))
     cell.sign(wall_s=0.0, peak_bytes=0, items=0, unit="steps")
 
 
-def adopted_cell(folder: Path, output: Path, train_sha256: str) -> Cell:
-    """The cell that stands for experts and distillation."""
+def adopted_cell(folder: Path, output: Path, train_sha256: str, scope: str) -> Cell:
+    """The cell that stands for experts and distillation.
+
+    Args:
+        folder: the run's folder.
+        output: where the set is.
+        train_sha256: hash of the training data.
+        scope: whose cell it is, the run's.
+    """
     return Cell(
+        scope=scope,
         stage="distill",
         name="distill",
         output=output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +17,16 @@ from robustdd_bench.evaluation.witnesses import load, merge, save
 from robustdd_bench.files import read_json
 from robustdd_bench.runs.adoption import Adoption, read_adoption
 from robustdd_bench.runs.cells import STAGES, Cell
-from robustdd_bench.runs.environment import environment, source_commit
+from robustdd_bench.runs.environment import environment, process
 from robustdd_bench.runs.record_parts import (
     AttackInfo,
     AttackResult,
-    Commit,
     Costs,
     DataInfo,
     Failure,
     Flag,
     MethodInfo,
+    StageProcess,
     StageTime,
     StudentResult,
 )
@@ -165,11 +166,25 @@ def _stage_times(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[Stag
     return tuple(times)
 
 
+def _processes(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageProcess, ...]:
+    """What did the work, each kind of process once a stage."""
+    found = [] if adoption is None else list(adoption.processes)
+    for stage in STAGES[2:] if adoption else STAGES:
+        receipts = [cell.receipt() for cell in cells if cell.stage == stage]
+        kinds = Counter(r.process for r in receipts if r is not None and r.process is not None)
+        found += [
+            StageProcess(stage=stage, cells=count, process=kind)
+            for kind, count in sorted(kinds.items(), key=lambda pair: pair[0].model_dump_json())
+        ]
+    return tuple(found)
+
+
 def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> dict[str, Any]:
     """What complete and failed records share."""
     plan = bench.plan
-    commit = source_commit()
+    here = process(plan.device)
     adoption = _adoption(bench)
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": plan.run_id(),
@@ -198,11 +213,12 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
         "command": plan.recorded_command(),
         "costs": Costs(
             started=started,
-            finished=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+            finished=max(started, now),  # a clock may be set back
             stages=_stage_times(cells, adoption),
             environment=environment(),
-            commit=None if commit is None else Commit(**commit),
+            commit=here.commit,
             adopted=None if adoption is None else adoption.origin,
+            processes=_processes(cells, adoption),
         ),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
 
 def cells_of(bench: Workbench, stage: str) -> list[Cell]:
     """The cells of a stage, independent of one another, in a fixed order."""
+    return [
+        replace(cell, scope=_scope(bench, cell), device=bench.plan.device)
+        for cell in _cells(bench, stage)
+    ]
+
+
+def _scope(bench: Workbench, cell: Cell) -> str:
+    """Whose a cell is: the run's, or that of the folder of the store, which runs share."""
+    try:
+        return f"store {cell.output.parent.relative_to(bench.store).as_posix()}"
+    except ValueError:
+        return bench.scope
+
+
+def _cells(bench: Workbench, stage: str) -> list[Cell]:
     if stage in ("experts", "distill"):
         return _making(bench, stage)
     if stage == "students":

@@ -1,9 +1,10 @@
 """The cells of a run: experts, distillation, each student, each attack on each student.
 
 A cell is a function of the plan, of the data and of files that earlier cells wrote. Its output is
-one file, and beside it stands a receipt `<file>.cell.json`: the hash of the output, the hash of
-everything the cell read, and what it cost. A cell whose receipt still holds is never run again; one
-whose output was damaged, or whose inputs have changed, is.
+one file, and beside it stands a receipt `<file>.cell.json`: which cell of which run it is for, the
+hash of the output, the hash of everything the cell read, what it cost, and what process did it. A
+cell whose receipt still holds is never run again; one whose output was damaged, whose inputs have
+changed, or whose receipt is for another cell, is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustdd_bench.files import file_sha256, write_json
+from robustdd_bench.runs.environment import process
+from robustdd_bench.runs.record_parts import Process
 
 STAGES = ("experts", "distill", "students", "attacks", "sanity")
 RECEIPT = ".cell.json"
@@ -28,6 +31,8 @@ class Receipt(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cell: str
+    bound: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Hash of what the cell is and of the run or store it is for; none of older versions."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Hash of the output."""
     inputs_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -36,6 +41,8 @@ class Receipt(BaseModel):
     peak_bytes: int = Field(ge=0)
     items: int = Field(ge=0)
     unit: str
+    process: Process | None = None
+    """What did the work; none of older versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +64,16 @@ class Cell:
     """Cells of a stage wait for those of smaller waves, and for nothing else of their stage."""
     beside: tuple[Path, ...] = ()
     """Further files that it writes, which no later cell reads."""
+    scope: str = ""
+    """Whose it is: the id of the run, or the place in the store that runs share."""
+    device: str = "cpu"
+    """What it is computed on, "cpu" or "cuda"."""
+
+    @property
+    def bound(self) -> str:
+        """What a receipt has to be for: a hash of this cell, other than that of any other."""
+        what = [self.scope, self.stage, self.name, self.output.name, self.students, self.attack]
+        return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
 
     @property
     def receipt_path(self) -> Path:
@@ -67,7 +84,9 @@ class Cell:
         """The receipt, if the output is whole and was made of what is there now; else None."""
         found = read_receipt(self.receipt_path)
         try:
-            if found is None or current_sha256(self.output) != found.sha256:
+            if found is None or found.cell != self.name or found.bound not in (None, self.bound):
+                return None
+            if current_sha256(self.output) != found.sha256:
                 return None
             if not all(path.is_file() for path in self.beside):
                 return None
@@ -93,14 +112,16 @@ class Cell:
         """Write the receipt: the output is there and whole."""
         receipt = Receipt(
             cell=self.name,
+            bound=self.bound,
             sha256=current_sha256(self.output),
             inputs_sha256=self.inputs_sha256(),
             wall_s=round(wall_s, 6),
             peak_bytes=peak_bytes,
             items=items,
             unit=unit,
+            process=process(self.device),
         )
-        write_json(self.receipt_path, receipt.model_dump())
+        write_json(self.receipt_path, receipt.model_dump(mode="json"))
 
 
 def read_receipt(path: Path) -> Receipt | None:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
+from robustdd_bench import __version__
+from robustdd_bench.runs.record_parts import Commit, Process
+
 # What decides a result; published records, docs and tests do not make the code another one.
 CODE = (":/robustdd_bench", ":/plugins", ":/baselines", ":/pyproject.toml")
+_GIT_PLACES = frozenset(
+    {
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_NAMESPACE",
+        "GIT_PREFIX",
+    }
+)
 PACKAGES = (
     "robustdd-bench",
     "torch",
@@ -65,29 +83,75 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
+def process(device: str) -> Process:
+    """Facts of this process, as they were when it was first asked.
+
+    The code in memory is that of the start: what is committed later is not what runs.
+
+    Args:
+        device: "cpu" or "cuda", what it computes on.
+    """
+    commit = source_commit()
+    return Process(
+        harness=__version__,
+        torch=importlib.metadata.version("torch"),
+        commit=None if commit is None else Commit(**commit),
+        host=host_id(),
+        device=_accelerator() if device == "cuda" else _processor(),
+    )
+
+
+def _accelerator() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "unknown"
+
+
+def host_id() -> str:
+    """A hash that tells this machine from others and does not name it."""
+    facts = ["robustdd-bench host", platform.node()]
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        with contextlib.suppress(OSError):
+            facts.append(Path(path).read_text(encoding="ascii", errors="replace").strip())
+            break
+    else:
+        facts.append(hex(uuid.getnode()))
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
 def source_commit() -> dict[str, Any] | None:
-    """The git commit of the code, and whether it was changed since; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
+    """The git commit of the code that runs, and whether it was changed since.
+
+    None outside a checkout: also where an installed copy lies inside a repository, be it ours.
+    """
+    package = Path(__file__).resolve().parents[1]
+    # Variables such as GIT_DIR, which hooks of git set, would lead to another repository.
+    surroundings = {k: v for k, v in os.environ.items() if k not in _GIT_PLACES}
 
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(folder), *arguments],
+                ["git", "-C", str(package), *arguments],
                 capture_output=True,
                 text=True,
+                encoding="utf-8",
+                errors="surrogateescape",
                 timeout=10,
                 check=False,
+                env=surroundings,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     root, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
-    # An installed copy may lie inside somebody else's repository.
-    if root is None or commit is None or not (Path(root) / "robustdd_bench").is_dir():
+    if root is None or commit is None or Path(root).resolve() / "robustdd_bench" != package:
+        return None
+    if git("ls-files", "--error-unmatch", "--", str(Path(__file__).resolve())) is None:
         return None
     changed = git("status", "--porcelain", "--untracked-files=all", "--", *CODE)
-    return {"sha": commit, "dirty": bool(changed)}
+    return {"sha": commit, "dirty": changed is None or bool(changed)}
 
 
 class PeakMemory:

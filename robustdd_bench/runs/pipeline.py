@@ -22,9 +22,10 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
 from robustdd_bench.files import file_lock, read_json, write_json
 from robustdd_bench.plugins import Registry
-from robustdd_bench.runs.adoption import adopt, adopted_cell
+from robustdd_bench.runs.adoption import adopt
 from robustdd_bench.runs.assembly import WITNESSES, assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import STAGES, Cell, receipts_hold
+from robustdd_bench.runs.environment import process
 from robustdd_bench.runs.executors import Executor, Job
 from robustdd_bench.runs.figures import save_distilled, save_robustness
 from robustdd_bench.runs.folder import LOCK
@@ -102,6 +103,7 @@ def execute(
         KeyboardInterrupt: interrupted; the text says what is kept and how to go on.
     """
     folder = plan.folder(out)
+    process(plan.device)  # the code that runs is that of now, whatever is committed meanwhile
     with _locked(folder), threads(plan.threads):
         if fresh:
             _forget(folder)
@@ -164,8 +166,7 @@ def _adopt(bench: Workbench, run: Path, record: Record) -> None:
         return
     if record.data is not None and bench.data_hashes[0] != record.data.train_sha256:
         raise UsageError(f"the set of {run} was made of other data than those at hand")
-    cell = adopted_cell(bench.folder, bench.set_path, bench.data_hashes[0])
-    adopt(bench.folder, run, record, cell)
+    adopt(bench.folder, run, record, bench.adopted_cell())
 
 
 def run_stages(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robustdd_bench.models import StrictModel
 from robustdd_bench.plugins import NAME_PATTERN
@@ -176,6 +176,27 @@ class Commit(Part):
     dirty: bool
 
 
+class Process(Part):
+    """The process that did some work: which code, on which torch and machine."""
+
+    harness: str
+    torch: str
+    commit: Commit | None
+    """Of the code that runs; none where it is not a checkout."""
+    host: str = Field(pattern=r"^[0-9a-f]{12}$")
+    """A hash that tells machines apart and names none."""
+    device: str
+    """The processor or accelerator, as it calls itself."""
+
+
+class StageProcess(Part):
+    """A process, or several that are alike, with what they did of a stage."""
+
+    stage: str
+    cells: int = Field(gt=0)
+    process: Process
+
+
 class Adopted(Part):
     """The run whose distilled set was taken over instead of being made again."""
 
@@ -189,7 +210,7 @@ class Adopted(Part):
 class Costs(Part):
     """When, where and at what cost; a repeated run differs here and only here."""
 
-    ADDED: ClassVar = {"adopted": "0.1.0"}
+    ADDED: ClassVar = {"adopted": "0.1.0", "processes": "0.2.0"}
 
     started: datetime
     finished: datetime
@@ -198,6 +219,27 @@ class Costs(Part):
     commit: Commit | None
     adopted: Adopted | None = None
     """If so, experts and distillation are that run's, their costs too."""
+    processes: tuple[StageProcess, ...] = ()
+    """What did the work, each kind once a stage; `environment` and `commit` are those of the
+    process that wrote the record. Without those of cells that an older version ran."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Costs:
+        if self.finished < self.started:
+            raise ValueError("the run finished before it started")
+        return self
+
+    @property
+    def mixed(self) -> bool:
+        """Whether parts of the run were done by other code, or on another torch or machine."""
+        return len({item.process.model_dump_json() for item in self.processes}) > 1
+
+    @property
+    def dirty(self) -> bool:
+        """Whether any of it was done by code with uncommitted changes."""
+        commits = [self.commit, self.adopted.commit if self.adopted else None]
+        commits += [item.process.commit for item in self.processes]
+        return any(commit is not None and commit.dirty for commit in commits)
 
 
 class Failure(Part):

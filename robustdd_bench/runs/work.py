@@ -29,7 +29,7 @@ from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
 from robustdd_bench.files import read_json, write_json, write_safetensors
 from robustdd_bench.plugins import Registry
 from robustdd_bench.runs.cells import Cell
-from robustdd_bench.runs.environment import PeakMemory
+from robustdd_bench.runs.environment import PeakMemory, process
 from robustdd_bench.runs.plan import Plan
 from robustdd_bench.runs.reporter import RunReporter
 from robustdd_bench.runs.workbench import Workbench
@@ -71,6 +71,7 @@ def run_remote(
         reporter: where progress goes.
     """
     plan = Plan.from_dict(message["plan"])
+    process(plan.device)  # the code that runs is that of now, whatever is committed meanwhile
     bench = Workbench(
         plan,
         registry,

@@ -316,6 +316,15 @@ class Workbench(RunFolder):
             )
         return parts
 
+    @property
+    def scope(self) -> str:
+        """Whose the cells in the run's folder are."""
+        return f"run {self.plan.run_id()}"
+
+    def adopted_cell(self) -> Cell:
+        """The cell of a set that is taken from another run."""
+        return adopted_cell(self.folder, self.set_path, self.data_hashes[0], self.scope)
+
     def adopted(self) -> Cell | None:
         """The cell of a set that was taken over and is whole; None where the method made its own.
 
@@ -323,7 +332,7 @@ class Workbench(RunFolder):
         """
         if not (self.folder / ADOPTED).exists():
             return None
-        cell = adopted_cell(self.folder, self.set_path, self.data_hashes[0])
+        cell = self.adopted_cell()
         return cell if cell.done() else None
 
     def cells(self, stage: str) -> list[Cell]:
