@@ -11,8 +11,8 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from robustdd_bench.board.divisions import PLAIN, division_of, remark
 from robustdd_bench.evaluation.statistics import mean, standard_deviation, wilson_interval
 from robustdd_bench.protocol.tracks import Track
 from robustdd_bench.runs.record_parts import AggregateInfo
@@ -61,16 +61,20 @@ class Standing:
         return self.records[0].method.reference
 
     @property
+    def ranked(self) -> bool:
+        """It takes part in the ranking of its division."""
+        return not self.reference
+
+    @property
     def id(self) -> str:
         """A name for links: the method's, and a hash of all that its runs have in common."""
         digest = hashlib.sha256(_key(self.records[0]).encode()).hexdigest()
         return f"{self.method}-{digest[:6]}"
 
     @property
-    def division(self) -> Literal["hard", "soft"]:
-        """The kind of labels of its sets, "hard" or "soft"."""
-        distilled = self.records[0].distilled
-        return distilled.labels if distilled else "hard"
+    def division(self) -> str:
+        """What it is ranked in; see `robustdd_bench.board.divisions`."""
+        return division_of(self.records[0])
 
     @property
     def clean(self) -> Spread:
@@ -91,7 +95,8 @@ class Standing:
     @property
     def label(self) -> str:
         """The name in a picture, where divisions have no headings."""
-        marks = ["reference"] * self.reference + ["soft labels"] * (self.division == "soft")
+        marks = ["reference"] * self.reference
+        marks += [remark(self.division)] * (self.division != PLAIN)
         return f"{self.method} ({', '.join(marks)})" if marks else self.method
 
 
@@ -107,15 +112,15 @@ def _key(record: Record) -> str:
     """What the runs of a standing have in common."""
     method = record.method
     key: list[object] = [method.name, method.plugin, method.version, method.config]
-    key += [record.device, record.distilled.labels if record.distilled else None]
+    key += [record.device, division_of(record) if record.distilled else None]
     return json.dumps(key, sort_keys=True)
 
 
 def standings(records: Iterable[Record]) -> list[Standing]:
     """Records of one track as standings: best headline accuracy first, references last.
 
-    A method whose sets have hard labels at one seed and soft ones at another stands twice. Ranks
-    and divisions are made of these by `ranking.divisions`.
+    A method whose sets are of one division at one seed and of another at another one (hard labels,
+    soft labels) stands twice. Ranks are made of these by `ranking.divisions`.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
