@@ -214,6 +214,7 @@ def make_plan(
     distiller = entry.load()
     owner = f"method {method!r}"
     settings_class = config_class(distiller, owner)
+    preset = preset_name(distiller, preset)
     named = preset_values(distiller, preset, resolved, entry.plugin)
     try:
         build_config(settings_class, named, f"preset {preset!r}")
@@ -318,6 +319,12 @@ def config_class(plugged: Any, owner: str) -> type[Any]:
     return config
 
 
+def preset_name(distiller: Any, preset: str) -> str:
+    """What a preset is called now; a method may rename one and still accept its former name."""
+    aliases: Mapping[str, str] = getattr(distiller, "PRESET_ALIASES", {})
+    return aliases.get(preset, preset)
+
+
 def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dict[str, Any]:
     """The values that a method's presets.toml names for a track.
 
@@ -328,6 +335,7 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
         UsageError: the method has no preset of that name, or none for this track.
         PluginError: the file is damaged.
     """
+    preset = preset_name(distiller, preset)
     path = getattr(distiller, "PRESETS", None)
     presets: dict[str, Any] = {}
     if path is not None:
