@@ -313,6 +313,8 @@ class Distiller(abc.ABC):
     Config: ClassVar[type[Any]]
     PRESETS: ClassVar[Path | None] = None
     """A TOML file of tables `[<preset>.<track or dataset>]` with values for `Config`; optional."""
+    PRESET_ALIASES: ClassVar[Mapping[str, str]] = {}
+    """Former names of presets, to what they are called now."""
     CITATION: ClassVar[str | Path | None] = None
     """What to cite for it (`robustdd cite`): BibTeX, or the file that holds it; optional."""
     reference: ClassVar[bool] = False

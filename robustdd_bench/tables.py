@@ -86,6 +86,8 @@ class Table:
     """All that a reader of the table alone has to know; the title by default."""
     label: str = "table"
     """A name to refer to it by."""
+    notes: tuple[str, ...] = ()
+    """Sentences that are said once below all tables that share them, where there is no caption."""
 
     def headings(self) -> list[str]:
         """Headings of the columns that people see."""
@@ -173,12 +175,18 @@ def _field(value: Raw) -> str:
     return "" if value is None else repr(value)
 
 
-def markdown_text(tables: Iterable[Table]) -> str:
-    """The tables in Markdown, each under its title."""
-    return "\n".join(
+def shared_notes(tables: Iterable[Table]) -> list[str]:
+    """The notes of some tables, each once."""
+    return list(dict.fromkeys(note for table in tables for note in table.notes))
+
+
+def markdown_text(tables: Sequence[Table]) -> str:
+    """The tables in Markdown, each under its title, and their notes."""
+    parts = [
         (f"{_escaped(table.title)}\n\n" if table.title else "") + markdown_table(table)
         for table in tables
-    )
+    ]
+    return "\n".join([*parts, *(f"{_escaped(note)}\n" for note in shared_notes(tables))])
 
 
 def markdown_table(table: Table) -> str:

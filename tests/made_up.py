@@ -29,6 +29,8 @@ def made_up(
     noise=None,
     labels: str = "hard",
     reference: bool = False,
+    preprocessing: dict | None = None,
+    provenance: dict | None = None,
     **config,
 ) -> Record:
     """A record of the track `fast` whose networks are right as told.
@@ -41,6 +43,8 @@ def made_up(
         noise: bits under noise at every eps; those of `clean` by default.
         labels: "hard" or "soft".
         reference: an end of the scale.
+        preprocessing: the set's own, as fields of `Preprocessing`.
+        provenance: what the set says of its making.
         **config: the method's settings.
     """
     record = example("random").record
@@ -73,7 +77,13 @@ def made_up(
         "method": info,
         "seed": seed,
         "command": f"robustdd run --method {method} --seed {seed}",
-        "distilled": record.distilled.model_copy(update={"labels": labels}),
+        "distilled": record.distilled.model_copy(
+            update={
+                "labels": labels,
+                "preprocessing": preprocessing,
+                "provenance": provenance or record.distilled.provenance,
+            }
+        ),
         "students": tuple(students),
         "aggregates": aggregate_students(students, record.track),
     }
@@ -106,6 +116,7 @@ def set_of(record: Record) -> DistilledSet:
         learning_rate=said.learning_rate,
         augmentation=said.augmentation,
         preprocessing=said.preprocessing and Preprocessing.from_dict(said.preprocessing),
+        provenance=said.provenance,
     )
 
 

@@ -129,7 +129,7 @@ def test_rows_bear_the_marks_that_hold(tmp_path) -> None:
         "pixel_min": 0.0,
         "pixel_max": 1.0,
     }
-    commit = {"commit": None}
+    commit = {"commit": None, "processes": ()}
     costs = plain.costs.model_copy(update=commit)
     put(bent(plain, distilled=plain.distilled.model_copy(update=shape), costs=costs), tmp_path)
     put(

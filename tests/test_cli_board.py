@@ -9,6 +9,7 @@ import pytest
 from made_up import made_up, put, share
 from small_runs import TRACK, plan_of, run
 
+from robustdd_bench.board.captions import RULE
 from robustdd_bench.board.publish import publish
 from robustdd_bench.cli.main import main
 
@@ -60,10 +61,19 @@ def test_a_comparison_is_a_row_a_level_and_says_what_is_paired(call) -> None:
     assert lines[1].split() == [
         *("eps", "a", "b", "difference", "95%", "interval", "p", "(McNemar)")
     ]
-    assert [line.split()[0] for line in lines[2:]] == ["clean", "0.05", "0.10"]
+    assert [line.split()[0] for line in lines[2:5]] == ["clean", "0.05", "0.10"]
     assert " ".join(lines[2].split()) == "clean 100.0 100.0 +0.0 +0.0 to +0.0 1.000"
     assert lines[4].split()[:5] == ["0.10", "*", "66.7", "44.4", "+22.2"]
     assert lines[4].endswith("< 0.001")
+    assert lines[5:] == [
+        "Worst case over noise, fgsm, pgd at every eps; what is broken at one eps counts as broken "
+        "at every larger one.",
+        "Each 95 % interval is a bootstrap over seeds, students and examples (10000 resamples), "
+        "not corrected for the number of eps or of pairs that are looked at. Ranks separate no "
+        "pair with fewer than 3 seeds in common, as this one.",
+    ]
+    across = call("compare", "a", "softened").splitlines()[-1]
+    assert across.endswith("The two are of different divisions and are never ranked together.")
 
 
 def test_json_holds_the_same_comparison(call, board) -> None:
@@ -140,8 +150,15 @@ def test_the_board_shows_ranks_and_a_table_a_division(call) -> None:
     tables = call("show").split("fast@1, ")[1:]
     assert [table.split(":")[0] for table in tables] == ["hard labels", "soft labels"]
     hard = [line.split()[:2] for line in tables[0].splitlines()[1:]]
-    assert hard == [["rank", "method"], ["1", "a"], ["2", "twice"], ["3", "b"], ["4", "twice"]]
-    assert tables[1].splitlines()[2].split()[:2] == ["1", "softened"]
+    # a and b have two seeds in common, and the others one each: too few to separate any two.
+    assert hard == [["rank", "method"], ["1", "a"], ["1", "twice"], ["1", "b"], ["1", "twice"]]
+    soft, *notes = tables[1].splitlines()[2:]
+    assert soft.split()[:2] == ["1", "softened"]
+    assert notes == [
+        "fast@1: worst case over noise, fgsm, pgd at every eps; what is broken at one eps counts "
+        "as broken at every larger one.",
+        RULE,
+    ]
 
 
 def test_the_fields_scores_are_shown_when_asked_for(call) -> None:

@@ -137,10 +137,10 @@ def test_filters_show_what_fits_and_live_in_the_address(visit) -> None:
 def test_divisions_are_tables_of_their_own_and_can_be_chosen(visit) -> None:
     page = visit("crowded")
     assert page.locator("#digits-ipc1 table.board").count() == 2
-    page.select_option("select[name=labels]", "soft")
+    page.select_option("select[name=division]", "soft")
     assert page.locator("#digits-ipc1 table.board:visible").count() == 1
     assert page.locator("section.track:visible").count() == 1
-    page = visit("crowded", "#labels=nonsense&ipc=7&=&%")
+    page = visit("crowded", "#division=nonsense&ipc=7&=&%")
     assert page.locator("section.track:visible").count() == 2
 
 

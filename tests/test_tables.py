@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from made_up import made_up, put, share
 
 from robustdd_bench.board.build import board
+from robustdd_bench.board.captions import RULE
 from robustdd_bench.board.publish import Published
 from robustdd_bench.board.rows import track_content
 from robustdd_bench.board.tables import board_tables, score_tables
@@ -49,9 +50,9 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Two tied leaders, one that is worse, a reference, and one with soft labels."""
+    """Two leaders that are level, one that is worse, a reference, and one with soft labels."""
     folder = tmp_path_factory.mktemp("board")
-    for seed in (0, 1):
+    for seed in (0, 1, 2):
         put(made_up("lead", share(60), seed=seed, clean=share(85)), folder)
         put(made_up("near", share(59), seed=seed, clean=share(88)), folder)
         put(made_up("random", share(20), seed=seed, clean=share(88)), folder)
@@ -85,8 +86,8 @@ def records(text: str) -> list[dict[str, str]]:
 
 
 def markdown_rows(text: str) -> list[list[list[str]]]:
-    """Tables of cells, headings first."""
-    tables = re.split(r"\n\n(?!\|)", text)
+    """Tables of cells, headings first; what is no table is left out."""
+    tables = [part for part in re.split(r"\n\n(?!\|)", text) if "\n|" in f"\n{part}"]
     return [
         [
             [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -167,6 +168,8 @@ def test_markdown_shows_what_the_terminal_shows(call) -> None:
         assert shown[4].startswith(f"{100 * row['clean']['mean']:.1f}")
     terminal = [" ".join(line.split()) for line in call("show").splitlines()]
     assert [" ".join(row) for row in hard] == terminal[1 : len(hard) + 1]
+    assert call("show").splitlines()[-1] == RULE
+    assert call("show", "--format", "md").splitlines()[-1] == RULE
 
 
 def test_latex_is_a_float_a_division_and_marks_the_best_and_the_tied(call) -> None:
@@ -187,7 +190,9 @@ def test_latex_is_a_float_a_division_and_marks_the_best_and_the_tied(call) -> No
     assert cells["all (reference)"][0] == "--"
     assert "textbf" not in "".join(cells["all (reference)"])
     caption = re.search(r"\\caption\{(.*)\}", text)[1]
-    for said in ("$^{\\dagger}$ marks ties", "Bold", "$\\varepsilon$", "fgsm", "95 \\%"):
+    assert "$^{\\dagger}$ not separated" in caption
+    assert "here 3 ranked rows, 3 intervals of 95 \\% each" in caption
+    for said in ("Bold", "$\\varepsilon$", "fgsm", "95 \\%"):
         assert said in caption
 
 
@@ -207,7 +212,7 @@ def test_the_scores_come_in_every_format(call) -> None:
     assert soft[1][-2:] == ["-", "-"]
     latex = call("show", "--scores", "--format", "latex")
     assert "$-$3.3" in latex
-    assert "$^{\\dagger}$ marks ties" in latex
+    assert "$^{\\dagger}$ not separated" in latex
     assert balanced(latex)
 
 

@@ -1,6 +1,7 @@
 """The joint robust term of MAT: adversarial examples and synthesis, optimised together.
 
-The paper's accounts name such a joint optimisation without its formula; this one is ours. In every
+A summary of the paper that a machine wrote names such a joint optimisation, without a formula; the
+paper's abstract does not, so it may not be in the paper at all. This one is ours. In every
 iteration a batch of real images is drawn, attacked at the student's end theta_N, and
 
     L(theta_N) = |theta_N - phi_{t+M}|^2 / |phi_t - phi_{t+M}|^2 + gamma CE(f(x'; theta_N), y)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from robustdd_bench.board.captions import comparison_note
+from robustdd_bench.board.divisions import PLAIN, remark
 from robustdd_bench.board.pairing import by_seed, common_seeds, paired_outcomes
 from robustdd_bench.board.publish import Published, current
 from robustdd_bench.board.standings import Standing, standings
 from robustdd_bench.board.tables import NORMS
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.evaluation.comparison import CONFIDENCE, RESAMPLES, Difference, compare
+from robustdd_bench.protocol.suite import suite_note
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.tables import Cell, Column, Row, Table, listed, percent, plain
 
@@ -61,6 +64,10 @@ class Comparison:
             ]
         )
 
+    def note(self) -> str:
+        """What the intervals are, and whether this pair can be separated in ranks."""
+        return comparison_note(len(self.seeds), self.a.division == self.b.division)
+
     def table(self) -> Table:
         """Percent and points, one row a level."""
         names = [_name(self.a), _name(self.b)]
@@ -107,15 +114,16 @@ class Comparison:
                 *map(listed, runs),
             ]
             rows.append(Row(tuple(cells)))
+        suite = suite_note(self.track.attacks, self.track.threat.headline)
         return Table(
             tuple(columns),
             tuple(rows),
             title=self.title(),
             caption=f"{self.title(NORMS[self.track.threat.norm] + ' ε')}. Accuracies in %, mean "
-            "over the paired runs; the interval of the difference is a bootstrap over seeds, "
-            f"students and examples ({RESAMPLES} resamples); p: McNemar's exact test of each pair "
-            "of networks, combined.",
+            f"over the paired runs; {suite}. p: McNemar's exact test of each pair of networks, "
+            f"combined. {self.note()}",
             label=f"{self.track.name}-{self.a.method}-{self.b.method}",
+            notes=(f"{suite[0].upper()}{suite[1:]}.", self.note()),
         )
 
     def content(self) -> dict[str, Any]:
@@ -139,7 +147,9 @@ class Comparison:
 
 
 def _name(standing: Standing) -> str:
-    return standing.method if standing.division == "hard" else f"{standing.method} (soft labels)"
+    if standing.division == PLAIN:
+        return standing.method
+    return f"{standing.method} ({remark(standing.division)})"
 
 
 def _described(standing: Standing) -> dict[str, Any]:

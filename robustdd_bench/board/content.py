@@ -15,9 +15,11 @@ from robustdd_bench.models import StrictModel
 from robustdd_bench.protocol.tracks import StudentSpec
 from robustdd_bench.runs.record_parts import AggregateInfo
 
-BOARD_VERSION = 3
+BOARD_VERSION = 4
 """2: rows have `rank`, `tied`, `division` and `scores`. 3: costs, checks, configurations, previews,
-submissions and reported figures; what a track is."""
+submissions and reported figures; what a track is. 4: `rank` counts the rows that are separated from
+a row, pair by pair (it was made of groups), `tied` says that some row is not, `level_with` which;
+`division` is a text, with divisions for preprocessing of their own and for imported sets."""
 
 
 class SpreadContent(StrictModel):
@@ -34,7 +36,7 @@ class SpreadContent(StrictModel):
 
 
 class RobustContent(SpreadContent):
-    """Accuracy at one eps, per example the worst case over the suite."""
+    """Accuracy at one eps, per example the worst case over all attacks at it or a smaller one."""
 
     eps: float
 
@@ -185,9 +187,16 @@ class RowContent(StrictModel):
     preset: str
     config: dict[str, Any]
     reference: bool
-    division: Literal["hard", "soft"]
+    division: str
+    """What it is ranked in: the labels of its sets, "hard" or "soft", and after commas what else
+    sets them apart: "own preprocessing", "imported"."""
     rank: int | None
+    """1 + the number of ranked rows of the division that are separated from it in their favour;
+    null where it is not ranked."""
     tied: bool
+    """`level_with` is not empty."""
+    level_with: tuple[str, ...]
+    """Ids of the ranked rows of the division that are not separated from it."""
     images: int
     seeds: tuple[int, ...]
     """The seeds that the figures are made of: those that the track ranks, or all where none is."""
@@ -251,13 +260,13 @@ class TrackContent(StrictModel):
     ranked_seeds: int = 3
     """Seeds 0, 1, 2, ...: so many are ranked."""
     rows: tuple[RowContent, ...]
-    """By division (hard labels first), then rank; references last."""
+    """By division (hard labels first), then mean headline accuracy; those without a rank last."""
 
 
 class BoardContent(StrictModel):
     """The whole board."""
 
-    board_version: Literal[3]
+    board_version: Literal[4]
     tracks: tuple[TrackContent, ...]
     marks: dict[str, str]
     """Marks that rows bear, and what they mean."""

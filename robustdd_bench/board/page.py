@@ -13,8 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdd_bench.board import plots
+from robustdd_bench.board.captions import (
+    RANK_RULE,
+    UNCORRECTED,
+    deviation,
+    pairs_note,
+)
 from robustdd_bench.board.content import BoardContent, RowContent, SpreadContent, TrackContent
-from robustdd_bench.board.tables import deviation, division_title
+from robustdd_bench.board.divisions import division_title, in_order, remark
 from robustdd_bench.pages.rendering import (
     TEMPLATES,
     Trusted,
@@ -23,6 +29,7 @@ from robustdd_bench.pages.rendering import (
     png_size,
     png_uri,
 )
+from robustdd_bench.protocol.suite import suite_note, worst_case_over
 
 PAGE_NAME = "index.html"
 OWN_TEMPLATES = Path(__file__).with_name("templates")
@@ -53,6 +60,8 @@ def page(content: BoardContent, root: Path) -> str:
         points=lambda value: "–" if value is None else f"{100 * value:+.1f}",
         spread=_spread,
         division=division_title,
+        remark=remark,
+        names=_names,
     )
     pictures, rules = _pictures(content, root)
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + rules
@@ -67,6 +76,12 @@ def page(content: BoardContent, root: Path) -> str:
         pictures=pictures,
         scatter={track.track: plots.scatter(track, look) for track in content.tracks},
         curves={track.track: plots.curves(track, look) for track in content.tracks},
+        suite=lambda track: suite_note(track.attacks, track.headline_eps).replace(" eps", " ε"),
+        worst_case=lambda track: worst_case_over(track.attacks, track.headline_eps).replace(
+            " eps", " ε"
+        ),
+        pairs=lambda rows: pairs_note(len(rows)),
+        rules=(RANK_RULE.replace(" eps", " ε"), UNCORRECTED.replace(" eps", " ε")),
         leaders={track.track: leaders(track) for track in content.tracks},
         divisions=divisions,
         filters=_filters(content.tracks),
@@ -79,15 +94,14 @@ def leaders(track: TrackContent) -> list[RowContent]:
 
 
 def divisions(track: TrackContent) -> list[tuple[str, list[RowContent], list[RowContent]]]:
-    """Name, ranked rows and references of each division."""
-    names = [name for name in ("hard", "soft") if any(r.division == name for r in track.rows)]
+    """Name, ranked rows and those without a rank, of each division."""
     return [
         (
             name,
-            [r for r in track.rows if r.division == name and not r.reference],
-            [r for r in track.rows if r.division == name and r.reference],
+            [r for r in track.rows if r.division == name and r.rank is not None],
+            [r for r in track.rows if r.division == name and r.rank is None],
         )
-        for name in names
+        for name in in_order(row.division for row in track.rows)
     ]
 
 
@@ -104,10 +118,9 @@ def _filters(tracks: Iterable[TrackContent]) -> Mapping[str, list[tuple[str, str
             for key, text in training.items()
             if any(track.training == key for track in tracks)
         ],
-        "labels": [
-            (name, name)
-            for name in ("hard", "soft")
-            if any(row.division == name for track in tracks for row in track.rows)
+        "division": [
+            (name, division_title(name))
+            for name in in_order(row.division for track in tracks for row in track.rows)
         ],
     }
     return {name: values for name, values in found.items() if len(values) > 1}
@@ -142,3 +155,9 @@ def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Picture], st
 def _spread(value: SpreadContent) -> str:
     std = deviation(value)
     return "" if std is None else f"± {100 * std:.1f}"
+
+
+def _names(ids: Iterable[str], track: TrackContent) -> str:
+    """Methods of the rows with these ids, which are of one track."""
+    methods = {row.id: row.method for row in track.rows}
+    return ", ".join(methods.get(name, name) for name in ids)

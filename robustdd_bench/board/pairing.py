@@ -39,14 +39,29 @@ def common_seeds(a: Standing, b: Standing) -> tuple[int, ...]:
             f"{_listed(runs_b)}); run one of them with a seed of the other"
         )
     for seed in seeds:
-        one, other = runs_a[seed], runs_b[seed]
-        assert one.data is not None
-        assert other.data is not None
-        if one.data.evaluation_sha256 != other.data.evaluation_sha256:
+        (examples_a, students_a), (examples_b, students_b) = map(
+            _judge, (runs_a[seed], runs_b[seed])
+        )
+        if examples_a != examples_b:
             raise UsageError(f"{who}at seed {seed} they were judged on different examples")
-        if [s.seed for s in one.students] != [s.seed for s in other.students]:
+        if students_a != students_b:
             raise UsageError(f"{who}at seed {seed} their students have different seeds")
     return seeds
+
+
+def _judge(record: Record) -> tuple[str, tuple[int, ...]]:
+    """Hash of the examples that a run was judged on, and the seeds of its students."""
+    assert record.data is not None
+    return record.data.evaluation_sha256, tuple(student.seed for student in record.students)
+
+
+def judged_by(standing: Standing, seeds: Sequence[int]) -> object:
+    """A key that standings share whose runs of all these seeds can be paired."""
+    runs = by_seed(standing)
+    return (
+        standing.records[0].track_sha256,
+        *((seed, *_judge(runs[seed])) for seed in seeds),
+    )
 
 
 def _listed(seeds: dict[int, Record]) -> str:

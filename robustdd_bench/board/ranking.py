@@ -1,30 +1,30 @@
-"""Ranks: standings in divisions, where what cannot be told apart shares a rank.
+"""Ranks: how many rows of a division are better than a row, as far as an interval says so.
 
-A division holds the sets with one kind of labels: a soft label carries more than an image's class,
-so sets with soft labels never share a ranking with hard ones.
+The rank of a standing is 1 plus the number of ranked standings of its division that are separated
+from it in their favour: whose paired difference to it at the headline eps has a 95 % interval (see
+`robustdd_bench.evaluation.comparison`) that lies above 0. Each pair is looked at for itself; a
+third row never changes it. So being level is not handed on: of three rows, a can be level with b
+and b with c while a is ahead of c, and the ranks are 1, 1, 2.
 
-In a division standings go by mean headline accuracy. The first leads a group. Each one after it
-shares the leader's rank if the 95 % interval of their paired difference at the headline eps (see
-`robustdd_bench.evaluation.comparison`) contains 0, and otherwise leads a group of its own; its rank
-is one more than the number of standings above it: 1, 1, 3. Two ends of the rule:
+- A pair with fewer than `LEAST_SEEDS` distillation seeds in common is never separated, nor is one
+  that cannot be paired: nothing, or too little, is known of how far other sets would differ.
+- Rows stand in the order of their mean headline accuracy. Where two have only some seeds in common,
+  their paired difference may point the other way than their means.
+- No correction is made for the number of pairs: k ranked rows have k (k - 1) / 2 intervals.
 
-- Where two standings have only some seeds in common, the pair may point the other way than the
-  means: that too sets nobody below the leader, so the rank is shared.
-- Where they cannot be paired (no common seed), there is no interval that could contain 0: the mean
-  decides. Otherwise a single run with an odd seed would tie with everyone.
-
-References are ends of the scale and get no rank. Scores of the field have no part in this.
+References, and standings that are not `ranked`, get no rank and count for no other one. Scores of
+the field have no part in this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from robustdd_bench.board.pairing import common_seeds, paired_outcomes
+from robustdd_bench.board.divisions import in_order
+from robustdd_bench.board.pairing import by_seed, common_seeds, judged_by, paired_outcomes
 from robustdd_bench.board.standings import Standing, standings
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.comparison import Interval, Resamples
@@ -38,6 +38,8 @@ from robustdd_bench.evaluation.scores import (
 from robustdd_bench.evaluation.statistics import mean
 from robustdd_bench.runs.records import Record
 
+LEAST_SEEDS = 3
+"""Two standings with fewer distillation seeds in common are never separated."""
 RANDOM = "random"
 """The method whose sets are the yardstick of the gain."""
 
@@ -48,29 +50,36 @@ class Ranked:
 
     standing: Standing
     rank: int | None
-    """From 1; None for a reference."""
-    tied: bool
-    """Another standing has the same rank."""
+    """From 1; None where it is not ranked."""
+    level_with: tuple[str, ...]
+    """Ids of the ranked standings of the division that are not separated from it."""
     scores: Scores
+
+    @property
+    def tied(self) -> bool:
+        """Some other ranked standing is not separated from it."""
+        return bool(self.level_with)
 
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """The standings of one kind of labels, in order, references last."""
+    """Standings that are ranked among themselves, in order; those without a rank last."""
 
-    name: Literal["hard", "soft"]
+    name: str
+    """See `robustdd_bench.board.divisions`."""
     rows: tuple[Ranked, ...]
 
 
 class Duels:
-    """Intervals of paired differences at the headline eps.
+    """Intervals of paired differences at the headline eps, of every pair.
 
-    All standings with the same common seeds are resampled at once; that is nearly all the cost.
+    All standings that have the same seeds, students and examples are resampled at once; that is
+    nearly all the cost.
     """
 
     def __init__(self, entrants: Sequence[Standing]) -> None:
         self.entrants = entrants
-        self.drawn: dict[tuple[int, ...], tuple[dict[int, int], Resamples]] = {}
+        self.drawn: dict[object, tuple[dict[int, int], Resamples]] = {}
 
     def interval(self, a: int, b: int) -> Interval | None:
         """Of the accuracy of standing number `a` minus that of `b`; None if they do not pair."""
@@ -78,61 +87,70 @@ class Duels:
             seeds = common_seeds(self.entrants[a], self.entrants[b])
         except UsageError:
             return None
-        if seeds not in self.drawn:
-            self.drawn[seeds] = self._draw(seeds, a)
-        columns, resamples = self.drawn[seeds]
+        key = judged_by(self.entrants[a], seeds)
+        if key not in self.drawn:
+            self.drawn[key] = self._draw(seeds, key)
+        columns, resamples = self.drawn[key]
         return resamples.interval(columns[a], columns[b])
 
-    def _draw(self, seeds: tuple[int, ...], leader: int) -> tuple[dict[int, int], Resamples]:
-        """Resample every standing that has these seeds and pairs with `leader`."""
-        members = []
-        for index, standing in enumerate(self.entrants):
-            try:
-                shared = common_seeds(self.entrants[leader], standing)
-            except UsageError:
-                continue
-            if set(seeds) <= set(shared):
-                members.append(index)
-        headline = self.entrants[leader].records[0].track.threat.headline
+    def ahead(self, a: int, b: int) -> bool:
+        """Standing number `a` is separated from `b` in its favour."""
+        shared = by_seed(self.entrants[a]).keys() & by_seed(self.entrants[b]).keys()
+        if len(shared) < LEAST_SEEDS:
+            return False
+        interval = self.interval(a, b)
+        return interval is not None and interval.low > 0
+
+    def _draw(self, seeds: tuple[int, ...], key: object) -> tuple[dict[int, int], Resamples]:
+        """Resample every standing that was judged alike at these seeds."""
+        members = [
+            index
+            for index, standing in enumerate(self.entrants)
+            if by_seed(standing).keys() >= set(seeds) and judged_by(standing, seeds) == key
+        ]
+        headline = self.entrants[members[0]].records[0].track.threat.headline
         bits = [paired_outcomes(self.entrants[i], seeds, [headline])[0] for i in members]
         return {index: column for column, index in enumerate(members)}, Resamples(np.stack(bits))
 
 
-def ranks(entrants: Sequence[Standing]) -> list[int]:
-    """The rank of each standing, given best first."""
+def separations(entrants: Sequence[Standing]) -> list[list[bool]]:
+    """For every two standings whether the first is separated from the second in its favour."""
     duels = Duels(entrants)
-    found: list[int] = []
-    leader = 0
-    for index in range(len(entrants)):
-        interval = duels.interval(leader, index) if index != leader else None
-        if index != leader and (interval is None or interval.low > 0):
-            leader = index
-        found.append(leader + 1)
-    return found
+    numbers = range(len(entrants))
+    return [[a != b and duels.ahead(a, b) for b in numbers] for a in numbers]
 
 
 def divisions(records: Iterable[Record]) -> list[Division]:
     """Records of one track as divisions: hard labels first, best headline accuracy first."""
     rows = standings(records)
-    kinds: tuple[Literal["hard", "soft"], ...] = ("hard", "soft")
-    names = [name for name in kinds if any(row.division == name for row in rows)]
-    return [_division(name, [row for row in rows if row.division == name]) for name in names]
+    return [
+        _division(name, [row for row in rows if row.division == name])
+        for name in in_order(row.division for row in rows)
+    ]
 
 
-def _division(name: Literal["hard", "soft"], rows: Sequence[Standing]) -> Division:
+def _division(name: str, rows: Sequence[Standing]) -> Division:
     entrants = [row for row in rows if row.ranked]
-    places: list[int | None] = [*ranks(entrants)]
-    places += [None] * (len(rows) - len(entrants))
+    ahead = separations(entrants)
     # The strongest one where random selection has several configurations.
     yardstick = next((row for row in entrants if row.method == RANDOM), None)
+    numbers = range(len(entrants))
+    ranked = [
+        Ranked(
+            row,
+            1 + sum(ahead[other][place] for other in numbers),
+            tuple(
+                entrants[other].id
+                for other in numbers
+                if other != place and not (ahead[other][place] or ahead[place][other])
+            ),
+            _scores(row, yardstick),
+        )
+        for place, row in enumerate(entrants)
+    ]
+    others = sorted((row for row in rows if not row.ranked), key=lambda row: row.reference)
     return Division(
-        name,
-        tuple(
-            Ranked(
-                row, place, place is not None and places.count(place) > 1, _scores(row, yardstick)
-            )
-            for row, place in zip(rows, places, strict=True)
-        ),
+        name, (*ranked, *(Ranked(row, None, (), _scores(row, yardstick)) for row in others))
     )
 
 

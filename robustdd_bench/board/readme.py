@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from robustdd_bench.board.captions import RULE, accuracy_note
+from robustdd_bench.board.divisions import PLAIN, division_title
 from robustdd_bench.board.publish import Published, current, newest
 from robustdd_bench.board.rows import track_content
 from robustdd_bench.board.standings import standings
-from robustdd_bench.board.tables import TIES, accuracy_note, board_tables, division_title
+from robustdd_bench.board.tables import board_tables
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import atomic_write
+from robustdd_bench.protocol.suite import worst_case_over
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import Record
 from robustdd_bench.tables import markdown_table
@@ -28,16 +32,17 @@ def section(runs: list[Published], root: Path) -> str:
         tables = board_tables(track)
         parts.append(f"**{track.track}@{track.version}**: {track.summary}.\n")
         for division, table in tables.items():
-            if len(tables) > 1 or division != "hard":
+            if len(tables) > 1 or division != PLAIN:
                 parts.append(f"{division_title(division)}:\n")
             parts.append(markdown_table(table))
-        parts.append(
-            f"{accuracy_note(track, f'{track.norm} eps')} {_where(records)} {TIES} "
-            "(`robustdd board compare`).\n"
-        )
+        parts.append(f"{accuracy_note(track, f'{track.norm} eps')} {_where(records)}\n")
         commands = "\n".join(row.command for row in track.rows)
         parts.append(f"```console\n{commands}\n```\n")
-    return "\n".join(parts) if parts else "Nothing has been published yet.\n"
+    if not parts:
+        return "Nothing has been published yet.\n"
+    return "\n".join(
+        [f"{RULE} `robustdd board compare A B` gives the interval of a pair.\n", *parts]
+    )
 
 
 def _where(records: Sequence[Record]) -> str:
@@ -98,10 +103,13 @@ def plot(path: Path, runs: list[Published], track: str) -> None:
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"eps ({protocol.threat.norm}; dotted: headline)")
     axes.set_ylabel("accuracy, %")
+    adversarial = protocol.students.adversarial
+    training = f"{adversarial.flavour} training" if adversarial else "natural training"
+    over = worst_case_over(protocol.attacks, protocol.threat.headline)
     axes.set_title(
-        f"{protocol.id}: natural training on the set, worst case over the suite "
-        f"(bars: std over {protocol.students.count} students)",
-        fontsize=9,
+        f"{protocol.id}: {training} on the set (bars: std over {protocol.students.count} "
+        f"students)\n{textwrap.fill(over, 100)}",
+        fontsize=8,
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)

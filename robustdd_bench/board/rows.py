@@ -24,6 +24,7 @@ from robustdd_bench.board.content import (
     SpreadContent,
     TrackContent,
 )
+from robustdd_bench.board.divisions import IMPORTED, has_own_preprocessing
 from robustdd_bench.board.publish import Published
 from robustdd_bench.board.ranking import Division, Ranked, divisions
 from robustdd_bench.board.standings import Standing
@@ -43,7 +44,10 @@ MARKS: Mapping[str, str] = {
     "a division of its own.",
     "own rate": "The set brings the learning rate that its students are trained with.",
     "own augmentation": "The set brings the augmentation that its students are trained with.",
-    "own preprocessing": "The set's students see images behind the preprocessing it was made for.",
+    "own preprocessing": "The set's students see images behind the preprocessing it was made for, "
+    "which changes the function that is attacked; a division of its own.",
+    "imported": "The set was made elsewhere and read from a file; how it was made cannot be "
+    "checked here; a division of its own.",
     "beyond pixels": "Some of its images leave [0,1], as no photograph does; students are trained "
     "on them as they are, and attacked within [0,1].",
     "set taken over": "The set was made by an earlier run and judged again under this version of "
@@ -133,6 +137,7 @@ def row_content(
         division=division.name,
         rank=row.rank,
         tied=row.tied,
+        level_with=row.level_with,
         images=first.distilled.images,
         seeds=tuple(record.seed for record in standing.records),
         clean=SpreadContent(**asdict(standing.clean)),
@@ -285,10 +290,13 @@ def _checks(standing: Standing) -> tuple[CheckContent, ...]:
 def _marks(standing: Standing) -> list[str]:
     """Keys of MARKS that hold for any run of a row, in the order of MARKS."""
     found = set()
+    first = standing.records[0]
     if standing.reference:
         found.add("reference")
-    if standing.division == "soft":
+    if first.distilled is not None and first.distilled.labels == "soft":
         found.add("soft labels")
+    if IMPORTED in standing.division.split(", "):
+        found.add("imported")
     if len({record.seed for record in standing.records}) == 1:
         found.add("one seed")
     if not standing.reference and not standing.ranked:
@@ -308,7 +316,7 @@ def _marks(standing: Standing) -> list[str]:
             found.add("own rate")
         if distilled.augmentation is not None:
             found.add("own augmentation")
-        if distilled.preprocessing is not None:
+        if has_own_preprocessing(distilled, record.track):
             found.add("own preprocessing")
         if distilled.pixel_min < 0 or distilled.pixel_max > 1:
             found.add("beyond pixels")

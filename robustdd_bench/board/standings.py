@@ -16,9 +16,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from robustdd_bench.board.confirmations import first_of_each
+from robustdd_bench.board.divisions import PLAIN, division_of, remark
 from robustdd_bench.evaluation.statistics import mean, standard_deviation, wilson_interval
 from robustdd_bench.protocol.tracks import Track
 from robustdd_bench.runs.record_parts import AggregateInfo
@@ -79,15 +79,14 @@ class Standing:
         """A name for links: the method's, and a hash of what its first run was made with."""
         first = self.records[0]
         key = [*_common(first)[:2], first.method.version, first.method.config, first.device]
-        key.append(first.distilled.labels if first.distilled else None)
+        key.append(division_of(first) if first.distilled else None)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-{digest[:6]}"
 
     @property
-    def division(self) -> Literal["hard", "soft"]:
-        """The kind of labels of its sets, "hard" or "soft"."""
-        distilled = self.records[0].distilled
-        return distilled.labels if distilled else "hard"
+    def division(self) -> str:
+        """What it is ranked in; see `robustdd_bench.board.divisions`."""
+        return division_of(self.records[0])
 
     @property
     def clean(self) -> Spread:
@@ -108,7 +107,8 @@ class Standing:
     @property
     def label(self) -> str:
         """The name in a picture, where divisions have no headings."""
-        marks = ["reference"] * self.reference + ["soft labels"] * (self.division == "soft")
+        marks = ["reference"] * self.reference
+        marks += [remark(self.division)] * (self.division != PLAIN)
         return f"{self.method} ({', '.join(marks)})" if marks else self.method
 
 
@@ -128,16 +128,16 @@ def is_ranked(record: Record) -> bool:
 def _common(record: Record) -> list[object]:
     """What the runs of a standing have in common."""
     method = record.method
-    labels = record.distilled.labels if record.distilled else None
-    return [method.name, method.plugin, method.distribution, method.config, labels]
+    division = division_of(record) if record.distilled else None
+    return [method.name, method.plugin, method.distribution, method.config, division]
 
 
 def standings(records: Iterable[Record]) -> list[Standing]:
     """Records of one track as standings: best headline accuracy first, references last.
 
-    Of several runs of one identity the first one counts. A method whose sets have hard labels at
-    one seed and soft ones at another stands twice. Ranks and divisions are made of these by
-    `ranking.divisions`.
+    Of several runs of one identity the first one counts. A method whose sets are of one division at
+    one seed and of another at another one (hard labels, soft labels) stands twice. Ranks are made
+    of these by `ranking.divisions`.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in first_of_each(records):

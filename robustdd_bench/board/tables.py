@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from robustdd_bench.board.captions import (
+    DAGGER,
+    RULE,
+    UNRANKED,
+    accuracy_note,
+    deviation,
+    pairs_note,
+)
 from robustdd_bench.board.content import RowContent, SpreadContent, TrackContent
-from robustdd_bench.board.standings import Spread
+from robustdd_bench.board.divisions import PLAIN, division_title, in_order
+from robustdd_bench.protocol.suite import suite_note
 from robustdd_bench.protocol.tracks import eps_label, parse_eps
 from robustdd_bench.runs.records import Record
 from robustdd_bench.tables import Cell, Column, Row, Table, listed, percent, plain, with_deviation
 
 NORMS = {"Linf": "ℓ∞", "L2": "ℓ₂"}
-
-TIES = (
-    "Methods share the rank of the one that leads their group if the 95 % interval of their paired "
-    "difference to it at the headline eps contains 0"
-)
-
-DAGGER = f"† marks ties: {TIES[0].lower()}{TIES[1:]}."
-
-
-def division_title(name: str) -> str:
-    """How a division is called above its table."""
-    return f"{name.capitalize()} labels"
-
-
-def deviation(value: SpreadContent | Spread) -> float | None:
-    """The one that is shown: over seeds where there is one, else over students."""
-    return value.std_students if value.std_seeds is None else value.std_seeds
-
-
-def accuracy_note(track: TrackContent, eps: str) -> str:
-    """What the figures of a board's table are, in a sentence.
-
-    Args:
-        track: the track.
-        eps: how eps and its norm are written here.
-    """
-    attacks = ", ".join(attack.name for attack in track.attacks)
-    return (
-        f"Accuracy in %, mean ± standard deviation over distillation seeds (of one seed: over "
-        f"its {track.students.count} students); {track.evaluation_examples} test images; "
-        f"{eps}, * headline; worst case over {attacks}."
-    )
 
 
 def board_tables(track: TrackContent) -> dict[str, Table]:
@@ -56,10 +34,8 @@ def score_tables(track: TrackContent) -> dict[str, Table]:
 
 
 def _divisions(track: TrackContent) -> Iterable[tuple[str, list[RowContent]]]:
-    for name in ("hard", "soft"):
-        rows = [row for row in track.rows if row.division == name]
-        if rows:
-            yield name, rows
+    for name in in_order(row.division for row in track.rows):
+        yield name, [row for row in track.rows if row.division == name]
 
 
 def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent]) -> Table:
@@ -90,7 +66,7 @@ def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent])
             plain(row.id),
             listed([run.run_id for run in row.runs]),
         ]
-        made.append(Row(tuple(cells), apart=row.reference))
+        made.append(Row(tuple(cells), apart=row.rank is None))
     return Table(
         tuple(columns),
         tuple(made),
@@ -99,8 +75,9 @@ def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent])
         caption=f"{_subject(track, division)}; {_sizes(rows)}. "
         f"{accuracy_note(track, f'{NORMS[track.norm]} ε')} "
         "Bold: at the headline ε the methods of rank 1, elsewhere the highest mean, untested. "
-        f"{DAGGER} Rows below the rule are ends of the scale and have no rank.",
+        f"{_place_note(rows)} {UNRANKED}",
         label=_label(track, division),
+        notes=(_suite(track), RULE),
     )
 
 
@@ -132,7 +109,7 @@ def _score_table(track: TrackContent, division: str, rows: Sequence[RowContent])
             *(percent(scores[key], signed=key.startswith("gain")) for key in headings),
             plain(row.id),
         ]
-        made.append(Row(tuple(cells), apart=row.reference))
+        made.append(Row(tuple(cells), apart=row.rank is None))
     what = (
         "scores of the field in %, which never rank; gain: points over random selection, clean and "
         f"* at the headline eps {eps_label(track.headline_eps)}"
@@ -142,9 +119,22 @@ def _score_table(track: TrackContent, division: str, rows: Sequence[RowContent])
         tuple(made),
         title=f"{track.track}@{track.version}, {division_title(division).lower()}: {what}",
         caption=f"{_subject(track, division)}: {what}. DR: drop rate; RR and I-RR: robustness "
-        f"ratio and improved robustness ratio. {DAGGER}",
+        f"ratio and improved robustness ratio. {_place_note(rows)}",
         label=f"{_label(track, division)}-scores",
+        notes=(RULE,),
     )
+
+
+def _suite(track: TrackContent) -> str:
+    """The suite, in a sentence of its own."""
+    note = suite_note(track.attacks, track.headline_eps)
+    return f"{track.track}@{track.version}: {note}."
+
+
+def _place_note(rows: Sequence[RowContent]) -> str:
+    """How the ranks of a table were made, and what they rest on."""
+    ranked = sum(row.rank is not None for row in rows)
+    return f"{DAGGER} {RULE.removesuffix('.')}; here {pairs_note(ranked)}."
 
 
 def _subject(track: TrackContent, division: str) -> str:
@@ -152,8 +142,8 @@ def _subject(track: TrackContent, division: str) -> str:
 
 
 def _sizes(rows: Sequence[RowContent]) -> str:
-    """How many images and seeds the rows have, references apart."""
-    ranked = [row for row in rows if not row.reference] or rows
+    """How many images and seeds the ranked rows have."""
+    ranked = [row for row in rows if row.rank is not None] or rows
     images = {row.images for row in ranked}
     seeds = {len(row.seeds) for row in ranked}
     return f"{_range(images)} images a set, {_range(seeds)} distillation seeds"
@@ -165,7 +155,9 @@ def _range(values: Collection[int]) -> str:
 
 
 def _label(track: TrackContent, division: str) -> str:
-    return track.track if division == "hard" else f"{track.track}-{division}"
+    if division == PLAIN:
+        return track.track
+    return f"{track.track}-{re.sub('[^a-z]+', '-', division)}"
 
 
 def _place_columns() -> list[Column]:
@@ -182,7 +174,9 @@ def _place_columns() -> list[Column]:
 
 def _place_cells(track: TrackContent, division: str, row: RowContent) -> list[Cell]:
     """What a row is and where it stands, under `_place_columns`."""
-    name = f"{row.method} (reference)" if row.reference else row.method
+    name = row.method
+    if row.rank is None:
+        name += " (reference)" if row.reference else " (not ranked)"
     rank = plain(row.rank)
     return [
         *map(plain, (track.track, track.version, division)),
@@ -216,10 +210,10 @@ def _levels(row: RowContent) -> list[SpreadContent]:
 
 
 def _highest(rows: Sequence[RowContent], index: int) -> Callable[[RowContent], bool]:
-    """Whether a row has the highest mean of a column, as far as it is printed."""
-    means = [_levels(row)[index].mean for row in rows if not row.reference]
+    """Whether a ranked row has the highest mean of a column, as far as it is printed."""
+    means = [_levels(row)[index].mean for row in rows if row.rank is not None]
     most = percent(max(means, default=None)).text
-    return lambda row: not row.reference and percent(_levels(row)[index].mean).text == most
+    return lambda row: row.rank is not None and percent(_levels(row)[index].mean).text == most
 
 
 def _spread(value: SpreadContent, best: bool) -> Cell:

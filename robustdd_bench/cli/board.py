@@ -112,14 +112,15 @@ def board_validate(session: Session, ctx: click.Context, root: Path, form: str) 
 def board_show(track: str | None, root: Path, scores: bool, form: str) -> None:
     """Show the board of one track, or of all.
 
-    A table a kind of labels. Methods share the rank of the one that leads their group if the
-    interval of their paired difference to it at the headline eps contains 0. The field's scores
-    never rank.
+    A table a division: hard and soft labels, and in each the sets with a preprocessing of their own
+    and those that were imported. A row's rank is 1 plus the number of rows whose paired difference
+    to it at the headline eps has an interval above 0; fewer than three common seeds separate
+    nothing. The field's scores never rank.
 
     csv is one table of all tracks with everything a row has in numbers: accuracies in [0,1], both
     deviations, intervals, run ids. latex is for a paper, with the package booktabs: the best of a
-    column is bold, ties are marked, and the caption says what is what. json is what
-    leaderboard.json holds of these tracks.
+    column is bold, rows that are not separated from another are marked, and the caption says
+    what is what. json is what leaderboard.json holds of these tracks.
     """
     from robustdd_bench.board.build import board as build_board
     from robustdd_bench.board.publish import published
@@ -152,6 +153,7 @@ def board_compare(a: str, b: str, track: str | None, root: Path, form: str) -> N
     A and B are names of methods or ids of published runs; an id stands for its method's runs with
     the same settings. For clean accuracy and each eps: the mean paired difference, its bootstrap
     interval over seeds, students and examples, and McNemar's test of the networks on the examples.
+    Intervals are not corrected for how many eps or pairs you look at.
     """
     from robustdd_bench.board.compare import choose, compare_standings
     from robustdd_bench.board.publish import published

@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -18,7 +20,7 @@ import click
 
 from robustdd_bench.cli.arguments import OneOf
 from robustdd_bench.errors import UsageError
-from robustdd_bench.tables import Table, csv_text, markdown_text
+from robustdd_bench.tables import Table, csv_text, markdown_text, shared_notes
 from robustdd_bench.terminal import is_terminal, no_colour, one_line
 
 __all__ = [
@@ -138,6 +140,14 @@ def print_tables(tables: Sequence[Table], form: str) -> None:
                 if cell.best
             }
             _print(table.headings(), table.texts(), table.title, right, bold)
+        _print_notes(shared_notes(tables))
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    """Print sentences below tables, wrapped between words on a terminal."""
+    wide = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
+    for note in map(one_line, notes):
+        print(textwrap.fill(note, wide, break_on_hyphens=False) if wide > 1 else note)
 
 
 def _print(

@@ -166,7 +166,7 @@ def print_summary(result: SweepResult) -> None:
 
 def _summary_cells(group: Sequence[Outcome], figures: int) -> list[str]:
     """The row of a group; `seeds` tells how many of its runs have results."""
-    from robustdd_bench.board.tables import deviation
+    from robustdd_bench.board.captions import deviation
     from robustdd_bench.tables import with_deviation
 
     found, run = standing(group), group[0].run

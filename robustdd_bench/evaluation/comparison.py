@@ -117,9 +117,10 @@ class Resamples:
 
     def interval(self, a: int, b: int) -> Interval:
         """Percentile interval of the accuracy of method `a` minus that of `b`."""
-        values = np.sort(self.sums_BM[:, a] - self.sums_BM[:, b])
+        values = self.sums_BM[:, a] - self.sums_BM[:, b]
         cut = math.floor(len(values) * (1 - CONFIDENCE) / 2)
-        low, high = float(values[cut]), float(values[-1 - cut])
+        ends = cut, len(values) - 1 - cut
+        low, high = (float(value) for value in np.partition(values, ends)[list(ends)])
         return Interval(low=low / self.total, high=high / self.total)
 
 

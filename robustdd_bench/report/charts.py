@@ -23,6 +23,7 @@ from robustdd_bench.pages.axes import (
     percent_ticks,
     spaced,
 )
+from robustdd_bench.protocol.suite import worst_case_over
 from robustdd_bench.protocol.tracks import Track
 from robustdd_bench.report.series import Series, thinned
 from robustdd_bench.runs.figures import attack_label, attack_points
@@ -130,8 +131,12 @@ def _worst(x: Scale, y: Scale, found: Aggregates, label: str, look: int) -> Line
     return Line(label, look, (points,), spans, marked=True)
 
 
+def _over(track: Track) -> str:
+    return worst_case_over(track.attacks, track.threat.headline).replace(" eps", " ε")
+
+
 def accuracy_chart(title: str, track: Track, found: Aggregates) -> Chart:
-    """Accuracy over eps of one run: the worst case, and each attack of the suite."""
+    """Accuracy over eps of one run: the worst case over all, and each attack of the suite."""
 
     def draw(x: Scale, y: Scale) -> list[Line]:
         lines = [_worst(x, y, found, "worst case", 0)]
@@ -141,7 +146,7 @@ def accuracy_chart(title: str, track: Track, found: Aggregates) -> Chart:
             lines.append(Line(attack_label(spec), look, (points,), marked=single, broken=True))
         return lines
 
-    about = "The worst case over the suite with 95 % intervals, and each attack"
+    about = f"The {_over(track)}, with 95 % intervals, and each attack"
     return _accuracy_chart(title, about, track, draw)
 
 
@@ -151,7 +156,7 @@ def comparison_chart(track: Track, runs: Sequence[tuple[str, Aggregates]]) -> Ch
     def draw(x: Scale, y: Scale) -> list[Line]:
         return [_worst(x, y, found, label, look) for look, (label, found) in enumerate(runs)]
 
-    about = "One line a run, the worst case over the suite, with 95 % intervals"
+    about = f"One line a run, the {_over(track)}, with 95 % intervals"
     return _accuracy_chart(f"{track.id}: accuracy over ε", about, track, draw)
 
 

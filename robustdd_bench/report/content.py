@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
 from robustdd_bench.pages.rendering import setting
+from robustdd_bench.protocol.suite import suite_note
 from robustdd_bench.report.charts import (
     Chart,
     accuracy_chart,
@@ -141,6 +142,7 @@ def facts(run: RunReport) -> list[tuple[str, str]]:
         ("Data", f"{plan.track.data.dataset}, {plan.track.data.ipc} images a class"),
         ("Students", f"{students.count} × {student.name}, {students.epochs} epochs"),
         ("Threat", f"{threat.norm}, headline {threat.headline:g}, up to {threat.ladder[-1]:g}"),
+        ("Robust accuracy", suite_note(plan.track.attacks, threat.headline)),
         ("Versions", f"robustdd-bench {plan.harness}, torch {plan.torch}"),
         ("Device", f"{plan.device}, {plan.threads} CPU thread{'s' * (plan.threads > 1)}"),
     ]

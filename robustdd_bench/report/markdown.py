@@ -56,8 +56,9 @@ def markdown(report: Report, folder: str) -> MarkdownReport:
     parts = [
         f"# {escaped(report.title)}",
         "Accuracies are in percent: mean ± standard deviation over students; in brackets the 95 % "
-        "Wilson interval over examples. Robust accuracy is the worst case over the attacks of the "
-        "suite, at that ε and all smaller ones; * marks the headline ε.",
+        "Wilson interval over examples; * marks the headline ε. Robust accuracy is per example the "
+        "worst case over the attacks that were run at that ε and at smaller ones; not all are run "
+        "at each, as the facts of a run say.",
     ]
     if len(report.runs) > 1:
         parts += _groups(report, made)

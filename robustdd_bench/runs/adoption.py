@@ -32,8 +32,8 @@ from robustdd_bench.runs.plan import (
     Plan,
     make_plan,
     method_entry,
-    preset_values,
 )
+from robustdd_bench.runs.presets import preset_values
 from robustdd_bench.runs.record_parts import Adopted, StageProcess, StageTime
 from robustdd_bench.runs.records import Record, read_record
 

@@ -78,8 +78,10 @@ def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> Non
 
 
 def attack_label(spec: AttackSpec) -> str:
-    """What a legend calls an attack: alone, or after those before it in the suite."""
+    """What a legend calls an attack: alone or after those before it, where it was run."""
     label = f"{spec.name} alone" if spec.on == "all" else f"and {spec.name}"
+    if spec.at == "headline":
+        label += ", headline eps only"
     return label if spec.examples is None else f"{label}, first {spec.examples} examples"
 
 
@@ -118,7 +120,13 @@ def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str
         alpha=0.15,
         linewidth=0,
     )
-    axes.plot(ladder, means, color="black", marker="o", label="worst case (± std over students)")
+    axes.plot(
+        ladder,
+        means,
+        color="black",
+        marker="o",
+        label="worst case over these (± std over students)",
+    )
     axes.axvline(track.threat.headline, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in track.threat.ladder)])
     axes.set_ylim(0, 100)

@@ -17,7 +17,6 @@ import importlib.metadata
 import json
 import os
 import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +35,9 @@ from robustdd_bench.errors import PluginError, UsageError, unknown_name
 from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
 from robustdd_bench.protocol.tracks import RECORD_NAME, Track, load_track, source_name
+from robustdd_bench.runs.presets import DEFAULT_PRESET, preset_name, preset_values
 
 DEFAULT_TRACK = "digits-ipc10"
-DEFAULT_PRESET = "default"
 DEVICES = ("auto", "cpu", "cuda")
 ORIGIN = frozenset({"preset", "overrides", "track_source"})
 """Where settings came from; only what they are is part of a run's id."""
@@ -240,6 +239,7 @@ def make_plan(
     distiller = entry.load()
     owner = f"method {method!r}"
     settings_class = config_class(distiller, owner)
+    preset = preset_name(distiller, preset)
     named = preset_values(distiller, preset, resolved, entry.plugin)
     try:
         build_config(settings_class, named, f"preset {preset!r}")
@@ -330,43 +330,6 @@ def method_entry(registry: Registry, name: str) -> Entry:
         UsageError: nothing of that name is registered.
     """
     return GIVEN if name == GIVEN.name else registry.get("distillers", name)
-
-
-def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dict[str, Any]:
-    """The values that a method's presets.toml names for a track.
-
-    A preset is a table of tables: `[<preset>.<track>]`, else that of the track's base, else
-    `[<preset>.<dataset>]`. Where the preset "default" has none, the method's own defaults hold.
-
-    Raises:
-        UsageError: the method has no preset of that name, or none for this track.
-        PluginError: the file is damaged.
-    """
-    path = getattr(distiller, "PRESETS", None)
-    presets: dict[str, Any] = {}
-    if path is not None:
-        try:
-            presets = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PluginError(f"plugin {plugin!r}: cannot read its presets: {error}") from error
-    if preset != DEFAULT_PRESET and preset not in presets:
-        raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
-    tables = presets.get(preset, {})
-    for name in (track.name, track.family, track.data.dataset):
-        values = tables.get(name) if isinstance(tables, dict) else tables
-        if values is None:
-            continue
-        if not isinstance(values, dict):
-            raise PluginError(
-                f"plugin {plugin!r}: its presets are damaged: [{preset}.{name}] must be a table"
-            )
-        return dict(values)
-    if preset != DEFAULT_PRESET:
-        raise UsageError(
-            f"preset {preset!r} has no values for track {track.name!r}; it has them for "
-            f"{', '.join(tables) or 'none'}"
-        )
-    return {}
 
 
 def resolve_device(device: str) -> str:

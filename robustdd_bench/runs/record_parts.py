@@ -124,7 +124,7 @@ class AggregateInfo(Part):
 
 
 class RobustAggregate(Part):
-    """Accuracy at one eps, per example the worst case over the suite and over smaller eps."""
+    """Accuracy at one eps, per example the worst case over all attacks at it or a smaller one."""
 
     eps: float = Field(gt=0)
     accuracy: AggregateInfo

@@ -33,7 +33,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.models import StrictModel, read_bounded
-from robustdd_bench.runs.plan import DEFAULT_PRESET, DEFAULT_TRACK
+from robustdd_bench.runs.plan import DEFAULT_TRACK
+from robustdd_bench.runs.presets import DEFAULT_PRESET
 
 MAX_BYTES = 2**20
 MAX_RUNS = 10_000

@@ -15,16 +15,15 @@ from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, record_of
 from robustdd_bench.runs.plan import (
-    DEFAULT_PRESET,
     Plan,
     make_plan,
     method_entry,
     plan_attacks,
-    preset_values,
     resolve_device,
     resolve_threads,
     resolve_track,
 )
+from robustdd_bench.runs.presets import DEFAULT_PRESET, preset_values
 from robustdd_bench.runs.store import is_locked, recorded_status
 from robustdd_bench.runs.sweep_file import (
     MAX_RUNS,

@@ -227,6 +227,9 @@ class TrajectoryDistiller(StagedDistiller):
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Match the experts' trajectories."""
         own = self.config.task(task)
+        remark = self.config.hybrid(own)
+        if remark:
+            reporter.note(remark)
         experts = ExpertStore(own, self.recipe(own)).load(self.config.experts)
         made = TrajectoryMatcher(self.config, own, experts, self.outer(own)).run(reporter)
         if own.preprocessing == task.preprocessing:

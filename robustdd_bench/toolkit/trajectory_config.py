@@ -15,7 +15,11 @@ from robustdd_bench.toolkit.precision import check_precision
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrajectoryConfig:
-    """Hyper-parameters of trajectory matching. Defaults: MTT's for CIFAR-10, 10 images a class."""
+    """Hyper-parameters of trajectory matching.
+
+    Defaults: MTT's for CIFAR-10, 10 images a class, but for `preprocessing` (MTT: "zca") and for
+    how alpha is learned: on CIFAR a hybrid that no paper used, which the presets are not.
+    """
 
     ADDED: ClassVar[Mapping[str, str]] = {"expert_precision": "0.2.0"}
     """Later fields, with the version in which each came (see `robustdd_bench.identity`)."""
@@ -48,7 +52,8 @@ class TrajectoryConfig:
     image_optimiser: str = "sgd"
     """"sgd" (momentum `image_momentum`) or "adam"."""
     image_lr: float = 100.0
-    """Learning rate of the images, in the network's input space (normalised or whitened)."""
+    """Learning rate of the images, in the network's input space (normalised or whitened). 100 is
+    MTT's for whitened images (ZCA): with `preprocessing` "track" on CIFAR it is a hybrid."""
     image_momentum: float = 0.5
     """Momentum of the images' SGD."""
     alpha_init: float = 0.001
@@ -112,6 +117,21 @@ class TrajectoryConfig:
                 raise ValueError(
                     f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
                 )
+
+    def hybrid(self, task: DistillTask) -> str | None:
+        """A line for the log where the default rate of images meets images it was not made for.
+
+        Args:
+            task: the task, behind the preprocessing that is asked for.
+        """
+        sgd_default = self.image_optimiser == "sgd" and self.image_lr == 100.0
+        if not sgd_default or task.preprocessing.kind == "zca":
+            return None
+        return (
+            "warning: image_lr 100 by SGD is MTT's for whitened images, and these are not "
+            f"(preprocessing {task.preprocessing.kind!r}): a hybrid that no paper used; choose a "
+            "--preset, or set preprocessing=zca or another image_lr"
+        )
 
     def recipe(self, task: DistillTask) -> ExpertRecipe:
         """Natural training of the experts under these hyper-parameters, only the epochs needed."""

@@ -45,11 +45,11 @@
     let shown = 0;
     for (const track of tracks) {
       const fits = Object.entries(values).every(
-        ([name, value]) => !value || name === "labels" || track.dataset[name] === value,
+        ([name, value]) => !value || name === "division" || track.dataset[name] === value,
       );
       let divisions = 0;
       for (const division of all(".division", track)) {
-        division.hidden = Boolean(values.labels) && division.dataset.labels !== values.labels;
+        division.hidden = Boolean(values.division) && division.dataset.division !== values.division;
         divisions += division.hidden ? 0 : 1;
       }
       track.hidden = !fits || divisions === 0;

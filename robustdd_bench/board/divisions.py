@@ -1,0 +1,78 @@
+"""Divisions of a board: sets that are ranked among themselves.
+
+Three properties of a set decide its division; what differs in any of them is never ranked together.
+
+- **labels**: a soft label tells more than an image's class does.
+- **own preprocessing**: a layer in front of the student that the set brings changes the function
+  that is attacked, not the images alone.
+- **imported**: a set that was made elsewhere comes without the run that made it; what it was tuned
+  on, and from which data, cannot be checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from robustdd_bench.protocol.tracks import Track
+from robustdd_bench.runs.record_parts import SetInfo
+from robustdd_bench.runs.records import Record
+
+PLAIN = "hard"
+"""The division of sets with hard labels and nothing of their own; the first of a board."""
+OWN_PREPROCESSING = "own preprocessing"
+IMPORTED = "imported"
+_QUALIFIERS = (OWN_PREPROCESSING, IMPORTED)
+
+
+def division_of(record: Record) -> str:
+    """The division of a run, e.g. "hard", "soft" or "hard, own preprocessing, imported"."""
+    distilled = record.distilled
+    if distilled is None:  # a failed run
+        return PLAIN
+    return ", ".join([distilled.labels, *_qualifiers(record, distilled)])
+
+
+def _qualifiers(record: Record, distilled: SetInfo) -> Iterable[str]:
+    if has_own_preprocessing(distilled, record.track):
+        yield OWN_PREPROCESSING
+    given = record.method.plugin == "builtin" or record.method.name == "given"
+    if given or "imported" in distilled.provenance:
+        yield IMPORTED
+
+
+def has_own_preprocessing(distilled: SetInfo, track: Track) -> bool:
+    """Whether students of a set see images behind another layer than the track's."""
+    own = distilled.preprocessing
+    return own is not None and _layer(own) != _layer(track.preprocessing.model_dump())
+
+
+def _layer(fields: dict[str, Any]) -> tuple[object, ...]:
+    """What decides the function of a preprocessing, of all its fields."""
+    kind = fields.get("kind", "none")
+    if kind == "normalise":
+        return (kind, *(tuple(map(float, fields.get(key, ()))) for key in ("mean", "std")))
+    return (kind, float(fields.get("epsilon", 0.1))) if kind == "zca" else (kind,)
+
+
+def place(division: str) -> tuple[object, ...]:
+    """Where a division stands on a board: hard labels first, and in both what is plain."""
+    labels, *qualifiers = division.split(", ")
+    return (labels != "hard", labels, [name in qualifiers for name in reversed(_QUALIFIERS)])
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Each division once, in the order of a board."""
+    return sorted(set(names), key=place)
+
+
+def division_title(division: str) -> str:
+    """How a division is called above its table, e.g. "Hard labels, own preprocessing"."""
+    labels, *qualifiers = division.split(", ")
+    return ", ".join([f"{labels.capitalize()} labels", *qualifiers])
+
+
+def remark(division: str) -> str:
+    """What tells a division from the plain one, e.g. "soft labels, imported"; "" for that."""
+    labels, *qualifiers = division.split(", ")
+    return ", ".join([f"{labels} labels"] * (labels != "hard") + qualifiers)

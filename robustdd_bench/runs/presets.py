@@ -1,0 +1,57 @@
+"""Presets: named hyper-parameters of a method for tracks, in the `presets.toml` beside its code."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustdd_bench.errors import PluginError, UsageError, unknown_name
+from robustdd_bench.protocol.tracks import Track
+
+DEFAULT_PRESET = "default"
+
+
+def preset_name(distiller: Any, preset: str) -> str:
+    """What a preset is called now; a method may rename one and still accept its former name."""
+    aliases: Mapping[str, str] = getattr(distiller, "PRESET_ALIASES", {})
+    return aliases.get(preset, preset)
+
+
+def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dict[str, Any]:
+    """The values that a method's presets.toml names for a track.
+
+    A preset is a table of tables: `[<preset>.<track>]`, else that of the track's base, else
+    `[<preset>.<dataset>]`. Where the preset "default" has none, the method's own defaults hold.
+
+    Raises:
+        UsageError: the method has no preset of that name, or none for this track.
+        PluginError: the file is damaged.
+    """
+    preset = preset_name(distiller, preset)
+    path = getattr(distiller, "PRESETS", None)
+    presets: dict[str, Any] = {}
+    if path is not None:
+        try:
+            presets = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PluginError(f"plugin {plugin!r}: cannot read its presets: {error}") from error
+    if preset != DEFAULT_PRESET and preset not in presets:
+        raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
+    tables = presets.get(preset, {})
+    for name in (track.name, track.family, track.data.dataset):
+        values = tables.get(name) if isinstance(tables, dict) else tables
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise PluginError(
+                f"plugin {plugin!r}: its presets are damaged: [{preset}.{name}] must be a table"
+            )
+        return dict(values)
+    if preset != DEFAULT_PRESET:
+        raise UsageError(
+            f"preset {preset!r} has no values for track {track.name!r}; it has them for "
+            f"{', '.join(tables) or 'none'}"
+        )
+    return {}
