@@ -16,8 +16,10 @@ from robustdd_bench.board.build import build, publish_and_build
 from robustdd_bench.board.confirmations import deviation, first_of_each, folder_name
 from robustdd_bench.board.publish import published
 from robustdd_bench.board.ranking import divisions
+from robustdd_bench.board.readme import section
 from robustdd_bench.board.standings import standings
 from robustdd_bench.board.submissions import check_folders
+from robustdd_bench.board.tables import board_tables
 from robustdd_bench.board.validate import validate
 from robustdd_bench.cli.main import main
 from robustdd_bench.errors import UsageError
@@ -119,6 +121,10 @@ def test_a_run_made_again_on_another_machine_confirms_under_the_same_id(root, tm
     (row,) = rows(root)
     assert row["confirmed"]["count"] == 2
     assert [c["same_results"] for c in row["runs"][0]["confirmations"]] == [False, True]
+    content = build(root)
+    (table,) = (t for d in content.tracks for t in board_tables(d).values())
+    assert f"Made again: random {content.tracks[0].rows[0].confirmed}." in table.notes
+    assert f"random {content.tracks[0].rows[0].confirmed}" in section(published(root), root)
     assert "confirmed twice" in (root / "index.html").read_text(encoding="utf-8").lower()
 
 
@@ -213,6 +219,8 @@ def test_seeds_that_the_track_does_not_rank_are_shown_and_not_counted(root, tmp_
     assert row["clean"] == before["clean"]
     assert [run["seed"] for run in row["other_runs"]] == [7]
     assert "other seeds" in row["marks"]
+    (table,) = (t for d in build(root).tracks for t in board_tables(d).values())
+    assert "Seeds that are not ranked and not counted: random 7." in table.notes
     assert "7 (not counted)" in (root / "index.html").read_text(encoding="utf-8")
 
 

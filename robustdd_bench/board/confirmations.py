@@ -62,9 +62,11 @@ class Deviation:
     """Accuracy of the confirmation minus that of the run, in [0,1]."""
 
     def __str__(self) -> str:
-        """E.g. "+1.2 points at 0.10"."""
+        """E.g. "largest difference +1.2 points at 0.10"."""
+        if self.difference == 0:
+            return "no accuracy differs"
         where = f"at {eps_label(self.eps)}" if self.eps else "in clean accuracy"
-        return f"{100 * self.difference:+.1f} points {where}" if self.difference else "none"
+        return f"largest difference {100 * self.difference:+.1f} points {where}"
 
 
 def deviation(run: Record, again: Record) -> Deviation:

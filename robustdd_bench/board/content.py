@@ -134,10 +134,10 @@ class ConfirmedContent(StrictModel):
     def __str__(self) -> str:
         """E.g. "confirmed twice, largest difference +1.2 points at 0.10 (seed 0)"."""
         times = {1: "once", 2: "twice"}.get(self.count, f"{self.count} times")
-        if self.largest_difference == 0:
-            return f"confirmed {times}, without a difference"
-        largest = Deviation(self.largest_at, self.largest_difference)
-        return f"confirmed {times}, largest difference {largest} (seed {self.seed})"
+        told = str(Deviation(self.largest_at, self.largest_difference))
+        return f"confirmed {times}, {told}" + (
+            f" (seed {self.seed})" if self.largest_difference else ""
+        )
 
 
 class RunContent(StrictModel):

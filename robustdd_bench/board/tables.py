@@ -77,7 +77,7 @@ def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent])
         "Bold: at the headline ε the methods of rank 1, elsewhere the highest mean, untested. "
         f"{_place_note(rows)} {UNRANKED}",
         label=_label(track, division),
-        notes=(_suite(track), RULE),
+        notes=(_suite(track), RULE, *confirmed_notes(rows)),
     )
 
 
@@ -129,6 +129,19 @@ def _suite(track: TrackContent) -> str:
     """The suite, in a sentence of its own."""
     note = suite_note(track.attacks, track.headline_eps)
     return f"{track.track}@{track.version}: {note}."
+
+
+def confirmed_notes(rows: Sequence[RowContent]) -> tuple[str, ...]:
+    """Which rows were made again and how far that led from them; which seeds are not counted."""
+    confirmed = [f"{row.method} {row.confirmed}" for row in rows if row.confirmed is not None]
+    others = [
+        f"{row.method} {', '.join(str(run.seed) for run in row.other_runs)}"
+        for row in rows
+        if row.other_runs
+    ]
+    notes = [f"Made again: {'; '.join(confirmed)}."] if confirmed else []
+    notes += [f"Seeds that are not ranked and not counted: {'; '.join(others)}."] if others else []
+    return tuple(notes)
 
 
 def _place_note(rows: Sequence[RowContent]) -> str:

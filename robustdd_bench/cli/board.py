@@ -58,7 +58,7 @@ def publish_command(session: Session, folder: Path, root: Path, **people: str | 
     if first is not None:
         run = read_record(first / RECORD_NAME)
         found = deviation(run, done.record)
-        print(f"it confirms run {run.run_id}: largest difference {found}", file=sys.stderr)
+        print(f"it confirms run {run.run_id}: {found}", file=sys.stderr)
 
 
 @click.group("board", cls=Group)
