@@ -77,6 +77,8 @@ class DistillTask:
     """The augmentation of the track's students, e.g. "none" or a DSA strategy."""
     device: torch.device
     seeds: Seeds
+    """The only source of randomness. Under seed scheme 2 of a track, the seeds of students and
+    attacks do not follow from it."""
     work_dir: Path
     """A folder of this run's for resumable state; kept when the run is killed."""
     store_dir: Path

@@ -177,7 +177,7 @@ class AttackSpec(StrictModel):
 class Track(StrictModel):
     """A protocol. A change of any field is a new version, with a board of its own."""
 
-    ADDED = frozenset({"student_network", "base"})
+    ADDED = frozenset({"student_network", "base", "seed_scheme"})
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: int = Field(gt=0)
@@ -185,6 +185,10 @@ class Track(StrictModel):
     base: str = ""
     """Name of the track whose seeds and presets it has, so that a method makes the same sets for
     both; "": its own."""
+    seed_scheme: Literal[1, 2] = 1
+    """Where a method's seeds come from. 1: from the run's seed, as those of students and attacks,
+    which a method can then compute. 2: from a hash of the run's seed. A track has the scheme of its
+    base, so that a method makes the same sets for both."""
     data: DataSpec
     network: NetworkSpec = NetworkSpec()
     """What the method distils with."""

@@ -71,6 +71,8 @@ class Workbench(RunFolder):
         self._examples = examples
         self.device = torch.device(plan.device)
         self.seeds = Seeds(plan.seed, plan.track.family, plan.method)
+        """Of the judges: students and attacks take `seeds.shared()`."""
+        self.method_seeds = self.seeds.for_method(plan.track.seed_scheme)
 
     @cached_property
     def _data(self) -> ImageData:
@@ -204,7 +206,7 @@ class Workbench(RunFolder):
             threat=self.threat(track.threat.headline),
             augmentation=track.students.augmentation,
             device=self.device,
-            seeds=self.seeds,
+            seeds=self.method_seeds,
             work_dir=work,
             store_dir=self.store,
             data_sha256=self.data_hashes[0],
@@ -237,7 +239,7 @@ class Workbench(RunFolder):
         plan, data = self.plan, (self.train.images, self.train.labels)
         before = [tensor._version for tensor in data]
         who = f"method {plan.method!r}{what}"
-        with blame(plan.plugin, who), isolated_rng(self.seeds.seed("global", what)):
+        with blame(plan.plugin, who), isolated_rng(self.method_seeds.seed("global", what)):
             yield
         if [tensor._version for tensor in data] != before:
             raise PluginError(
