@@ -51,7 +51,15 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillTask:
-    """What a method gets. The test split is not in it, and cannot be reached from it."""
+    """What a method gets: training data, and what is made of them.
+
+    Neither the test split nor a validation split can be reached from it, nor from the reporter:
+    not by attributes, closures, bound methods, containers or the memory that tensors share. A test
+    walks all of that. What runs in one process can still find anything in it: the variables of
+    modules, the frames of callers and the garbage collector's lists lead everywhere, and the data
+    files can be read from disk. Admission therefore compares every distilled image with the test
+    images (docs/submitting.md).
+    """
 
     images: Tensor
     """Training images (N,C,H,W) on `device`: uint8, or float32 in [0,1]."""
@@ -70,6 +78,8 @@ class DistillTask:
     """The augmentation of the track's students, e.g. "none" or a DSA strategy."""
     device: torch.device
     seeds: Seeds
+    """The only source of randomness. Under seed scheme 2 of a track, the seeds of students and
+    attacks do not follow from it."""
     work_dir: Path
     """A folder of this run's for resumable state; kept when the run is killed."""
     store_dir: Path

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from robustdd_bench.board.overlaps import DataAtHand
 from robustdd_bench.board.submissions import Report, check_folders, check_revisions
 from robustdd_bench.board.trees import commit, git
 from robustdd_bench.errors import RobustDDError, UsageError
@@ -45,14 +46,15 @@ def target_of(repository: Path) -> str:
 def report_of(arguments: argparse.Namespace) -> Report:
     """The report that was asked for."""
     registry = collect(get_plugin_manager())
+    data = DataAtHand(registry, arguments.data_root)
     if (arguments.board is None) != (arguments.base is None):
         raise UsageError("--board and --base go together")
     if arguments.board is not None:
-        return check_folders(arguments.board, arguments.base, registry)
+        return check_folders(arguments.board, arguments.base, registry, data)
     base, dots, head = arguments.revisions.partition("..")
     if not dots:
         base, head = arguments.against or target_of(arguments.repository), arguments.revisions
-    return check_revisions(arguments.repository, head.lstrip(".") or "HEAD", base, registry)
+    return check_revisions(arguments.repository, head.lstrip(".") or "HEAD", base, registry, data)
 
 
 def verify_commands(report: Report) -> list[str]:
@@ -113,6 +115,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--repository", type=Path, default=Path(), help="the clone (default: here)")
     parser.add_argument("--board", type=Path, help="folder of the submission's board")
     parser.add_argument("--base", type=Path, help="folder of the published board")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder that holds the datasets"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(words)
     try:

@@ -43,7 +43,7 @@ def test_the_harness_lets_a_method_whiten_where_the_track_does_nothing(bench):
     made.check((1, 8, 8), 10, 1)
     assert made.preprocessing == Preprocessing("zca")
     assert isinstance(task.network(0)[0], nn.Identity)
-    assert isinstance(bench.factory(made.preprocessing)(0)[0], ZCA)
+    assert isinstance(bench.student_network(made, 0)[0], ZCA)
 
 
 def test_whitening_is_fitted_once(bench):

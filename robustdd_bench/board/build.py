@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustdd_bench.board.content import BOARD_VERSION, BoardContent
+from robustdd_bench.board.overlaps import DataAtHand
 from robustdd_bench.board.page import PAGE_NAME, page
 from robustdd_bench.board.publish import Published, locked, newest, placing, published
 from robustdd_bench.board.reported import read_reported
@@ -45,7 +46,11 @@ def build(root: Path, registry: Registry | None = None) -> BoardContent:
 
 
 def publish_and_build(
-    run: Path, root: Path, registry: Registry, submission: Submission | None = None
+    run: Path,
+    root: Path,
+    registry: Registry,
+    submission: Submission | None = None,
+    data: DataAtHand | None = None,
 ) -> Published:
     """Publish a run and build the board again; if either fails, the board is as it was.
 
@@ -54,12 +59,13 @@ def publish_and_build(
         root: the board's folder.
         registry: what is installed, which the run's protocol is held against.
         submission: who it is from; None leaves what is there.
+        data: the datasets, which the run's set is compared with; None: it is not.
 
     Raises:
         UsageError: the run cannot be published, or the board is not valid.
         RunFailedError: the board cannot be written.
     """
-    with placing(run, root, registry, submission) as placed:
+    with placing(run, root, registry, submission, data) as placed:
         _write(placed.runs, root)
         return placed.run
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from robustdd_bench.board.overlaps import copies_against
 from robustdd_bench.board.preview import check_preview
 from robustdd_bench.board.sets import read_set
 from robustdd_bench.board.texts import suspicious_texts
@@ -54,6 +55,7 @@ def reasons_against(
     failed = sorted({flag.name for flag in record.flags if not flag.passed})
     if failed:
         reasons.append(f"sanity checks failed: {', '.join(failed)}")
+    reasons += copies_against(record.overlap)
     texts = suspicious_texts(record)
     reasons += texts[:MAX_TEXTS]
     if len(texts) > MAX_TEXTS:

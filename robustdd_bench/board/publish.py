@@ -22,6 +22,7 @@ from robustdd_bench.board.confirmations import (
     run_of,
 )
 from robustdd_bench.board.copies import clashes
+from robustdd_bench.board.overlaps import DataAtHand
 from robustdd_bench.board.placing import STAGING, mend, place
 from robustdd_bench.board.submission import (
     Submission,
@@ -92,6 +93,7 @@ def publish(
     board: Path,
     registry: Registry | None = None,
     submission: Submission | None = None,
+    data: DataAtHand | None = None,
 ) -> Published:
     """Copy a run to the board; publishing it again changes nothing but what `submission` says.
 
@@ -102,13 +104,14 @@ def publish(
         board: the folder that holds `results/`.
         registry: what is installed, which the run's protocol is held against; None: it is not.
         submission: who it is from; None leaves what is there.
+        data: the datasets, which the run's set is compared with; None: it is not.
 
     Raises:
         UsageError: the run cannot be published, or the board is not valid; the message gives
             every reason.
         RunFailedError: the board cannot be written; it is as it was.
     """
-    with placing(run, board, registry, submission) as placed:
+    with placing(run, board, registry, submission, data) as placed:
         return placed.run
 
 
@@ -118,10 +121,13 @@ def placing(
     board: Path,
     registry: Registry | None = None,
     submission: Submission | None = None,
+    data: DataAtHand | None = None,
 ) -> Iterator[Placed]:
     """As `publish`; if the body raises, the published runs are as they were."""
     record = read_record(run / RECORD_NAME)
     reasons = reasons_against(record, run, registry, new=True, published=False)
+    if data is not None:
+        reasons = list(dict.fromkeys(reasons + data.reasons(record, run)))
     if reasons and not board.exists():
         raise _refused(run, reasons)
     with locked(board):

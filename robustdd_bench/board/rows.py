@@ -50,6 +50,9 @@ MARKS: Mapping[str, str] = {
     "checked here; a division of its own.",
     "beyond pixels": "Some of its images leave [0,1], as no photograph does; students are trained "
     "on them as they are, and attacked within [0,1].",
+    "near test images": "Some of its images are much closer to a test image than to any training "
+    "image, so that they look like copies.",
+    "training images": "All of its images are training images, as a selection's are.",
     "set taken over": "The set was made by an earlier run and judged again under this version of "
     "the track.",
     "one seed": "One distillation seed: how much other sets of the method differ is not known.",
@@ -320,6 +323,10 @@ def _marks(standing: Standing) -> list[str]:
             found.add("own preprocessing")
         if distilled.pixel_min < 0 or distilled.pixel_max > 1:
             found.add("beyond pixels")
+        if record.overlap is not None and record.overlap.near_test:
+            found.add("near test images")
+        if record.overlap is not None and record.overlap.exact_train == record.overlap.images:
+            found.add("training images")
         if costs.adopted is not None:
             found.add("set taken over")
         if costs.dirty:

@@ -19,6 +19,7 @@ from robustdd_bench.board.build import board, texts
 from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME, reasons_against
 from robustdd_bench.board.confirmations import CONFIRMATIONS, folder_name, run_of
 from robustdd_bench.board.copies import clashes
+from robustdd_bench.board.overlaps import DataAtHand
 from robustdd_bench.board.publish import place_of, published
 from robustdd_bench.board.readme import with_section
 from robustdd_bench.board.reported import MAX_BYTES as MAX_REPORTED
@@ -76,7 +77,13 @@ class Report:
         self.refused.append(Refusal(visible(path), visible(reason)))
 
 
-def check_revisions(repository: Path, head: str, against: str, registry: Registry) -> Report:
+def check_revisions(
+    repository: Path,
+    head: str,
+    against: str,
+    registry: Registry,
+    data: DataAtHand | None = None,
+) -> Report:
     """Check what a revision adds to another one since both went apart.
 
     Args:
@@ -84,26 +91,31 @@ def check_revisions(repository: Path, head: str, against: str, registry: Registr
         head: the submission.
         against: the branch that it is to be merged into, whose records are the published ones.
         registry: what is installed here.
+        data: the datasets, which new sets are compared with; None: they are not.
 
     Raises:
         UsageError: there is no such revision, or the published board is not valid.
     """
     new, target = GitTree(repository, head), GitTree(repository, against)
     base = GitTree(repository, merge_base(repository, target.commit, new.commit))
-    return check_trees(new, base, target, registry)
+    return check_trees(new, base, target, registry, data)
 
 
-def check_folders(new: Path, base: Path, registry: Registry) -> Report:
+def check_folders(
+    new: Path, base: Path, registry: Registry, data: DataAtHand | None = None
+) -> Report:
     """Check one board's folder against another one.
 
     Raises:
         UsageError: a folder is missing, or the published board is not valid.
     """
     before = FolderTree(base, ROOT)
-    return check_trees(FolderTree(new, ROOT), before, before, registry)
+    return check_trees(FolderTree(new, ROOT), before, before, registry, data)
 
 
-def check_trees(new: Tree, base: Tree, target: Tree, registry: Registry) -> Report:
+def check_trees(
+    new: Tree, base: Tree, target: Tree, registry: Registry, data: DataAtHand | None = None
+) -> Report:
     """Check the difference between `base` and `new`, which is to be merged into `target`.
 
     Raises:
@@ -132,7 +144,7 @@ def check_trees(new: Tree, base: Tree, target: Tree, registry: Registry) -> Repo
         before, after = Path(place, "target"), Path(place, "new")
         target.extract(_of_board(target), before)
         new.extract(sound, after)
-        _check_runs(folders, after, before, registry, report)
+        _check_runs(folders, after, before, registry, report, data)
         _check_reported([path for path in sound if _REPORTED.fullmatch(path)], after, report)
         if report.refused:
             report.notes.append("what is generated is checked once the rest is in order")
@@ -194,7 +206,12 @@ def _of_board(tree: Tree) -> list[str]:
 
 
 def _check_runs(
-    folders: Iterable[str], new: Path, target: Path, registry: Registry, report: Report
+    folders: Iterable[str],
+    new: Path,
+    target: Path,
+    registry: Registry,
+    report: Report,
+    data: DataAtHand | None,
 ) -> None:
     """Every new run by itself, then against what is published and against one another."""
     runs = published(target / ROOT, registry)
@@ -211,6 +228,8 @@ def _check_runs(
             continue
         reasons = list(_reasons(record, where, new / where, registry))
         reasons += _made_again(record, where, new / where, first)
+        if data is not None:
+            reasons = list(dict.fromkeys(reasons + data.reasons(record, new / where)))
         if record.status == "complete":
             others = [*there, *(known for _, known in report.runs)]
             reasons += clashes(record, (one for one in others if one.run_id != record.run_id))
@@ -224,6 +243,7 @@ def _check_runs(
                 f"{where}: method {record.method.name} of {record.method.distribution} is not "
                 "installed here; its settings cannot be checked"
             )
+    report.notes += [] if data is None else data.notes
 
 
 def _made_again(

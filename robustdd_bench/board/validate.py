@@ -11,6 +11,7 @@ from typing import Any
 from robustdd_bench.board.build import BOARD_NAME, board, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS
 from robustdd_bench.board.content import BoardContent
+from robustdd_bench.board.overlaps import DataAtHand
 from robustdd_bench.board.page import PAGE_NAME
 from robustdd_bench.board.placing import STAGING
 from robustdd_bench.board.publish import RESULTS, problems_of, published
@@ -66,12 +67,15 @@ class Validation:
         }
 
 
-def validate(root: Path, registry: Registry | None = None) -> Validation:
+def validate(
+    root: Path, registry: Registry | None = None, data: DataAtHand | None = None
+) -> Validation:
     """Check every published run, the reported figures, and what was built from them.
 
     Args:
         root: the board's folder.
         registry: what is installed, which protocols are held against; None: they are not.
+        data: the datasets, which sets are compared with; None: they are not.
 
     Raises:
         UsageError: there is no such folder.
@@ -83,7 +87,7 @@ def validate(root: Path, registry: Registry | None = None) -> Validation:
     for folder in _places(root / RESULTS):
         found = [
             _problem(root, path, text)
-            for path, text in _run_problems(folder, root, protocols, registry)
+            for path, text in _run_problems(folder, root, protocols, registry, data)
         ]
         problems += found
         if not found:
@@ -110,7 +114,11 @@ def _places(results: Path) -> Iterator[Path]:
 
 
 def _run_problems(
-    folder: Path, root: Path, protocols: dict[str, str], registry: Registry | None
+    folder: Path,
+    root: Path,
+    protocols: dict[str, str],
+    registry: Registry | None,
+    data: DataAtHand | None,
 ) -> Iterator[tuple[Path, object]]:
     """File or folder and problem, of a run; `protocols` holds the tracks seen."""
     try:
@@ -119,6 +127,8 @@ def _run_problems(
         yield folder / "record.json", error
     else:
         found = problems_of(record, folder, root, protocols, registry)
+        if data is not None:
+            found = list(dict.fromkeys(found + data.reasons(record, folder)))
         yield from ((folder, text) for text in found)
     try:
         read_submission(folder)

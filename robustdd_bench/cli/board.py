@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from robustdd_bench.cli.arguments import data_root_option
 from robustdd_bench.cli.group import Group
 from robustdd_bench.cli.output import format_option, print_json, print_tables
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from robustdd_bench.board.overlaps import DataAtHand
 
 FORMATS = ("table", "json", "csv", "md", "latex")
 
@@ -32,14 +37,18 @@ board_option = click.option(
 @click.option("--link", metavar="URL", help="Where its code or sets are, an https address.")
 @click.option("--paper", metavar="URL", help="The paper of the method, an https address.")
 @click.option("--licence", metavar="SPDX", help='Licence of the distilled set, e.g. "CC-BY-4.0".')
+@data_root_option
 @pass_session
-def publish_command(session: Session, folder: Path, root: Path, **people: str | None) -> None:
+def publish_command(
+    session: Session, folder: Path, root: Path, data_root: Path, **people: str | None
+) -> None:
     """Copy a run to the board and rebuild it.
 
     RUN is the folder of a run. A validation run, a failed one, one with a failed sanity check or
     one on a track that is not installed is refused, with every reason at once; the board is then
-    as it was. Publishing a run again changes nothing but what --by, --link, --paper and --licence
-    say.
+    as it was. So is a set that holds copies of test images; it is compared with the dataset where
+    that is under --data-root. Publishing a run again changes nothing but what --by, --link, --paper
+    and --licence say.
 
     A run that measures what a published one measures (the same method and settings, track, seed)
     with another torch, version, device or machine is kept below that one as its confirmation. It is
@@ -47,18 +56,26 @@ def publish_command(session: Session, folder: Path, root: Path, **people: str | 
     """
     from robustdd_bench.board.build import publish_and_build
     from robustdd_bench.board.confirmations import deviation, run_of
+    from robustdd_bench.board.overlaps import DataAtHand
     from robustdd_bench.board.submission import make_submission
     from robustdd_bench.protocol.tracks import RECORD_NAME
     from robustdd_bench.runs.records import read_record
 
     submission = make_submission(**people)
-    done = publish_and_build(folder, root, session.registry, submission)
+    data = DataAtHand(session.registry, data_root)
+    done = publish_and_build(folder, root, session.registry, submission, data)
+    _say_notes(data)
     print(done.folder)
     first = run_of(done.folder)
     if first is not None:
         run = read_record(first / RECORD_NAME)
         found = deviation(run, done.record)
         print(f"it confirms run {run.run_id}: {found}", file=sys.stderr)
+
+
+def _say_notes(data: DataAtHand) -> None:
+    for note in data.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 @click.group("board", cls=Group)
@@ -81,19 +98,26 @@ def board_build(session: Session, root: Path) -> None:
 
 @board.command("validate")
 @board_option
+@data_root_option
 @format_option("table", "json", "csv", "md")
 @click.pass_context
 @pass_session
-def board_validate(session: Session, ctx: click.Context, root: Path, form: str) -> None:
+def board_validate(
+    session: Session, ctx: click.Context, root: Path, data_root: Path, form: str
+) -> None:
     """Check a board as it lies there: every run, what is said beside it, and what was built.
 
     Every published record, set, preview, place and submission; the files of reported figures; and
-    that leaderboard.json and the page index.html are those that the records give. All problems are
+    that leaderboard.json and the page index.html are those that the records give. Sets are compared
+    with the images of their dataset where that is under --data-root. All problems are
     named; the exit code is 1 if there is one.
     """
+    from robustdd_bench.board.overlaps import DataAtHand
     from robustdd_bench.board.validate import validate
 
-    found = validate(root, session.registry)
+    data = DataAtHand(session.registry, data_root)
+    found = validate(root, session.registry, data)
+    _say_notes(data)
     if form == "json":
         print_json(found.content())
     elif form == "table" and not found.problems:

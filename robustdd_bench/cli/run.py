@@ -248,6 +248,7 @@ def summary(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "publishable": record.publishable,
         "failed_checks": sorted({flag.name for flag in record.flags if not flag.passed}),
+        "overlap": None if record.overlap is None else record.overlap.model_dump(mode="json"),
         "failure": None if record.failure is None else record.failure.reason,
         "clean": None if aggregates is None else aggregates.clean.model_dump(mode="json"),
         "robust": []
@@ -285,3 +286,26 @@ def _print_finished(finished: Finished) -> None:
         if not flag.passed:
             text = f"check failed on student {flag.student}: {flag.name}: {flag.evidence}"
             print(one_line(f"warning: {text}"), file=sys.stderr)
+    _say_copies(record)
+
+
+def _say_copies(record: Record) -> None:
+    """What the images of a set have in common with the data, where that matters."""
+    found = record.overlap
+    if found is None:
+        return
+    judged = "test images" if record.split == "test" else "images that it is judged on"
+    if found.exact_test:
+        print(
+            f"warning: {found.exact_test} of {found.images} images are exact copies of {judged}: "
+            "this run does not rank and cannot be published",
+            file=sys.stderr,
+        )
+    if found.near_test:
+        print(
+            f"warning: {found.near_test} of {found.images} images are near copies of {judged} "
+            f"(correlation up to {found.closest_test:.3f}); a board marks them",
+            file=sys.stderr,
+        )
+    if found.exact_train == found.images:
+        print("all images of the set are training images", file=sys.stderr)

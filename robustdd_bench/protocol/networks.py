@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,8 +68,10 @@ class NetworkFactory:
         shape_CHW: channels, height, width.
         num_classes: K.
         preprocessing: first layer.
-        train_images: what a ZCA layer is fitted on; (N,C,H,W).
+        train_images: what a ZCA layer is fitted on; (N,C,H,W). They are not kept.
         device: where networks live.
+        separate: whether each network gets a copy of the layer, so that no network can change
+            another one. Methods draw a network in each iteration and share the layer.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class NetworkFactory:
         preprocessing: Preprocessing,
         train_images: Tensor,
         device: torch.device,
+        *,
+        separate: bool = False,
     ) -> None:
         self._build = build
         self._options = dict(options)
@@ -87,6 +92,7 @@ class NetworkFactory:
         self._classes = num_classes
         self._layer = preprocessing.layer(train_images).to(device)
         self._device = device
+        self._separate = separate
 
     def __call__(self, seed: int) -> nn.Module:
         """A network on the device, in train mode."""
@@ -96,4 +102,58 @@ class NetworkFactory:
             except TypeError as error:
                 raise UsageError(f"the track's network options do not fit: {error}") from error
         # The host does not wait for the device: methods draw a network in each iteration.
-        return nn.Sequential(self._layer, network.to(self._device, non_blocking=True))
+        layer = copy.deepcopy(self._layer) if self._separate else self._layer
+        return nn.Sequential(layer, network.to(self._device, non_blocking=True))
+
+
+class Networks:
+    """`networks(preprocessing)`: the factory of an architecture behind a preprocessing layer.
+
+    It holds training images and nothing else of the data, so that a method may hold it. Each
+    factory is made once: fitting ZCA takes seconds.
+
+    Args:
+        build: `build(shape_CHW, num_classes, **options)`.
+        options: options of the builder.
+        num_classes: K.
+        train_images: what a ZCA layer is fitted on; (N,C,H,W).
+        device: where networks live.
+        separate: see `NetworkFactory`.
+    """
+
+    def __init__(
+        self,
+        build: Builder,
+        options: Mapping[str, Any],
+        num_classes: int,
+        train_images: Tensor,
+        device: torch.device,
+        *,
+        separate: bool = False,
+    ) -> None:
+        self._build = build
+        self._options = dict(options)
+        self._classes = num_classes
+        self._images = train_images
+        self._device = device
+        self._separate = separate
+        self._factories: dict[Preprocessing, NetworkFactory] = {}
+
+    def __call__(self, preprocessing: Preprocessing) -> NetworkFactory:
+        """The factory of networks behind that layer.
+
+        Raises:
+            UsageError: the layer does not fit the images.
+        """
+        if preprocessing not in self._factories:
+            self._factories[preprocessing] = NetworkFactory(
+                self._build,
+                self._options,
+                self._images.shape[1:],
+                self._classes,
+                preprocessing,
+                self._images,
+                self._device,
+                separate=self._separate,
+            )
+        return self._factories[preprocessing]

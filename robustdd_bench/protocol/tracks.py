@@ -181,6 +181,7 @@ class Track(StrictModel):
         "student_network": "0.1.0",
         "base": "0.1.0",
         "ranked_seeds": "0.2.0",
+        "seed_scheme": "0.2.0",
     }
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -189,6 +190,10 @@ class Track(StrictModel):
     base: str = ""
     """Name of the track whose seeds and presets it has, so that a method makes the same sets for
     both; "": its own."""
+    seed_scheme: Literal[1, 2] = 1
+    """Where a method's seeds come from. 1: from the run's seed, as those of students and attacks,
+    which a method can then compute. 2: from a hash of the run's seed. A track has the scheme of its
+    base, so that a method makes the same sets for both."""
     data: DataSpec
     network: NetworkSpec = NetworkSpec()
     """What the method distils with."""

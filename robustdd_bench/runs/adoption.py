@@ -140,6 +140,7 @@ def _check_track(old: Track, new: Track) -> None:
             "threat.headline": track.threat.headline,
             "students.augmentation": track.students.augmentation,
             "base, whose name is in the seeds": track.family,
+            "seed_scheme": track.seed_scheme,
         }
 
     before, after = seen(old), seen(new)

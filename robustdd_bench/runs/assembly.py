@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
+from robustdd_bench.evaluation.overlap import overlap
 from robustdd_bench.evaluation.robustness import AttackOutcome
 from robustdd_bench.evaluation.witnesses import load, merge, save
 from robustdd_bench.files import read_json
@@ -26,6 +28,7 @@ from robustdd_bench.runs.record_parts import (
     Failure,
     Flag,
     MethodInfo,
+    OverlapInfo,
     StageProcess,
     StageTime,
     StudentResult,
@@ -47,6 +50,7 @@ def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime
         status="complete",
         data=data_info(bench),
         distilled=set_info(bench.distilled(), bench.num_classes),
+        overlap=overlap_info(bench),
         students=students,
         aggregates=aggregate_students(students, bench.plan.track),
         flags=flags,
@@ -221,6 +225,15 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
             processes=_processes(cells, adoption),
         ),
     }
+
+
+def overlap_info(bench: Workbench) -> OverlapInfo | None:
+    """Which images of the set are copies of others; None for a reference, which may be the data."""
+    if bench.reference:
+        return None
+    images = bench.distilled().images.to(bench.device)
+    found = overlap(images, bench.train.images, bench.whole_evaluation.images)
+    return OverlapInfo(**dataclasses.asdict(found))
 
 
 def data_info(bench: Workbench) -> DataInfo:

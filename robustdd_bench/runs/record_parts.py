@@ -69,6 +69,29 @@ class SetInfo(Part):
     provenance: dict[str, Any]
 
 
+class OverlapInfo(Part):
+    """How many images of the set are copies of others; see `robustdd_bench.evaluation.overlap`."""
+
+    images: int = Field(gt=0)
+    exact_test: int = Field(ge=0)
+    """Exact copies of images that students are judged on, and of no training image."""
+    near_test: int = Field(ge=0)
+    """Further images that are near one that students are judged on."""
+    exact_train: int = Field(ge=0)
+    """Exact copies of training images, which a method may return."""
+    near_train: int = Field(ge=0)
+    """Further images that are near a training image."""
+    closest_test: float = Field(ge=0, le=1)
+    """Largest correlation to an image that students are judged on; copies of training images are
+    left out."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> OverlapInfo:
+        if self.exact_test + self.near_test + self.exact_train + self.near_train > self.images:
+            raise ValueError("the copies are more than the images of the set")
+        return self
+
+
 class AttackResult(Part):
     """What one attack at one eps did to one student."""
 

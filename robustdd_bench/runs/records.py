@@ -41,6 +41,7 @@ from robustdd_bench.runs.record_parts import (
     Failure,
     Flag,
     MethodInfo,
+    OverlapInfo,
     Part,
     RobustAggregate,
     SetInfo,
@@ -57,7 +58,7 @@ say of themselves, and sets taken over from another run."""
 class Record(Part):
     """A run: complete with results, or failed with a reason."""
 
-    ADDED: ClassVar = {"further": "0.2.0"}
+    ADDED: ClassVar = {"further": "0.2.0", "overlap": "0.2.0"}
 
     schema_version: Literal[1, 2] = 2
     run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
@@ -77,6 +78,8 @@ class Record(Part):
     command: str
     data: DataInfo | None
     distilled: SetInfo | None
+    overlap: OverlapInfo | None = None
+    """Copies of other images in the set; none for references and in records of before."""
     students: tuple[StudentResult, ...]
     aggregates: Aggregates | None
     flags: tuple[Flag, ...]
@@ -87,10 +90,11 @@ class Record(Part):
 
     @property
     def publishable(self) -> bool:
-        """Complete, on the test split, every check passed."""
+        """Complete, on the test split, every check passed, no copy of a test image."""
         return (
             self.status == "complete"
             and self.split == "test"
+            and (self.overlap is None or self.overlap.exact_test == 0)
             and all(flag.passed for flag in self.flags)
         )
 
@@ -156,6 +160,8 @@ class Record(Part):
             if self.aggregates is None or self.data is None or self.distilled is None:
                 raise ValueError("a complete record needs data, distilled set and aggregates")
             _check_set(self.distilled, self.data, self)
+            if self.overlap is not None and self.overlap.images != self.distilled.images:
+                raise ValueError("overlap.images is not the number of images of the set")
             _check_students(self.students, self.data, self.track)
             _check_flags(self.flags, len(self.students))
             again = aggregate_students(self.students, self.track)

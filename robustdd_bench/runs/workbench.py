@@ -23,7 +23,7 @@ from robustdd_bench.files import read_safetensors
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
 from robustdd_bench.protocol.loading import load_data
-from robustdd_bench.protocol.networks import NetworkFactory
+from robustdd_bench.protocol.networks import Networks
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
 from robustdd_bench.runs.adoption import ADOPTED, adopted_cell
@@ -67,11 +67,12 @@ class Workbench(RunFolder):
         self.data_root = data_root
         self.download = download
         self.witnesses = witnesses
-        self._students = students
+        self._judged = students
         self._examples = examples
         self.device = torch.device(plan.device)
         self.seeds = Seeds(plan.seed, plan.track.family, plan.method)
-        self._factories: dict[tuple[Preprocessing, str], NetworkFactory] = {}
+        """Of the judges: students and attacks take `seeds.shared()`."""
+        self.method_seeds = self.seeds.for_method(plan.track.seed_scheme)
 
     @cached_property
     def _data(self) -> ImageData:
@@ -111,7 +112,7 @@ class Workbench(RunFolder):
     def judged(self) -> range:
         """The students that are attacked and checked."""
         count = self.plan.track.students.count
-        return range(count if self._students is None else self._students)
+        return range(count if self._judged is None else self._judged)
 
     @property
     def trained(self) -> range:
@@ -140,23 +141,21 @@ class Workbench(RunFolder):
         """The track's preprocessing."""
         return Preprocessing(**self.plan.track.preprocessing.model_dump())
 
-    def factory(self, preprocessing: Preprocessing) -> NetworkFactory:
-        """Networks the method distils with, behind a preprocessing layer (ZCA is fitted once)."""
-        return self._factory(preprocessing, self.plan.track.network)
+    def _networks(self, spec: NetworkSpec, *, separate: bool = False) -> Networks:
+        return Networks(
+            self.registry.get("networks", spec.name).load(),
+            spec.options,
+            self.num_classes,
+            self.train.images,
+            self.device,
+            separate=separate,
+        )
 
-    def _factory(self, preprocessing: Preprocessing, spec: NetworkSpec) -> NetworkFactory:
-        key = (preprocessing, spec.model_dump_json())
-        if key not in self._factories:
-            self._factories[key] = NetworkFactory(
-                self.registry.get("networks", spec.name).load(),
-                spec.options,
-                self.shape_CHW,
-                self.num_classes,
-                preprocessing,
-                self.train.images,
-                self.device,
-            )
-        return self._factories[key]
+    @cached_property
+    def _students(self) -> Networks:
+        """Students are networks of their own: nothing that a plugin holds is a part of them."""
+        track = self.plan.track
+        return self._networks(track.student_network or track.network, separate=True)
 
     def threat(self, eps: float) -> ThreatModel:
         """The track's threat model at an eps."""
@@ -192,8 +191,9 @@ class Workbench(RunFolder):
 
     @cached_property
     def task(self) -> DistillTask:
-        """What the method gets. The evaluation split is not in it."""
+        """What the method gets. Nothing in it leads to the evaluation split or to this object."""
         track = self.plan.track
+        networks = self._networks(track.network)
         work = self.folder / "work"
         work.mkdir(parents=True, exist_ok=True)
         return DistillTask(
@@ -201,17 +201,17 @@ class Workbench(RunFolder):
             labels=self.train.labels,
             num_classes=self.num_classes,
             ipc=track.data.ipc,
-            network=self.factory(self.preprocessing),
+            network=networks(self.preprocessing),
             preprocessing=self.preprocessing,
             threat=self.threat(track.threat.headline),
             augmentation=track.students.augmentation,
             device=self.device,
-            seeds=self.seeds,
+            seeds=self.method_seeds,
             work_dir=work,
             store_dir=self.store,
             data_sha256=self.data_hashes[0],
             allow_flip=track.data.flip,
-            network_with=self.factory,
+            network_with=networks,
         )
 
     def prepare(self) -> None:
@@ -223,7 +223,7 @@ class Workbench(RunFolder):
         """
         _ = self.train, self.evaluation, self.distiller
         self.task.network(0)
-        self._students_behind(self.preprocessing)(0)
+        self._students(self.preprocessing)(0)
         if not self.reference:
             self.task.required_ipc()
         for attack in self.plan.attacks:
@@ -239,7 +239,7 @@ class Workbench(RunFolder):
         plan, data = self.plan, (self.train.images, self.train.labels)
         before = [tensor._version for tensor in data]
         who = f"method {plan.method!r}{what}"
-        with blame(plan.plugin, who), isolated_rng(self.seeds.seed("global", what)):
+        with blame(plan.plugin, who), isolated_rng(self.method_seeds.seed("global", what)):
             yield
         if [tensor._version for tensor in data] != before:
             raise PluginError(
@@ -278,11 +278,7 @@ class Workbench(RunFolder):
 
     def student_network(self, distilled: DistilledSet, seed: int) -> nn.Module:
         """A fresh student, behind the set's preprocessing or else the track's."""
-        return self._students_behind(distilled.preprocessing or self.preprocessing)(seed)
-
-    def _students_behind(self, preprocessing: Preprocessing) -> NetworkFactory:
-        track = self.plan.track
-        return self._factory(preprocessing, track.student_network or track.network)
+        return self._students(distilled.preprocessing or self.preprocessing)(seed)
 
     def student(self, index: int) -> nn.Module:
         """A trained student, read from its file, in eval mode with frozen weights."""
@@ -366,11 +362,14 @@ class Workbench(RunFolder):
 
 
 def _alone(split: Split) -> Split:
-    """The split in memory of its own: a view of a larger tensor could carry the test split."""
+    """The split in memory and tensors of its own.
+
+    A view of a larger tensor, or an attribute that a loader set on one, could carry the test split.
+    """
 
     def own(tensor: Tensor) -> Tensor:
         whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return tensor if whole else tensor.clone()
+        return tensor.detach() if whole else tensor.clone()
 
     return Split(own(split.images), own(split.labels))
 

@@ -42,6 +42,17 @@ class Seeds:
         generator.manual_seed(self.seed(purpose, *index))
         return generator
 
+    def for_method(self, scheme: int) -> Seeds:
+        """The seeds that a method gets, under a track's seed scheme.
+
+        Args:
+            scheme: 1: these, so that a method can compute those of students and attacks. 2: of
+                another base, a hash of this one, so that they do not follow from what it gets.
+        """
+        if scheme == 1:
+            return self
+        return Seeds(derive_seed("methods", scheme, self.base), self.track, self.method)
+
     def shared(self) -> Seeds:
         """The same seeds without the method: what all methods of a track have in common."""
         return Seeds(self.base, self.track)
