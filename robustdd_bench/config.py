@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.errors import PluginError, RobustDDError, UsageError
+from robustdd_bench.guard import guard, plain_text, plugin_of, told
 
 _DATES = (datetime.date, datetime.time)
 
@@ -80,6 +81,16 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
             the class itself refuses.
         PluginError: the class is no configuration.
     """
+    try:
+        with guard(plugin_of(config_class), owner):
+            return _build_config(config_class, overrides, owner)
+    except RobustDDError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{owner}: its configuration cannot be built: {told(error)}") from error
+
+
+def _build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
     fields = _settable(config_class, owner)
     values: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -92,9 +103,7 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
     try:
         return config_class(**values)
     except ValueError as error:
-        raise UsageError(f"{owner}: {_one_line(error)}") from error
-    except TypeError as error:
-        raise PluginError(f"{owner}: its configuration cannot be built: {error}") from error
+        raise UsageError(f"{owner}: {plain_text(error) or type(error).__name__}") from error
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -181,10 +190,6 @@ def _finite(value: Any) -> bool:
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(_finite(item) for item in value)
     return True
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _source_of_fields(config_class: type[Any]) -> tuple[dict[str, str], dict[str, str]]:

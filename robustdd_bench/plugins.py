@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import pluggy
 
 from robustdd_bench import hookspecs
 from robustdd_bench.errors import PluginError, PluginWarning, UsageError, unknown_name
-from robustdd_bench.guard import guard, told
+from robustdd_bench.guard import guard, known_as, told
 from robustdd_bench.names import NAME_PATTERN, refusal
 
 __all__ = [
@@ -84,6 +83,7 @@ class Entry:
         """
         module, _, attribute = self.target.partition(":")
         what = f"{SINGULAR[self.kind]} {self.name!r}"
+        known_as(module, self.plugin)
         try:
             with guard(self.plugin, f"the import of {what}"):
                 value = importlib.import_module(module)
@@ -162,6 +162,7 @@ def get_plugin_manager(
                 infos[point.name] = _with(info, "disabled")
                 continue
             _refuse_twin(infos, info)  # the user has to choose
+            known_as(point.value.partition(":")[0], point.name)
             try:
                 with guard(point.name, "its import"):
                     plugin = point.load()

@@ -42,11 +42,24 @@ from robustdd_bench.errors import (
 )
 from robustdd_bench.guard.interrupts import INTERRUPTS
 from robustdd_bench.guard.libraries import GROUPS
+from robustdd_bench.guard.patches import Patches
 from robustdd_bench.guard.settings import ImportWatch, Snapshot
 from robustdd_bench.guard.streams import Streams
 from robustdd_bench.terminal import hides, one_line
 
-__all__ = ["StoppedError", "blame", "guard", "left_changed", "logged", "told"]
+__all__ = [
+    "BUILTIN",
+    "StoppedError",
+    "blame",
+    "blame_stranger",
+    "guard",
+    "known_as",
+    "left_changed",
+    "logged",
+    "plain_text",
+    "plugin_of",
+    "told",
+]
 
 BUILTIN = "builtin"
 MAX_TEXT = 1000
@@ -56,6 +69,27 @@ _faults: dict[str, dict[str, None]] = defaultdict(dict)
 _owner: list[Any] = []
 """The thread whose guards keep the settings, once for each of its open guards."""
 _open: list[Snapshot] = []
+
+
+_plugins: dict[str, str] = {}
+"""Modules of plugins, and the plugins' names."""
+
+
+def known_as(module: str, plugin: str) -> None:
+    """Remember whose module it is."""
+    _plugins[module] = plugin
+    _plugins.setdefault(module.partition(".")[0], plugin)
+
+
+def plugin_of(thing: Any) -> str:
+    """The plugin that a class or an object of it is from; its package where that is not known."""
+    module = str(getattr(thing if isinstance(thing, type) else type(thing), "__module__", "?"))
+    top = module.partition(".")[0]
+    if top == "robustdd_bench":
+        return BUILTIN
+    while module and module not in _plugins:
+        module = module.rpartition(".")[0]
+    return _plugins.get(module, top)
 
 
 class StoppedError(Exception):
@@ -82,7 +116,7 @@ def plain_text(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def logged(log: Callable[[str], object]) -> Iterator[None]:
-    """Within, what plugins leave changed is said to `log`, each sentence once; else it is a warning.
+    """Within, what plugins leave changed goes to `log`, each sentence once, instead of a warning.
 
     Args:
         log: takes a sentence.
@@ -114,6 +148,8 @@ class guard:  # noqa: N801 (used like a function)
         what: what is called, e.g. "method 'mat'".
         keep_stdout: let it write to stdout, as a command may.
         passing: exceptions that are not its failure, such as the exit code of a command.
+        patches: classes and modules whose contents are put back as well.
+        light: another guard keeps the settings; only what is no Exception is seen to.
 
     Raises:
         StoppedError: it raised what is no Exception.
@@ -121,8 +157,19 @@ class guard:  # noqa: N801 (used like a function)
     """
 
     __slots__ = (
-        "_count", "_mine", "_passing", "_plugin", "_snapshot", "_stdout", "_streams", "_watch",
-        "_watched", "_what", "changes",
+        "_count",
+        "_light",
+        "_mine",
+        "_passing",
+        "_patches",
+        "_plugin",
+        "_snapshot",
+        "_stdout",
+        "_streams",
+        "_watch",
+        "_watched",
+        "_what",
+        "changes",
     )  # fmt: skip
 
     def __init__(
@@ -132,15 +179,19 @@ class guard:  # noqa: N801 (used like a function)
         *,
         keep_stdout: bool = False,
         passing: tuple[type[BaseException], ...] = (),
+        patches: Patches | None = None,
+        light: bool = False,
     ) -> None:
         self._plugin, self._what = plugin, what
-        self._stdout, self._passing = keep_stdout, passing
+        self._stdout, self._passing, self._patches = keep_stdout, passing, patches
+        self._light = light
         self.changes: tuple[str, ...] = ()
         """What was left changed, once the call is over."""
 
     def __enter__(self) -> Self:
         thread = threading.get_ident()
-        self._mine = self._plugin != BUILTIN and (not _owner or _owner[-1] == thread)
+        ours = self._light or self._plugin == BUILTIN
+        self._mine = not ours and (not _owner or _owner[-1] == thread)
         self._count = INTERRUPTS.count
         self._watched = None
         if not self._mine:
@@ -197,6 +248,8 @@ class guard:  # noqa: N801 (used like a function)
         INTERRUPTS.unwatch(self._watched)
         _open.remove(self._snapshot)
         found = self._snapshot.restore()
+        if self._patches is not None:
+            changed += self._patches.restore()
         changed += [change.text() for change in found if change.named]
         self.changes = tuple(changed)
         _owner.pop()
@@ -220,6 +273,11 @@ def _stop_text(error: BaseException) -> str:
         return f"SystemExit: it called exit({text}); raise an exception that says what is wrong"
     why = " (nobody pressed Ctrl-C)" if isinstance(error, KeyboardInterrupt) else ""
     return f"{name}: {text}{why}" if text else f"{name}{why}"
+
+
+def blame_stranger(plugin: str, what: str) -> contextlib.AbstractContextManager[None]:
+    """`blame` for code that may also be the harness's own, whose errors are nobody's."""
+    return contextlib.nullcontext() if plugin == BUILTIN else blame(plugin, what)
 
 
 @contextlib.contextmanager

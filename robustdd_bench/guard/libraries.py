@@ -28,8 +28,8 @@ def numpy_settings() -> Sequence[Setting]:
         Setting("numpy's buffer size", np.getbufsize, np.setbufsize),
         Setting(
             "numpy's global generator",
-            lambda: np.random.get_state(),  # noqa: NPY002
-            lambda value: np.random.set_state(value),  # noqa: NPY002
+            np.random.get_state,
+            np.random.set_state,
             differs=lambda a, b: a[2:] != b[2:] or a[1].tobytes() != b[1].tobytes(),
             named=_never,
         ),
@@ -46,7 +46,7 @@ def matplotlib_settings() -> Sequence[Setting]:
     """Those of matplotlib. Its backend is chosen when a figure is first asked for."""
     import matplotlib as mpl
 
-    params = mpl.rcParams
+    params: Any = mpl.rcParams
 
     def read() -> dict[str, Any]:
         return dict(dict.items(params))

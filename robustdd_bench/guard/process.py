@@ -59,12 +59,8 @@ def process_settings() -> Sequence[Setting]:
         Setting("the trace function", sys.gettrace, sys.settrace, show=silent),
         Setting("the profile function", sys.getprofile, sys.setprofile, show=silent),
         Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
-        Setting(
-            "the switch interval", sys.getswitchinterval, lambda value: sys.setswitchinterval(value)
-        ),
-        Setting(
-            "the limit of digits", sys.get_int_max_str_digits, sys.set_int_max_str_digits
-        ),
+        Setting("the switch interval", sys.getswitchinterval, sys.setswitchinterval),
+        Setting("the limit of digits", sys.get_int_max_str_digits, sys.set_int_max_str_digits),
         Setting("the garbage collector", _collector, _set_collector),
         Setting("logging", _logging, _set_logging, show=silent),
         Setting("the handlers of signals", _handlers, _set_handlers, show=_signals),

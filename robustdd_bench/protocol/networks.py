@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdd_bench.errors import UsageError
+from robustdd_bench.guard import BUILTIN, blame_stranger, plain_text
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.seeds import isolated_rng
 
@@ -69,6 +71,8 @@ class NetworkFactory:
         preprocessing: first layer.
         train_images: what a ZCA layer is fitted on; (N,C,H,W).
         device: where networks live.
+        plugin: where the builder comes from.
+        what: what it is called in messages.
     """
 
     def __init__(
@@ -80,20 +84,34 @@ class NetworkFactory:
         preprocessing: Preprocessing,
         train_images: Tensor,
         device: torch.device,
+        plugin: str = BUILTIN,
+        what: str = "the network",
     ) -> None:
         self._build = build
+        self._plugin, self._what = plugin, what
         self._options = dict(options)
         self._shape = tuple(shape_CHW)
         self._classes = num_classes
         self._layer = preprocessing.layer(train_images).to(device)
         self._device = device
 
+    def apart(self) -> NetworkFactory:
+        """A factory of the same networks with a preprocessing layer of its own."""
+        other = copy.copy(self)
+        other._layer = copy.deepcopy(self._layer)
+        return other
+
     def __call__(self, seed: int) -> nn.Module:
         """A network on the device, in train mode."""
-        with isolated_rng(seed):
+        with isolated_rng(seed), blame_stranger(self._plugin, self._what):
             try:
                 network = self._build(self._shape, self._classes, **self._options)
             except TypeError as error:
-                raise UsageError(f"the track's network options do not fit: {error}") from error
-        # The host does not wait for the device: methods draw a network in each iteration.
-        return nn.Sequential(self._layer, network.to(self._device, non_blocking=True))
+                raise UsageError(
+                    f"the track's network options do not fit: {plain_text(error)}"
+                ) from error
+            if not isinstance(network, nn.Module):
+                raise TypeError(f"it gives {type(network).__name__}, not a torch.nn.Module")
+            # The host does not wait for the device: methods draw a network in each iteration.
+            network = network.to(self._device, non_blocking=True)
+        return nn.Sequential(self._layer, network)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.config import build_config
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Part, StagedDistiller
-from robustdd_bench.errors import PluginError, RobustDDError, UsageError
+from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.files import read_safetensors
+from robustdd_bench.guard import blame, blame_stranger
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
 from robustdd_bench.protocol.loading import load_data
@@ -31,7 +32,7 @@ from robustdd_bench.runs.cell_plan import cells_of
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.plan import Plan, method_entry
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.seeds import Seeds, isolated_rng, seeded_globals
 
 
 class Workbench(RunFolder):
@@ -60,11 +61,12 @@ class Workbench(RunFolder):
         students: int | None = None,
         examples: int | None = None,
     ) -> None:
+        out = out.absolute()  # whatever a plugin does to the working directory
         self.plan = plan
         self.registry = registry
         super().__init__(plan.folder(out))
         self.store = out / "store"
-        self.data_root = data_root
+        self.data_root = data_root.absolute()
         self.download = download
         self.witnesses = witnesses
         self._students = students
@@ -72,6 +74,7 @@ class Workbench(RunFolder):
         self.device = torch.device(plan.device)
         self.seeds = Seeds(plan.seed, plan.track.family, plan.method)
         self._factories: dict[tuple[Preprocessing, str], NetworkFactory] = {}
+        self._lent: dict[Preprocessing, NetworkFactory] = {}
 
     @cached_property
     def _data(self) -> ImageData:
@@ -141,22 +144,38 @@ class Workbench(RunFolder):
         return Preprocessing(**self.plan.track.preprocessing.model_dump())
 
     def factory(self, preprocessing: Preprocessing) -> NetworkFactory:
-        """Networks the method distils with, behind a preprocessing layer (ZCA is fitted once)."""
-        return self._factory(preprocessing, self.plan.track.network)
+        """Networks the method distils with, behind a preprocessing layer (ZCA is fitted once).
+
+        The layer is not the one of the students: what a method does to it stays with the method.
+        """
+        if preprocessing not in self._lent:
+            self._lent[preprocessing] = self._factory(
+                preprocessing, self.plan.track.network
+            ).apart()
+        return self._lent[preprocessing]
 
     def _factory(self, preprocessing: Preprocessing, spec: NetworkSpec) -> NetworkFactory:
         key = (preprocessing, spec.model_dump_json())
         if key not in self._factories:
+            entry = self.registry.get("networks", spec.name)
             self._factories[key] = NetworkFactory(
-                self.registry.get("networks", spec.name).load(),
+                entry.load(),
                 spec.options,
                 self.shape_CHW,
                 self.num_classes,
                 preprocessing,
                 self.train.images,
                 self.device,
+                entry.plugin,
+                f"network {spec.name!r}",
             )
         return self._factories[key]
+
+    def network_code(self) -> contextlib.AbstractContextManager[None]:
+        """Around work on students: their forward passes are code of the network's plugin."""
+        spec = self.plan.track.student_network or self.plan.track.network
+        owner = self.registry.get("networks", spec.name).plugin
+        return blame_stranger(owner, f"network {spec.name!r}")
 
     def threat(self, eps: float) -> ThreatModel:
         """The track's threat model at an eps."""
@@ -233,13 +252,15 @@ class Workbench(RunFolder):
     def method(self, what: str = "") -> Iterator[None]:
         """Run code of the method.
 
-        It is blamed for what it raises; what it draws from the global generator is seeded and
-        leaves no trace; and it must leave the training data, which students share, as they are.
+        It is blamed for what it raises; what it draws from the global generators is seeded; what
+        it leaves changed is put back; and it must leave the training data, which students share,
+        as they are.
         """
         plan, data = self.plan, (self.train.images, self.train.labels)
         before = [tensor._version for tensor in data]
         who = f"method {plan.method!r}{what}"
-        with blame(plan.plugin, who), isolated_rng(self.seeds.seed("global", what)):
+        seed = self.seeds.seed("global", what)
+        with isolated_rng(seed), seeded_globals(seed), blame(plan.plugin, who):
             yield
         if [tensor._version for tensor in data] != before:
             raise PluginError(
@@ -364,20 +385,3 @@ def _alone(split: Split) -> Split:
         return tensor if whole else tensor.clone()
 
     return Split(own(split.images), own(split.labels))
-
-
-@contextlib.contextmanager
-def blame(plugin: str, what: str) -> Iterator[None]:
-    """Turn any exception of a plugin's code into a PluginError that names it.
-
-    The harness's own errors and a lack of memory pass.
-    """
-    try:
-        yield
-    except (RobustDDError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise PluginError(
-            f"plugin {plugin!r}: {what} failed: {type(error).__name__}: {text}"
-        ) from error
