@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from robustdd_bench.errors import PluginError, RobustDDError, UsageError
-from robustdd_bench.guard import guard, plain_text, plugin_of, told
+from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.guard import StoppedError, guard, plain_text, plugin_of, told
 
 _DATES = (datetime.date, datetime.time)
 
@@ -84,9 +84,7 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
     try:
         with guard(plugin_of(config_class), owner):
             return _build_config(config_class, overrides, owner)
-    except RobustDDError:
-        raise
-    except Exception as error:
+    except (StoppedError, TypeError) as error:
         raise PluginError(f"{owner}: its configuration cannot be built: {told(error)}") from error
 
 

@@ -16,7 +16,7 @@ _RESERVED = {
 
 
 def refusal(kind: str, name: str) -> str | None:
-    """Why nothing of that kind can be called so; None where it can.
+    """Why nothing of that kind can be called so, as the rest of a sentence; None where it can.
 
     Args:
         kind: of `robustdd_bench.plugins.KINDS`.
@@ -24,21 +24,21 @@ def refusal(kind: str, name: str) -> str | None:
     """
     if not re.fullmatch(NAME_PATTERN, name):
         return (
-            "it must be made of letters, digits, '.', '_' and '-', begin with a letter or digit, "
+            "must be made of letters, digits, '.', '_' and '-', begin with a letter or digit, "
             "and be no longer than 64 characters"
         )
     reason = _RESERVED.get((kind, name.lower()))
     if reason is not None:
-        return f"it is reserved: {reason}"
+        return f"is reserved: {reason}"
     if kind == "tracks" and name.lower().endswith(".toml"):
-        return "it is reserved: --track takes what ends in .toml for a file"
+        return "is reserved: --track takes what ends in .toml for a file"
     if kind == "attacks" and name.endswith("-0"):
         return (
-            "it is reserved: the outcomes of 'x-0' on student 4 would be in the file of 'x' on "
+            "is reserved: the outcomes of 'x-0' on student 4 would be in the file of 'x' on "
             "students 0 to 4"
         )
     if _DEVICES.fullmatch(name):
-        return "it is reserved: Windows knows no folder of that name"
+        return "is reserved: Windows knows no folder of that name"
     if name.endswith("."):
-        return "it is reserved: Windows drops the last '.' of a folder's name"
+        return "is reserved: Windows drops the last '.' of a folder's name"
     return None

@@ -307,7 +307,7 @@ def _check(entry: Entry, others: Mapping[str, Entry]) -> None:
         )
     reason = refusal(entry.kind, entry.name)
     if reason is not None:
-        raise ValueError(f"nothing can be called {entry.name!r}, as a {what} is: {reason}")
+        raise ValueError(f"the name of {what} {reason}")
     for other in others.values():
         if other.name.lower() == entry.name.lower():
             text = f"{what} and {other.name!r} differ in case alone: on Windows and macOS they "

@@ -136,7 +136,7 @@ def logged(log: Callable[[str], object]) -> Iterator[None]:
 
 
 def left_changed(plugin: str) -> tuple[str, ...]:
-    """What a plugin has left changed since the process began: sentences."""
+    """What a plugin's imports and hooks have left changed since the process began: sentences."""
     return tuple(_faults.get(plugin, ()))
 
 
@@ -258,8 +258,10 @@ class guard:  # noqa: N801 (used like a function)
         if not self._mine or not self.changes:
             return
         head = f"plugin {self._plugin!r}: {self._what}"
-        text = f"{head} left {one_line(' and '.join(self.changes))} changed; it is put back"
-        _faults[self._plugin].setdefault(f"{self._what} leaves {' and '.join(self.changes)}")
+        text = f"{head} left {one_line(' and '.join(self.changes))} changed; restored"
+        if self._what.startswith(("its ", "the import", "robustdd_")):
+            said = f"{self._what} leaves {one_line(' and '.join(self.changes))} changed"
+            _faults[self._plugin].setdefault(said)
         log = _log.get()
         if log is None:
             warnings.warn(text, PluginWarning, stacklevel=3)
