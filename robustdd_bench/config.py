@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.guard import StoppedError, guard, plain_text, plugin_of, told
 from robustdd_bench.identity import added_fields, earlier_values, identity
 
 _DATES = (datetime.date, datetime.time)
@@ -124,6 +125,14 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
             the class itself refuses.
         PluginError: the class is no configuration.
     """
+    try:
+        with guard(plugin_of(config_class), owner):
+            return _build_config(config_class, overrides, owner)
+    except (StoppedError, TypeError) as error:
+        raise PluginError(f"{owner}: its configuration cannot be built: {told(error)}") from error
+
+
+def _build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
     fields = _settable(config_class, owner)
     values: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -136,9 +145,7 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
     try:
         return config_class(**values)
     except ValueError as error:
-        raise UsageError(f"{owner}: {_one_line(error)}") from error
-    except TypeError as error:
-        raise PluginError(f"{owner}: its configuration cannot be built: {error}") from error
+        raise UsageError(f"{owner}: {plain_text(error) or type(error).__name__}") from error
 
 
 def recorded_config(config_class: type[Any], values: Mapping[str, Any], owner: str) -> Any:
@@ -270,10 +277,6 @@ def _finite(value: Any) -> bool:
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(_finite(item) for item in value)
     return True
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _source_of_fields(config_class: type[Any]) -> tuple[dict[str, str], dict[str, str]]:

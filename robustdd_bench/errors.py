@@ -26,6 +26,10 @@ class PluginError(RobustDDError):
     """Code of a plugin failed; the message names the plugin (exit code 1)."""
 
 
+class PluginWarning(UserWarning):
+    """A plugin could not be loaded, is not what it claims to be, or leaves things changed."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Say that `name` is unknown, suggest the nearest of `known`, or list them all."""
     names = sorted(known)

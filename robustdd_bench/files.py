@@ -46,6 +46,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.unlink(temporary)
 
 
+def shown(path: Path) -> str:
+    """A path for a message: from the working directory where it lies in it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

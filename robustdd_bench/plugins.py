@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +20,28 @@ from typing import Any
 import pluggy
 
 from robustdd_bench import hookspecs
-from robustdd_bench.errors import PluginError, UsageError, unknown_name
+from robustdd_bench.errors import PluginError, PluginWarning, UsageError, unknown_name
+from robustdd_bench.guard import guard, known_as, told
+from robustdd_bench.names import NAME_PATTERN, refusal
+
+__all__ = [
+    "DISABLED_VARIABLE",
+    "ENTRY_POINT_GROUP",
+    "KINDS",
+    "NAME_PATTERN",
+    "SINGULAR",
+    "Entry",
+    "PluginInfo",
+    "PluginManager",
+    "PluginWarning",
+    "Registry",
+    "collect",
+    "get_plugin_manager",
+    "remarks",
+]
 
 ENTRY_POINT_GROUP = "robustdd"
 DISABLED_VARIABLE = "ROBUSTDD_DISABLED_PLUGINS"
-# Names become parts of paths: of a run's folder, of files in it, of places on the board.
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 KINDS = ("distillers", "attacks", "datasets", "networks", "tracks", "executors")
 SINGULAR = {
     "distillers": "method",
@@ -36,10 +51,6 @@ SINGULAR = {
     "tracks": "track",
     "executors": "executor",
 }
-
-
-class PluginWarning(UserWarning):
-    """A plugin could not be loaded, or is not what it claims to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +82,16 @@ class Entry:
             PluginError: the module does not import, or lacks the attribute.
         """
         module, _, attribute = self.target.partition(":")
+        what = f"{SINGULAR[self.kind]} {self.name!r}"
+        known_as(module, self.plugin)
         try:
-            value = importlib.import_module(module)
-            for part in attribute.split("."):
-                value = getattr(value, part)
+            with guard(self.plugin, f"the import of {what}"):
+                value = importlib.import_module(module)
+                for part in attribute.split("."):
+                    value = getattr(value, part)
         except Exception as error:
-            what = f"{SINGULAR[self.kind]} {self.name!r} ({self.target})"
             raise PluginError(
-                f"plugin {self.plugin!r}: cannot load {what}: {_one_line(error)}"
+                f"plugin {self.plugin!r}: cannot load {what} ({self.target}): {told(error)}"
             ) from error
         return value
 
@@ -148,25 +161,27 @@ def get_plugin_manager(
             if point.name in disabled:
                 infos[point.name] = _with(info, "disabled")
                 continue
+            _refuse_twin(infos, info)  # the user has to choose
+            known_as(point.value.partition(":")[0], point.name)
             try:
-                _add(manager, info, point.load())
-            except UsageError:  # two plugins of one name: the user has to choose
-                raise
-            except (Exception, SystemExit) as error:
-                problem = _one_line(error)
-                infos[point.name] = _with(info, "broken", problem)
-                warnings.warn(
-                    f"plugin {point.name!r} ({distribution[0]}) is left out: {problem}",
-                    PluginWarning,
-                    stacklevel=2,
-                )
+                with guard(point.name, "its import"):
+                    plugin = point.load()
+                _add(manager, info, plugin)
+            except Exception as error:
+                _leave_out(infos, info, told(error))
     for name, plugin in extra:
         _add(manager, PluginInfo(name, "unknown", "", getattr(plugin, "__name__", "?"), ""), plugin)
     return manager
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _leave_out(infos: dict[str, PluginInfo], info: PluginInfo, problem: str) -> None:
+    """Mark a plugin as broken, and say so."""
+    infos[info.name] = _with(info, "broken", problem)
+    warnings.warn(
+        f"plugin {info.name!r} ({info.distribution}) is left out: {problem}",
+        PluginWarning,
+        stacklevel=3,
+    )
 
 
 def _distribution(name: str) -> tuple[str, str]:
@@ -180,18 +195,24 @@ def _with(info: PluginInfo, status: str, problem: str = "") -> PluginInfo:
     return PluginInfo(info.name, info.distribution, info.version, info.module, status, problem)
 
 
-def _add(manager: PluginManager, info: PluginInfo, plugin: object) -> None:
-    """Register one plugin and check its hooks; leave nothing behind if it is not valid."""
-    infos = manager.infos
+def _refuse_twin(infos: Mapping[str, PluginInfo], info: PluginInfo) -> None:
+    """Raise UsageError if another plugin of that name is loaded."""
     if info.name in infos and infos[info.name].status == "loaded":
         first = infos[info.name]
         raise UsageError(
             f"two plugins are called {info.name!r}: {first.module} ({first.distribution}) and "
             f"{info.module} ({info.distribution}); uninstall one"
         )
+
+
+def _add(manager: PluginManager, info: PluginInfo, plugin: object) -> None:
+    """Register one plugin and check its hooks; leave nothing behind if it is not valid."""
+    infos = manager.infos
+    _refuse_twin(infos, info)
     try:
-        manager.register(plugin, name=info.name)
-        manager.check_pending()
+        with guard(info.name, "its registration"):  # its attributes are looked at
+            manager.register(plugin, name=info.name)
+            manager.check_pending()
     except Exception:
         # A hook with a wrong signature is refused half-way, after others were taken.
         if manager.get_plugin(info.name) is plugin:
@@ -205,11 +226,13 @@ def remarks(manager: PluginManager) -> dict[str, str]:
     found: dict[str, str] = {}
     for implementation in manager.hook.robustdd_remark.get_hookimpls():
         try:
-            text = implementation.function()
+            with guard(implementation.plugin_name, "robustdd_remark"):
+                text = implementation.function()
+                text = "" if text is None else " ".join(str(text).split())
         except Exception as error:
-            text = f"robustdd_remark failed: {_one_line(error)}"
+            text = f"robustdd_remark failed: {told(error)}"
         if text:
-            found[implementation.plugin_name] = " ".join(str(text).split())
+            found[implementation.plugin_name] = text
     return found
 
 
@@ -231,43 +254,71 @@ def collect(manager: PluginManager) -> Registry:
             owner = implementation.plugin_name
             if owner in broken:
                 continue
+            conflicts: list[UsageError] = []
 
             def register(
-                name: str, target: str, summary: str = "", *, kind: str = kind, owner: str = owner
+                name: str,
+                target: str,
+                summary: str = "",
+                *,
+                kind: str = kind,
+                owner: str = owner,
+                conflicts: list[UsageError] = conflicts,
             ) -> None:
-                if name in entries[kind]:
-                    first = entries[kind][name].plugin
-                    raise UsageError(
-                        f"{SINGULAR[kind]} {name!r} is registered by two plugins, {first!r} and "
-                        f"{owner!r}; set {DISABLED_VARIABLE}={owner} (or {first}) to choose"
-                    )
-                if not re.match(NAME_PATTERN, name):
-                    raise ValueError(
-                        f"the name of {SINGULAR[kind]} {name!r} must be made of letters, digits, "
-                        "'.', '_' and '-', and begin with a letter or digit"
-                    )
-                if ":" not in target:
-                    raise ValueError(
-                        f"the target of {SINGULAR[kind]} {name!r} must read "
-                        f"'package.module:attribute', not {target!r}"
-                    )
-                entries[kind][name] = Entry(kind, name, target, summary, owner)
+                entry = Entry(kind, str(name), str(target), str(summary), owner)
+                try:
+                    _check(entry, entries[kind])
+                except UsageError as error:
+                    conflicts.append(error)
+                    raise
+                entries[kind][entry.name] = entry
 
             try:
-                implementation.function(register=register)
-            except UsageError:
-                raise
-            except (Exception, SystemExit) as error:
-                problem = f"robustdd_register_{kind} failed: {_one_line(error)}"
-                broken.add(owner)
-                infos[owner] = _with(infos[owner], "broken", problem)
-                warnings.warn(
-                    f"plugin {owner!r} ({infos[owner].distribution}) is left out: {problem}",
-                    PluginWarning,
-                    stacklevel=2,
-                )
+                with guard(owner, f"robustdd_register_{kind}"):
+                    implementation.function(register=register)
+            except Exception as error:
+                if not conflicts:
+                    broken.add(owner)
+                    problem = f"robustdd_register_{kind} failed: {told(error)}"
+                    _leave_out(infos, infos[owner], problem)
+            if conflicts:
+                raise conflicts[0]
     found = {
         kind: {name: entry for name, entry in sorted(items.items()) if entry.plugin not in broken}
         for kind, items in entries.items()
     }
     return Registry(found, infos)
+
+
+def _check(entry: Entry, others: Mapping[str, Entry]) -> None:
+    """Refuse a registration.
+
+    Raises:
+        ValueError: the name or target cannot be used.
+        UsageError: the name is another plugin's, or would share a folder with another name.
+    """
+    what = f"{SINGULAR[entry.kind]} {entry.name!r}"
+    choose = f"set {DISABLED_VARIABLE}={entry.plugin} (or {{}}) to choose"
+    if entry.name in others:
+        first = others[entry.name].plugin
+        raise UsageError(
+            f"{what} is registered by two plugins, {first!r} and {entry.plugin!r}; "
+            f"{choose.format(first)}"
+        )
+    reason = refusal(entry.kind, entry.name)
+    if reason is not None:
+        raise ValueError(f"the name of {what} {reason}")
+    for other in others.values():
+        if other.name.lower() == entry.name.lower():
+            text = f"{what} and {other.name!r} differ in case alone: on Windows and macOS they "
+            text += "would share a folder"
+            if other.plugin == entry.plugin:
+                raise ValueError(text)
+            raise UsageError(
+                f"{text}; they are of the plugins {other.plugin!r} and {entry.plugin!r}; "
+                f"{choose.format(other.plugin)}"
+            )
+    if ":" not in entry.target:
+        raise ValueError(
+            f"the target of {what} must read 'package.module:attribute', not {entry.target!r}"
+        )

@@ -27,6 +27,11 @@ def robustdd(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(args, code, stdout.getvalue(), stderr.getvalue())
 
 
+def press_ctrl_c() -> None:
+    """What the user's Ctrl-C does. A plain `raise KeyboardInterrupt` is the fault of a plugin."""
+    signal.raise_signal(signal.SIGINT)
+
+
 def interrupted(out: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """`robustdd ARGS` in a process that gets Ctrl-C when there is a checkpoint under `out`."""
     command = [sys.executable, "-c", INTERRUPTIBLE, *args]

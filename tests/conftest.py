@@ -4,11 +4,15 @@ import os
 # The variable is for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
+
 import pytest
 import torch
 from simulated_device import simulated_gpu
 
 torch.set_num_threads(1)
+# A test run in the background of a shell ignores Ctrl-C, which tests send to themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

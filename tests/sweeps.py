@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import filelock
+from commands import press_ctrl_c
 from small_runs import MATCHING, TRACK, registry
 
 from robustdd_bench.runs.executors import LocalExecutor
@@ -35,7 +36,7 @@ class Counting(LocalExecutor):
     def run(self, cells, job):
         for cell in cells:
             if len(self.cells) == self.last:
-                raise KeyboardInterrupt
+                press_ctrl_c()
             job.run_here(cell)
             job.finished(cell)
             self.cells.append(f"{job.plan.method}/{job.plan.seed}/{cell.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from commands import press_ctrl_c
+from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.conformance import Finding, check_attack, check_distiller
 from robustdd_bench.conformance.findings import FailedCheckError, Interruption, run_checks
-from robustdd_bench.conformance.surroundings import generator_states, settings
+from robustdd_bench.conformance.surroundings import generator_states
 from robustdd_bench.distillers import (
     DistilledSet,
     Distiller,
@@ -28,6 +30,8 @@ from robustdd_bench.distillers import (
 )
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
+from robustdd_bench.guard.libraries import GROUPS
+from robustdd_bench.guard.settings import Snapshot
 from robustdd_bench.plugins import Entry, collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
@@ -309,9 +313,27 @@ class SharedOutputs(Staged):
         write_safetensors(part.output, {"images": task.pixels(found[: task.ipc])})
 
 
+class Mover(Real):
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        os.chdir("/")
+        return super().distill(task, reporter)
+
+
+class Quitter(Real):
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        sys.exit(0)
+
+
+def test_a_distiller_that_exits_passes_no_check_that_needs_its_set() -> None:
+    failed = _failed(check_distiller(_entry(Quitter, "distillers")))
+    assert {"set", "balance", "determinism", "settings"} <= set(failed)
+    assert "SystemExit: it called exit(0)" in failed["set"]
+
+
 @pytest.mark.parametrize(
     ("bad", "check", "words"),
     [
+        (Mover, "settings", "the working directory"),
         (NotANumber, "set", "NaN or infinity"),
         (WrongShape, "set", "must be float32 of shape"),
         (Attached, "set", "still requires gradients"),
@@ -322,7 +344,7 @@ class SharedOutputs(Staged):
         (GlobalPython, "generators", "Python's global generator"),
         (GlobalRestored, "generators", "the set depends on a global generator"),
         (Global, "generators", "torch's global generator"),
-        (NoGradient, "settings", "the gradient mode"),
+        (NoGradient, "settings", "torch's gradient mode"),
         (InPlace, "inputs", "changes the task's images"),
         (ReadsBytesWrong, "bytes", "use task.pixels()"),
         (Forgets, "resuming", "interrupted at report 1 of 8, it ends elsewhere"),
@@ -626,6 +648,24 @@ class MixesRows(Gradient):
         return found[back]
 
 
+class LeavesHook(Gradient):
+    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
+        if isinstance(model, nn.Module):
+            model.register_forward_hook(lambda module, inputs, output: output)
+        return super().perturb(model, images, labels, threat, generator)
+
+
+class PatchesClass(Gradient):
+    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
+        plain = nn.Module.__call__
+
+        def patched(self: nn.Module, x: Tensor) -> Any:
+            return plain(self, x)
+
+        nn.Module.__call__ = patched
+        return super().perturb(model, images, labels, threat, generator)
+
+
 class AnyStep(Gradient):
     @dataclass(frozen=True)
     class Config:
@@ -650,7 +690,9 @@ class AnyStep(Gradient):
         (ForgetsRows, "together", "take `rows(model, keep)` for the rows that are kept"),
         (MixesRows, "together", "come out otherwise with two students together"),
         (GlobalNoise, "generators", "torch's global generator"),
-        (SetsDtype, "settings", "the default dtype"),
+        (LeavesHook, "model", "a hook or an attribute is left on the model"),
+        (PatchesClass, "settings", "Module.__call__"),
+        (SetsDtype, "settings", "torch's default dtype"),
         (Weak, "strength", "keeps an accuracy of"),
         (Untold, "norms", "L2 ends in KeyError"),
         (AnyStep, "nonsense", "field 'steps' accepts a value of any type"),
@@ -686,7 +728,7 @@ def test_an_attack_that_makes_nothing_still_has_its_class_and_configuration_chec
     bad: type[Attack], words: str
 ) -> None:
     findings = check_attack(_entry(bad, "attacks"))
-    assert {f.check for f in findings if f.passed} == {"class", "config", "nonsense"}
+    assert {f.check for f in findings if f.passed} == {"class", "config", "nonsense", "import"}
     failed = _failed(findings)
     assert words in failed["norms"]
     assert words in failed["ball"]
@@ -718,17 +760,35 @@ def test_one_check_that_fails_or_raises_does_not_stop_the_rest() -> None:
 
 
 def test_the_users_own_ctrl_c_is_not_a_finding() -> None:
+    def pressed() -> str:
+        press_ctrl_c()
+        return "unreachable"
+
     with pytest.raises(KeyboardInterrupt):
-        run_checks({"any": _raise(KeyboardInterrupt())})
+        run_checks({"any": pressed}, "mine")
+
+
+def test_an_exit_or_an_interrupt_that_nobody_asked_for_is_a_finding() -> None:
+    checks = {
+        "exits": _raise(SystemExit(0)),
+        "interrupts": _raise(KeyboardInterrupt()),
+        "closes": _raise(GeneratorExit()),
+        "passes": lambda: "fine",
+    }
+    findings = run_checks(checks, "mine")
+    assert [finding.passed for finding in findings] == [False, False, False, True]
+    assert "SystemExit: it called exit(0)" in findings[0].detail
+    assert "nobody pressed Ctrl-C" in findings[1].detail
 
 
 def test_the_checks_leave_generators_and_settings_as_they_were() -> None:
-    before = generator_states(), settings()
+    before, settings = generator_states(), Snapshot(GROUPS)
     check_distiller(_entry(Global, "distillers"))
     check_distiller(_entry(NoGradient, "distillers"))
     check_attack(_entry(GlobalNoise, "attacks"))
     check_attack(_entry(SetsDtype, "attacks"))
-    assert (generator_states(), settings()) == before
+    assert generator_states() == before
+    assert settings.restore() == []
 
 
 def test_the_checks_leave_no_files_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

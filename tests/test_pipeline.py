@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import press_ctrl_c
 from small_runs import (
     PROMISED,
     SETTINGS,
@@ -52,7 +53,7 @@ class Counting(LocalExecutor):
     def run(self, cells, job):
         for cell in cells:
             if self._stop_after is not None and len(self.names) >= self._stop_after:
-                raise KeyboardInterrupt
+                press_ctrl_c()
             job.run_here(cell)
             self.names.append(cell.name)
             job.finished(cell)
@@ -168,7 +169,7 @@ def test_a_run_computes_with_its_threads_and_leaves_them_as_they_were(tmp_path) 
     class Looking(Executor):
         def run(self, cells, job):
             seen.append(torch.get_num_threads())
-            raise KeyboardInterrupt
+            press_ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
         run(plan_of("random", threads=before + 1), tmp_path, executor=Looking())
@@ -456,7 +457,7 @@ def test_an_interrupt_in_the_distillation_keeps_its_checkpoint(tmp_path) -> None
     class Interrupting(NullReporter):
         def metrics(self, step, **values):
             if "alpha" in values and step == 2:
-                raise KeyboardInterrupt
+                press_ctrl_c()
             super().metrics(step, **values)
 
     with pytest.raises(KeyboardInterrupt, match="a checkpoint of the distillation"):

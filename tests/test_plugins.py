@@ -385,6 +385,8 @@ LEAVES = {
     "models",
     "errors",
     "files",
+    "guard",
+    "names",
     "protocol.preprocessing",
     "terminal",
     "toolkit.randomness",

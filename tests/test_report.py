@@ -8,6 +8,7 @@ import re
 import shutil
 
 import pytest
+from commands import press_ctrl_c
 from pages import CHROMIUM, EVIL, FLAGS
 from small_runs import copy_of, example, plan_of, run
 from test_page import Tree
@@ -48,7 +49,7 @@ def interrupted(tmp_path_factory):
         def metrics(self, step, **values):
             super().metrics(step, **values)
             if "alpha" in values and step == 2:
-                raise KeyboardInterrupt
+                press_ctrl_c()
 
     out = tmp_path_factory.mktemp("interrupted")
     with pytest.raises(KeyboardInterrupt):

@@ -11,6 +11,7 @@ import types
 import pytest
 import robustdd_tensorboard
 import torch
+from commands import press_ctrl_c
 from robustdd_tensorboard.logger import VARIABLE, TensorBoardLogger, log_folder
 from small_runs import example, plan_of, registry, run
 
@@ -222,7 +223,7 @@ def test_the_real_files_hold_what_the_run_wrote_once_also_after_an_interruption(
         def metrics(self, step, **values):
             super().metrics(step, **values)
             if "alpha" in values and step == 2:
-                raise KeyboardInterrupt
+                press_ctrl_c()
 
     plan = plan_of("mtt")
     with pytest.raises(KeyboardInterrupt):

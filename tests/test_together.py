@@ -152,7 +152,9 @@ def test_an_attack_that_cannot_gets_one_student_at_a_time() -> None:
 
     right = [torch.ones(len(images), dtype=torch.bool)] * 3
     attack_students(networks, images, labels, Plain(), THREAT, [0, 0, 0], 100, right)
-    assert seen == networks
+    for model, network in zip(seen, networks, strict=True):
+        assert model is not network, "it gets a copy"
+        assert all(map(torch.equal, model.parameters(), network.parameters()))
     assert not any(isinstance(model, RoutedModel) for model in seen)
 
 

@@ -19,10 +19,13 @@ from robustdd_bench.cli.imports import import_for_track, import_options, take_ch
 from robustdd_bench.cli.output import json_option, print_json, print_table, print_tables
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError
+from robustdd_bench.guard import blame
 from robustdd_bench.imports.formats import FORMATS
 from robustdd_bench.terminal import one_line, rate_text
 
 if TYPE_CHECKING:
+    from robustdd_bench.plugins import Entry
+    from robustdd_bench.runs.executors import Executor
     from robustdd_bench.runs.pipeline import Finished
     from robustdd_bench.runs.plan import Plan
     from robustdd_bench.runs.records import Record
@@ -198,7 +201,7 @@ def _execute(
     finished = execute(
         plan,
         session.registry,
-        executor.load()(),
+        make_executor(executor),
         out=options["out"],
         data_root=options["data_root"],
         reporter=lambda folder: make_reporter(folder, publish=publish),
@@ -211,6 +214,22 @@ def _execute(
         print_json(summary(finished.record) | {"folder": str(finished.folder)})
         return
     _print_finished(finished)
+
+
+def make_executor(entry: Entry) -> Executor:
+    """An executor, made.
+
+    Raises:
+        PluginError: it cannot be loaded or made, or is no executor.
+    """
+    from robustdd_bench.runs.executors import Executor
+
+    kind = entry.load()
+    with blame(entry.plugin, f"executor {entry.name!r}"):
+        executor = kind()
+        if not isinstance(executor, Executor):
+            raise TypeError(f"it is a {type(executor).__name__}, not an Executor")
+    return executor
 
 
 def _print_plan(plan: Plan, options: dict[str, Any]) -> None:

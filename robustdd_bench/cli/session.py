@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from robustdd_bench.errors import RobustDDError, UsageError
+from robustdd_bench.guard import guard, told
 from robustdd_bench.plugins import (
     PluginInfo,
     PluginManager,
@@ -71,10 +72,11 @@ class Session:
             # Each plugin fills a group of its own, so one that fails half-way leaves nothing.
             own = click.Group("robustdd")
             try:
-                implementation.function(**dict.fromkeys(implementation.argnames, own))
+                with guard(owner, "robustdd_register_commands"):
+                    implementation.function(**dict.fromkeys(implementation.argnames, own))
             except Exception as error:
                 warnings.warn(
-                    f"plugin {owner!r}: its commands are left out: {type(error).__name__}: {error}",
+                    f"plugin {owner!r}: its commands are left out: {told(error)}",
                     PluginWarning,
                     stacklevel=2,
                 )
@@ -87,7 +89,7 @@ class Session:
                         "to choose"
                     )
                 else:
-                    commands[name], owners[name] = command, owner
+                    commands[name], owners[name] = _guarded(command, owner), owner
         for name, sentence in conflicts.items():
             del commands[name]
             warnings.warn(sentence, PluginWarning, stacklevel=2)
@@ -127,6 +129,23 @@ class Session:
                 found = owners[module]
             trace = trace.tb_next
         return found
+
+
+def _guarded(command: click.Command, owner: str) -> click.Command:
+    """The command: what it leaves changed is put back. It may write to stdout and exit."""
+
+    def around(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            what = f"command {command.name!r}"
+            with guard(owner, what, keep_stdout=True, passing=(SystemExit,)):
+                return function(*args, **options)
+
+        return call
+
+    for name in ("make_context", "invoke"):
+        setattr(command, name, around(getattr(command, name)))
+    return command
 
 
 def current_session(ctx: click.Context) -> Session:

@@ -18,6 +18,7 @@ from robustdd_bench.cli.group import Group
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import PluginError
+from robustdd_bench.guard import blame
 from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
 from robustdd_bench.terminal import one_line, size_text
 
@@ -45,6 +46,8 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
     target = entry.load()
     info = registry.plugins.get(entry.plugin)
     config = getattr(target, "Config", None)
+    with blame(entry.plugin, f"{SINGULAR[kind]} {name!r}"):
+        fields = [] if config is None else describe_config(config)
     try:
         papers = citations(entry)
     except PluginError as error:  # no reason not to show the rest
@@ -62,9 +65,7 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "doc": "\n\n".join(_docs(target)),
         "config": [
             {"name": key, "type": type_text, "default": default, "doc": doc, "added": added}
-            for key, type_text, default, doc, added in (
-                () if config is None else describe_config(config)
-            )
+            for key, type_text, default, doc, added in fields
         ],
     }
 

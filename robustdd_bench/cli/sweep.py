@@ -13,6 +13,7 @@ import click
 
 from robustdd_bench.cli.arguments import place_options, witnesses_option
 from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.run import make_executor
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.terminal import duration_text, one_line
@@ -86,7 +87,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
     result = run_sweep(
         planned,
         session.registry,
-        executor.load()(),
+        make_executor(executor),
         out=options["out"],
         data_root=options["data_root"],
         display=make_sweep_display(

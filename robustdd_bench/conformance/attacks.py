@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, Model, Norm, ThreatModel
 from robustdd_bench.conformance import surroundings
@@ -24,6 +24,8 @@ from robustdd_bench.conformance.attack_models import (
 from robustdd_bench.conformance.configurations import config_of, load_class, refuses_nonsense
 from robustdd_bench.conformance.findings import FailedCheckError, Finding, one_line, run_checks
 from robustdd_bench.errors import UsageError
+from robustdd_bench.guard import guard
+from robustdd_bench.guard.patches import Patches
 from robustdd_bench.plugins import Entry
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
@@ -52,8 +54,10 @@ def check_attack(entry: Entry) -> list[Finding]:
                 "determinism": bench.check_determinism,
                 "generators": bench.check_generators,
                 "settings": bench.check_settings,
+                "import": lambda: surroundings.check_import(entry.plugin),
                 "strength": bench.check_strength,
-            }
+            },
+            entry.plugin,
         )
 
 
@@ -72,6 +76,19 @@ class _Outcome:
     generators: tuple[str, ...]
     settings: tuple[str, ...]
     inputs: tuple[str, ...]
+
+
+def _outside(model: nn.Module) -> list[tuple[str, type[Any], tuple[str, ...], int]]:
+    """What can be hung on the modules of a network: kinds, attributes, number of hooks."""
+    return [
+        (
+            name,
+            type(part),
+            tuple(sorted(vars(part))),
+            sum(len(value) for key, value in vars(part).items() if key.endswith("_hooks")),
+        )
+        for name, part in model.named_modules()
+    ]
 
 
 class _Bench:
@@ -130,11 +147,12 @@ class _Bench:
             attack.sources = (model,)
         threat = ThreatModel(norm, EPS[norm] if eps is None else eps)
         given = images.clone(), labels.clone(), index.clone()
-        with surroundings.kept_settings(), surroundings.seeded_globals(global_seed):
-            states, settings = surroundings.generator_states(), surroundings.settings()
+        who = f"attack {self._entry.name!r}"
+        call = guard(self._entry.plugin, who, patches=Patches(self._networks(model)))
+        with surroundings.seeded_globals(global_seed), call:
+            states = surroundings.generator_states()
             adversarial = attack.perturb(model, images, labels, threat, ExampleGenerator(5, index))
-            changed = surroundings.differences(states, surroundings.generator_states())
-            set_otherwise = surroundings.differences(settings, surroundings.settings())
+            moved = surroundings.differences(states, surroundings.generator_states())
         if not isinstance(adversarial, Tensor):
             raise FailedCheckError(f"perturb returned {type(adversarial).__name__}")
         names = ("images", "labels", "indices")
@@ -149,10 +167,13 @@ class _Bench:
             given[0],
             adversarial.detach(),
             adversarial.requires_grad,
-            changed,
-            set_otherwise,
+            moved,
+            call.changes,
             tuple(touched),
         )
+
+    def _networks(self, model: Model) -> list[nn.Module]:
+        return [self._smooth, *([model] if isinstance(model, nn.Module) else [])]
 
     def _each(self, check: Callable[[Norm, _Outcome], None]) -> None:
         for norm, outcome in self._expected().items():
@@ -235,7 +256,10 @@ class _Bench:
         def check(norm: Norm, _: _Outcome) -> None:
             model = with_batch_norm()
             before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            outside = _outside(model)
             self._attack(norm, model=model)
+            if _outside(model) != outside:
+                raise FailedCheckError(f"{norm}: a hook or an attribute is left on the model")
             changed = [
                 name
                 for name, tensor in model.state_dict().items()
@@ -250,7 +274,7 @@ class _Bench:
                     raise FailedCheckError(f"{norm}: gradients are left on the model's {name}")
 
         self._each(check)
-        return "parameters, buffers, gradients and mode of the model are as they were"
+        return "parameters, buffers, gradients, hooks and mode of the model are as they were"
 
     def _untouched(self, what: Literal["generators", "settings", "inputs"], complaint: str) -> None:
         def check(norm: Norm, outcome: _Outcome) -> None:
@@ -336,7 +360,7 @@ class _Bench:
 
     def check_settings(self) -> str:
         self._untouched("settings", "it leaves {} changed")
-        return "the settings of torch are as they were"
+        return "torch, numpy, Python and the process are as they were"
 
     def check_strength(self) -> str:
         """Where the ball holds every image, a linear model has to fall to chance."""

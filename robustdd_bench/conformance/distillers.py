@@ -22,6 +22,7 @@ from robustdd_bench.conformance.findings import (
 )
 from robustdd_bench.conformance.tasks import CLASSES, IPC, SHAPE_CHW, CountingReporter, tiny_task
 from robustdd_bench.distillers import DistilledSet, Distiller, StagedDistiller
+from robustdd_bench.guard import guard
 from robustdd_bench.plugins import Entry
 
 
@@ -46,11 +47,13 @@ def check_distiller(entry: Entry) -> list[Finding]:
                 "seed": bench.check_seed,
                 "generators": bench.check_generators,
                 "settings": bench.check_settings,
+                "import": lambda: surroundings.check_import(entry.plugin),
                 "inputs": bench.check_inputs,
                 "bytes": bench.check_bytes,
                 "resuming": bench.check_resuming,
                 "parts": bench.check_parts,
-            }
+            },
+            entry.plugin,
         )
 
 
@@ -106,8 +109,9 @@ class _Bench:
         task = tiny_task(self._folder / folder, self._entry.name, seed=seed, as_bytes=as_bytes)
         given = {"images": task.images.clone(), "labels": task.labels.clone()}
         reporter = CountingReporter(stop_at)
-        with surroundings.kept_settings(), surroundings.seeded_globals(global_seed):
-            states, settings = surroundings.generator_states(), surroundings.settings()
+        call = guard(self._entry.plugin, f"method {self._entry.name!r}", passing=(Interruption,))
+        with surroundings.seeded_globals(global_seed), call:
+            states = surroundings.generator_states()
             if isinstance(distiller, StagedDistiller):
                 parts = list(distiller.parts(task))
                 for part in reversed(parts) if backwards else parts:
@@ -116,15 +120,14 @@ class _Bench:
                     if not part.output.is_file():
                         raise FailedCheckError(f"part {part.name!r} did not write {part.output}")
             distilled = distiller.distill(task, reporter)
-            changed = surroundings.differences(states, surroundings.generator_states())
-            set_otherwise = surroundings.differences(settings, surroundings.settings())
+            moved = surroundings.differences(states, surroundings.generator_states())
         if reporter.stopped:
             raise FailedCheckError("it went on after a KeyboardInterrupt; let it pass")
         if not isinstance(distilled, DistilledSet):
             raise FailedCheckError(f"distill returned {type(distilled).__name__}")
         now = {"images": task.images, "labels": task.labels}
         touched = tuple(name for name in given if not torch.equal(given[name], now[name]))
-        return _Outcome(distilled, reporter.calls, changed, set_otherwise, touched)
+        return _Outcome(distilled, reporter.calls, moved, call.changes, touched)
 
     def _same(self, distilled: DistilledSet, complaint: str) -> None:
         expected = self._expected().distilled
@@ -203,7 +206,7 @@ class _Bench:
         changed = self._expected().settings
         if changed:
             raise FailedCheckError(f"it leaves {', '.join(changed)} changed")
-        return "the settings of torch are as they were"
+        return "torch, numpy, Python and the process are as they were"
 
     def check_inputs(self) -> str:
         touched = self._expected().inputs

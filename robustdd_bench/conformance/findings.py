@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from robustdd_bench.guard import BUILTIN, guard, logged, plain_text, told
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -27,19 +29,27 @@ class Interruption(KeyboardInterrupt):
 Check = Callable[[], str]
 
 
-def run_checks(checks: Mapping[str, Check]) -> list[Finding]:
-    """Run every check; what one raises becomes its finding."""
+def run_checks(checks: Mapping[str, Check], plugin: str = BUILTIN) -> list[Finding]:
+    """Run every check; what one raises becomes its finding.
+
+    Args:
+        checks: the checks by name.
+        plugin: whose code they call.
+    """
     findings = []
-    for name, check in checks.items():
-        try:
-            findings.append(Finding(name, True, check()))
-        except FailedCheckError as error:
-            findings.append(Finding(name, False, one_line(error)))
-        except (Exception, Interruption) as error:
-            findings.append(Finding(name, False, f"{type(error).__name__}: {one_line(error)}"))
+    with logged(lambda text: None):  # the checks tell it
+        for name, check in checks.items():
+            try:
+                with guard(plugin, f"check {name!r}", passing=(Interruption,)):
+                    detail = check()
+                findings.append(Finding(name, True, detail))
+            except FailedCheckError as error:
+                findings.append(Finding(name, False, one_line(error)))
+            except (Exception, Interruption) as error:
+                findings.append(Finding(name, False, told(error)))
     return findings
 
 
 def one_line(error: BaseException) -> str:
     """The text of an error without line breaks."""
-    return " ".join(str(error).split())
+    return plain_text(error)

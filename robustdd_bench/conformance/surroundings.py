@@ -1,4 +1,4 @@
-"""Global state that a plugin has to leave alone: generators, and the settings of torch."""
+"""Global state that a plugin has to leave alone: the generators, and what its import changes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from robustdd_bench.conformance.findings import FailedCheckError
+from robustdd_bench.guard import left_changed
+
 
 def generator_states() -> dict[str, Any]:
     """The states of the global generators, comparable with `==`."""
@@ -20,16 +23,16 @@ def generator_states() -> dict[str, Any]:
     }
 
 
-def settings() -> dict[str, Any]:
-    """The settings of torch that shape other people's results."""
-    return {
-        "the default dtype": torch.get_default_dtype(),
-        "the gradient mode": torch.is_grad_enabled(),
-        "the number of threads": torch.get_num_threads(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "the precision of float32 products": torch.get_float32_matmul_precision(),
-        "cudnn.benchmark": torch.backends.cudnn.benchmark,
-    }
+def check_import(plugin: str) -> str:
+    """Check that a plugin's import and its hooks have left everything as it was.
+
+    Raises:
+        FailedCheckError: they have not, in this process.
+    """
+    changed = left_changed(plugin)
+    if changed:
+        raise FailedCheckError("; ".join(changed))
+    return "its import and its hooks leave the process as it was"
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
@@ -50,29 +53,6 @@ def seeded_globals(seed: int) -> Iterator[None]:
         torch.random.set_rng_state(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         random.setstate(before[2])
-
-
-@contextlib.contextmanager
-def kept_settings() -> Iterator[None]:
-    """Undo what a plugin does to the settings of torch, so that the next check starts afresh."""
-    dtype, grad, threads = (
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-        torch.get_num_threads(),
-    )
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    precision = torch.get_float32_matmul_precision()
-    benchmark = torch.backends.cudnn.benchmark
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.benchmark = benchmark
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 What counts is decided here and not by the attack: every adversarial example is judged again in a
 fresh forward pass at another batch size. It breaks the student only if it is finite, in [0,1],
-within eps and misclassified there.
+within eps and misclassified there. The attack holds a copy of the student, never the network that
+judges: a hook, a patched `forward` or a changed buffer stays on the copy.
 
 Shapes: N examples of a split, B a batch, C channels, H height, W width, K classes. Outcomes per
 example ("bits") are bool (N,) on the CPU; True says that the student is right.
@@ -10,27 +11,20 @@ example ("bits") are bool (N,) on the CPU; True says that the student is right.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.errors import UsageError
+from robustdd_bench.evaluation.lending import counted, lending, with_sources
 from robustdd_bench.evaluation.outcomes import first_bits
-from robustdd_bench.evaluation.prediction import (
-    classified,
-    frozen,
-    other_batch_size,
-    predict,
-    right,
-)
+from robustdd_bench.evaluation.prediction import classified, other_batch_size, predict, right
 from robustdd_bench.evaluation.together import Layout, Students, layout_for
 from robustdd_bench.toolkit.randomness import ExampleGenerator, as_int64
-from robustdd_bench.toolkit.seeds import isolated_rng
 
 WitnessKeeper = Callable[[int, Tensor, Tensor], None]
 """Takes the number of a student, places (M,) in the split, and adversarial examples (M,C,H,W)."""
@@ -210,33 +204,35 @@ def attack_students(
 
     Raises:
         UsageError: the threat model is targeted, or the attack says that it cannot be used so.
-        PluginError: the attack raised, returned something else than images, or changed a
-            student; the message names attack and plugin.
+        PluginError: the attack raised, returned something else than images, or changed the
+            weights of a student; the message names attack and plugin.
     """
     if threat.targeted:
         raise UsageError("robust accuracy is measured with an untargeted threat model")
     name = name or type(attack).__name__
     plugin = plugin or type(attack).__module__.partition(".")[0]
-    who = f"attack {name!r} of plugin {plugin!r}"
     standing = [bits.cpu().bool() for bits in right_before]
     tried = [first_bits(bits, examples) for bits in standing]
     places = [bits.nonzero().squeeze(1).to(images.device) for bits in tried]
-    said: list[str] = getattr(attack, "warnings", [])  # not there without `super().__init__`
-    said.clear()
-    with _guarded(models, who, seeds[0]):
+    remarks: tuple[str, ...] = ()
+    with lending(plugin, name, models, seeds[0]) as lent:
+        said: list[str] = getattr(attack, "warnings", [])  # not there without `super().__init__`
+        said.clear()
+        copies = [lent(model) for model in models]
         if attack.routed and len(models) > 1:
-            students = Students(models, layout or layout_for(images.device))
+            students = Students(copies, layout or layout_for(images.device))
             found = _together(attack, students, images, labels, threat, seeds, places, batch_size)
             forwards = students.forwards
         else:
             found, forwards = [], []
-            for r, (model, seed, where) in enumerate(zip(models, seeds, places, strict=True)):
-                others = () if sources is None else tuple(sources[r])
-                with _counted(model) as counter, _lent(attack, others):
+            for r, (model, seed, where) in enumerate(zip(copies, seeds, places, strict=True)):
+                others = () if sources is None else tuple(map(lent, sources[r]))
+                with counted(model) as counter, with_sources(attack, others):
                     found.append(
                         _alone(attack, model, images, labels, threat, seed, where, batch_size)
                     )
                 forwards.append(counter[0])
+        remarks = tuple(dict.fromkeys(map(str, said)))
     outcomes = []
     for r, model in enumerate(models):
         robust, violations = standing[r].clone(), Violations()
@@ -266,7 +262,7 @@ def attack_students(
                 robust=robust,
                 violations=violations,
                 forwards=forwards[r],
-                warnings=tuple(dict.fromkeys(said)),
+                warnings=remarks,
             )
         )
     return outcomes
@@ -285,7 +281,7 @@ def _alone(
     """Adversarial examples of one student (M,C,H,W), for the examples at `places`."""
     chunks = torch.split(places, batch_size) if len(places) else ()
     moved = [
-        _perturb(attack, model, images[c], labels[c], threat, ExampleGenerator(seed, c))
+        _perturb(attack, model, images[c], labels[c], threat, ExampleGenerator(seed, c.clone()))
         for c in chunks
     ]
     return torch.cat(moved) if moved else images[places]
@@ -326,10 +322,10 @@ def _perturb(
     threat: ThreatModel,
     generator: ExampleGenerator,
 ) -> Tensor:
-    """One batch; `images` and `labels` are copies, so an attack may write into them."""
-    shape, dtype = images.shape, images.dtype
-    found = attack.perturb(model, images, labels, threat, generator)
-    if not isinstance(found, Tensor):
+    """One batch; all that is handed over are copies, so an attack may write into them."""
+    shape, dtype, kind = images.shape, images.dtype, type(images)
+    found = attack.perturb(model, images, labels, replace(threat), generator)
+    if type(found) not in (kind, nn.Parameter):  # a kind of its own may answer what it likes
         raise TypeError(f"perturb returned {type(found).__name__}, not a tensor")
     if found.shape != shape or found.dtype != dtype:
         raise ValueError(
@@ -337,58 +333,3 @@ def _perturb(
             f"{dtype} and shape {tuple(shape)}"
         )
     return found.detach().to(images.device)
-
-
-@contextlib.contextmanager
-def _lent(attack: Attack, sources: Sequence[nn.Module]) -> Iterator[None]:
-    """Lend an attack other networks, in eval mode and frozen, for the time of one student."""
-    if not attack.uses_sources:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        attack.sources = [stack.enter_context(frozen(source)) for source in sources]
-        try:
-            yield
-        finally:
-            attack.sources = ()
-
-
-@contextlib.contextmanager
-def _counted(model: nn.Module) -> Iterator[list[int]]:
-    """Count the images that pass through a network."""
-    counter = [0]
-
-    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        counter[0] += len(inputs[0])
-
-    hook = model.register_forward_pre_hook(count)
-    try:
-        yield counter
-    finally:
-        hook.remove()
-
-
-@contextlib.contextmanager
-def _guarded(models: Sequence[nn.Module], who: str, seed: int) -> Iterator[None]:
-    """Run code of an attack: name it in errors, and keep the students as they were."""
-    before = [{key: value.clone() for key, value in _state(model).items()} for model in models]
-    try:
-        with contextlib.ExitStack() as stack:
-            for model in models:
-                stack.enter_context(frozen(model))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(isolated_rng(seed))
-            yield
-    except UsageError as error:  # a norm it does not know, a package that is missing
-        raise UsageError(f"{who}: {error}") from error
-    except Exception as error:
-        raise PluginError(f"{who} failed: {type(error).__name__}: {error}") from error
-    for model, values in zip(models, before, strict=True):
-        after = _state(model)
-        for key, value in values.items():
-            if not torch.allclose(value, after[key], rtol=0, atol=0, equal_nan=True):
-                raise PluginError(f"{who} changed the student's weights ({key})")
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

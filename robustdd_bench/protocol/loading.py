@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustdd_bench.errors import PluginError, RobustDDError, UsageError
+from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.guard import blame, plain_text
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData
 from robustdd_bench.protocol.tracks import Track
@@ -27,17 +28,12 @@ def load_data(
     """
     spec = track.data
     entry = registry.get("datasets", spec.dataset)
-    try:
-        data = entry.load()(data_root, download, **spec.options)
-    except RobustDDError:
-        raise
-    except TypeError as error:
-        raise UsageError(f"track {track.name!r}, data.options: {error}") from error
-    except Exception as error:
-        raise PluginError(
-            f"plugin {entry.plugin!r}: dataset {entry.name!r} failed: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    load = entry.load()
+    with blame(entry.plugin, f"dataset {entry.name!r}"):
+        try:
+            data = load(data_root.absolute(), download, **spec.options)
+        except TypeError as error:
+            raise UsageError(f"track {track.name!r}, data.options: {plain_text(error)}") from error
     if not isinstance(data, ImageData):
         raise PluginError(
             f"plugin {entry.plugin!r}: dataset {entry.name!r} must return ImageData, "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdd_bench.errors import UsageError
+from robustdd_bench.guard import BUILTIN, blame_stranger, plain_text
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.seeds import isolated_rng
 
@@ -70,8 +71,11 @@ class NetworkFactory:
         preprocessing: first layer.
         train_images: what a ZCA layer is fitted on; (N,C,H,W). They are not kept.
         device: where networks live.
+        plugin: where the builder comes from.
+        what: what it is called in messages.
         separate: whether each network gets a copy of the layer, so that no network can change
             another one. Methods draw a network in each iteration and share the layer.
+        layer: the first layer, fitted already; None: it is made here.
     """
 
     def __init__(
@@ -83,27 +87,37 @@ class NetworkFactory:
         preprocessing: Preprocessing,
         train_images: Tensor,
         device: torch.device,
+        plugin: str = BUILTIN,
+        what: str = "the network",
         *,
         separate: bool = False,
+        layer: nn.Module | None = None,
     ) -> None:
         self._build = build
+        self._plugin, self._what = plugin, what
         self._options = dict(options)
         self._shape = tuple(shape_CHW)
         self._classes = num_classes
-        self._layer = preprocessing.layer(train_images).to(device)
+        fitted = preprocessing.layer(train_images) if layer is None else layer
+        self.layer = fitted.to(device)
         self._device = device
         self._separate = separate
 
     def __call__(self, seed: int) -> nn.Module:
         """A network on the device, in train mode."""
-        with isolated_rng(seed):
+        with isolated_rng(seed), blame_stranger(self._plugin, self._what):
             try:
                 network = self._build(self._shape, self._classes, **self._options)
             except TypeError as error:
-                raise UsageError(f"the track's network options do not fit: {error}") from error
-        # The host does not wait for the device: methods draw a network in each iteration.
-        layer = copy.deepcopy(self._layer) if self._separate else self._layer
-        return nn.Sequential(layer, network.to(self._device, non_blocking=True))
+                raise UsageError(
+                    f"the track's network options do not fit: {plain_text(error)}"
+                ) from error
+            if not isinstance(network, nn.Module):
+                raise TypeError(f"it gives {type(network).__name__}, not a torch.nn.Module")
+            # The host does not wait for the device: methods draw a network in each iteration.
+            network = network.to(self._device, non_blocking=True)
+        layer = copy.deepcopy(self.layer) if self._separate else self.layer
+        return nn.Sequential(layer, network)
 
 
 class Networks:
@@ -118,7 +132,10 @@ class Networks:
         num_classes: K.
         train_images: what a ZCA layer is fitted on; (N,C,H,W).
         device: where networks live.
+        plugin: where the builder comes from.
+        what: what it is called in messages.
         separate: see `NetworkFactory`.
+        layers: preprocessing layers that are fitted already.
     """
 
     def __init__(
@@ -128,15 +145,20 @@ class Networks:
         num_classes: int,
         train_images: Tensor,
         device: torch.device,
+        plugin: str = BUILTIN,
+        what: str = "the network",
         *,
         separate: bool = False,
+        layers: Mapping[Preprocessing, nn.Module] | None = None,
     ) -> None:
         self._build = build
         self._options = dict(options)
         self._classes = num_classes
         self._images = train_images
         self._device = device
+        self._plugin, self._what = plugin, what
         self._separate = separate
+        self._layers = dict(layers or {})
         self._factories: dict[Preprocessing, NetworkFactory] = {}
 
     def __call__(self, preprocessing: Preprocessing) -> NetworkFactory:
@@ -154,6 +176,9 @@ class Networks:
                 preprocessing,
                 self._images,
                 self._device,
+                self._plugin,
+                self._what,
                 separate=self._separate,
+                layer=self._layers.get(preprocessing),
             )
         return self._factories[preprocessing]

@@ -22,8 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.files import parse_json
+from robustdd_bench.guard import guard, plain_text, told
 from robustdd_bench.models import StrictModel, read_bounded
 from robustdd_bench.plugins import Registry
 
@@ -280,9 +281,17 @@ def read_track_text(name: str, registry: Registry) -> tuple[str, str]:
     entry = registry.get("tracks", name)
     package, _, file = entry.target.partition(":")
     try:
-        return (importlib.resources.files(package) / file).read_text(encoding="utf-8"), file
+        with guard(entry.plugin, f"track {name!r}"):  # its package is imported
+            text = (importlib.resources.files(package) / file).read_text(encoding="utf-8")
     except (OSError, ModuleNotFoundError) as error:
-        raise UsageError(f"plugin {entry.plugin!r}: cannot read track {name!r}: {error}") from error
+        raise UsageError(
+            f"plugin {entry.plugin!r}: cannot read track {name!r}: {plain_text(error)}"
+        ) from error
+    except Exception as error:
+        raise PluginError(
+            f"plugin {entry.plugin!r}: cannot read track {name!r}: {told(error)}"
+        ) from error
+    return text, file
 
 
 def record_of(name: str) -> Path | None:

@@ -20,7 +20,8 @@ import torch
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
-from robustdd_bench.files import file_lock, read_json, write_json
+from robustdd_bench.files import file_lock, read_json, shown, write_json
+from robustdd_bench.guard import blame_stranger, logged, plugin_of, told
 from robustdd_bench.plugins import Registry
 from robustdd_bench.runs.adoption import adopt
 from robustdd_bench.runs.assembly import WITNESSES, assemble, failed, save_witnesses
@@ -102,6 +103,8 @@ def execute(
         RunFailedError, PluginError: the run failed; a failed record has been written.
         KeyboardInterrupt: interrupted; the text says what is kept and how to go on.
     """
+    said = plan.folder(out)  # as the caller named it
+    out, data_root = out.absolute(), data_root.absolute()
     folder = plan.folder(out)
     process(plan.device)  # the code that runs is that of now, whatever is committed meanwhile
     with _locked(folder), threads(plan.threads):
@@ -111,11 +114,11 @@ def execute(
         bench = Workbench(plan, registry, out, data_root, download=download, witnesses=witnesses)
         finished = _existing(bench)
         if finished is not None:
-            return finished
+            return Finished(finished.record, said, reused=True)
         (folder / WITNESSES).unlink(missing_ok=True)  # of results that are not those to come
         started = _started(folder, plan)
         position = Position()
-        with reporter(folder) as progress, progress.run(**_about(plan)):
+        with reporter(folder) as progress, logged(_log_of(progress)), progress.run(**_about(plan)):
             try:
                 bench.prepare()
                 if source is not None:
@@ -130,7 +133,7 @@ def execute(
                 raise KeyboardInterrupt(_kept(bench, position)) from interrupt
             except UsageError:
                 raise
-            except Exception as error:
+            except BaseException as error:
                 failure = failure_of(error, position.cell)
                 record = failed(
                     bench, position.known(), started, position.stage, position.cell, failure
@@ -143,7 +146,17 @@ def execute(
                 raise failure from error
             write_record(folder / "record.json", record)
         shutil.rmtree(folder / "work", ignore_errors=True)
-    return Finished(record, folder, reused=False)
+    return Finished(record, said, reused=False)
+
+
+def _log_of(progress: RunReporter) -> Callable[[str], None]:
+    """Says what plugins leave changed in the run's log; a full disk shows elsewhere."""
+
+    def log(text: str) -> None:
+        with contextlib.suppress(RunFailedError):
+            progress.note(text)
+
+    return log
 
 
 def _about(plan: Plan) -> dict[str, Any]:
@@ -181,8 +194,17 @@ def run_stages(
 
     def run_here(cell: Cell) -> None:
         position.cell = cell.name
-        run_cell(bench, cell, progress)
+        try:
+            run_cell(bench, cell, progress)
+        except (OSError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # so that no executor is blamed for it
+            failure = failure_of(error, cell.name)
+            if failure is error:
+                raise
+            raise failure from error
 
+    owner, name = plugin_of(executor), f"executor {type(executor).__name__!r}"
     for stage in stages:
         position.stage = position.cell = stage
         cells = position.cells[stage] = bench.cells(stage)
@@ -204,7 +226,8 @@ def run_stages(
             )
             for wave in sorted({cell.wave for cell in left}):
                 todo = [cell for cell in left if cell.wave == wave]
-                executor.run(todo, job)
+                with blame_stranger(owner, name):
+                    executor.run(todo, job)
                 undone = [cell.name for cell in todo if not cell.done()]
                 if undone:
                     raise RunFailedError(f"the executor left cells undone: {', '.join(undone[:3])}")
@@ -222,7 +245,7 @@ def _save_figures(bench: Workbench, record: Record) -> None:
     )
 
 
-def failure_of(error: Exception, where: str) -> RobustDDError:
+def failure_of(error: BaseException, where: str) -> RobustDDError:
     """What ended the run, as an error with one line for the user."""
     if isinstance(error, RobustDDError):
         return error
@@ -230,8 +253,7 @@ def failure_of(error: Exception, where: str) -> RobustDDError:
         return RunFailedError(
             f"out of memory in {where}: set a smaller batch size, or use a larger device"
         )
-    text = " ".join(str(error).split())
-    return RunFailedError(f"{where} failed: {type(error).__name__}: {text}")
+    return RunFailedError(f"{where} failed: {told(error)}")
 
 
 @contextlib.contextmanager
@@ -240,16 +262,18 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make {folder}: {error.strerror or error}; see --out") from error
+        raise UsageError(
+            f"cannot make {shown(folder)}: {error.strerror or error}; see --out"
+        ) from error
     try:
         held = file_lock(folder / LOCK, 0)
     except OSError as error:
         raise UsageError(
-            f"cannot write into {folder}: {error.strerror or error}; see --out"
+            f"cannot write into {shown(folder)}: {error.strerror or error}; see --out"
         ) from error
     if held is None:
         raise RunLockedError(
-            f"another process is running into {folder}; wait for it, or choose another --out"
+            f"another process is running into {shown(folder)}; wait for it, or choose another --out"
         )
     try:
         yield
@@ -325,4 +349,6 @@ def _kept(bench: Workbench, position: Position) -> str:
     if position.stage == "distill" and work.is_dir() and any(work.iterdir()):
         parts.append("a checkpoint of the distillation")
     kept = ", ".join(parts) if parts else "nothing yet"
-    return f"interrupted; kept in {bench.folder}: {kept}. Run the same command again to go on."
+    return (
+        f"interrupted; kept in {shown(bench.folder)}: {kept}. Run the same command again to go on."
+    )

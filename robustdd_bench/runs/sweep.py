@@ -140,14 +140,19 @@ def run_sweep(
         KeyboardInterrupt: interrupted; the text says what is done and how to go on.
     """
     outcomes = [Outcome(run, run.plan.folder(out)) for run in sweep.runs]
-    failed_before = [_failure(outcome) if retry_failed else None for outcome in outcomes]
+    places = [run.plan.folder(out.absolute()) for run in sweep.runs]
+    out, data_root = out.absolute(), data_root.absolute()
+    failed_before = [
+        _failure(run, place) if retry_failed else None
+        for run, place in zip(sweep.runs, places, strict=True)
+    ]
     shown = NoSweepDisplay() if display is None else display
 
     def run_one(index: int) -> Outcome:
         run, folder = outcomes[index].run, outcomes[index].folder
-        if is_locked(folder, unsure=False):  # if so, the run says why it cannot lock
+        if is_locked(places[index], unsure=False):  # if so, the run says why it cannot lock
             return Outcome(run, folder, "elsewhere")
-        failure = _failure(outcomes[index])
+        failure = _failure(run, places[index])
         # What failed since this call began is another process's answer, and is not asked again.
         if failure is not None and failure != failed_before[index]:
             return Outcome(run, folder, "failed", reason=failure[1])
@@ -191,13 +196,13 @@ def run_sweep(
     return SweepResult(sweep, tuple(outcomes))
 
 
-def _failure(outcome: Outcome) -> tuple[int, str] | None:
+def _failure(run: SweepRun, folder: Path) -> tuple[int, str] | None:
     """When a run's record was written and why the run failed, if that is what it says."""
-    path = outcome.folder / "record.json"
-    if recorded_status(outcome.folder) == "failed":
+    path = folder / "record.json"
+    if recorded_status(folder) == "failed":
         with contextlib.suppress(UsageError, OSError):
             written, record = path.stat().st_mtime_ns, read_record(path)
-            if record.failure is not None and record.run_id == outcome.run.run_id:
+            if record.failure is not None and record.run_id == run.run_id:
                 return written, record.failure.reason
     return None
 

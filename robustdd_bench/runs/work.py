@@ -27,6 +27,7 @@ from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.evaluation.suite_checks import strongest_iterative
 from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
 from robustdd_bench.files import read_json, write_json, write_safetensors
+from robustdd_bench.guard import logged
 from robustdd_bench.plugins import Registry
 from robustdd_bench.runs.cells import Cell
 from robustdd_bench.runs.environment import PeakMemory, process
@@ -51,7 +52,9 @@ def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> None:
         return
     memory = PeakMemory(bench.plan.device)
     start = time.perf_counter()
-    work = _WORK[cell.stage](bench, cell, reporter)
+    about_students = cell.stage in ("students", "attacks", "sanity")
+    with bench.network_code() if about_students else contextlib.nullcontext():
+        work = _WORK[cell.stage](bench, cell, reporter)
     if bench.plan.device == "cuda":
         torch.cuda.synchronize()
     wall_s = time.perf_counter() - start
@@ -79,7 +82,7 @@ def run_remote(
         Path(message["data_root"]),
         witnesses=message["witnesses"],
     )
-    with threads(plan.threads):
+    with threads(plan.threads), logged(reporter.note):
         run_cell(bench, bench.cell(name), reporter)
 
 
@@ -165,16 +168,36 @@ def _distill(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
     counter = _Counter(reporter)
     with bench.method():
         distilled = bench.distiller.distill(bench.task, counter)
-    if not isinstance(distilled, DistilledSet):
-        raise PluginError(
-            f"plugin {plan.plugin!r}: method {plan.method!r} must return a DistilledSet, "
-            f"not {type(distilled).__name__}"
-        )
+        if not isinstance(distilled, DistilledSet):
+            raise PluginError(
+                f"plugin {plan.plugin!r}: method {plan.method!r} must return a DistilledSet, "
+                f"not {type(distilled).__name__}"
+            )
+        distilled = _plain(distilled, bench.train.images)
     ipc = None if bench.reference else plan.track.data.ipc
     distilled.check(bench.shape_CHW, bench.num_classes, ipc)
     _check_recipe(bench, distilled)
     distilled.save(cell.output)
     return counter.done()
+
+
+def _plain(found: DistilledSet, like: Tensor) -> DistilledSet:
+    """The set in our own kinds of objects: those of a stranger may answer what they like."""
+
+    def plain(what: str, value: Any) -> Tensor:
+        if type(value) not in (Tensor, torch.nn.Parameter, type(like)):
+            raise TypeError(f"the {what} must be a plain tensor, not {type(value).__name__}")
+        detached: Tensor = value.detach()
+        return detached
+
+    return DistilledSet(
+        images=plain("images", found.images),
+        labels=plain("labels", found.labels),
+        learning_rate=found.learning_rate,
+        augmentation=found.augmentation,
+        preprocessing=found.preprocessing,
+        provenance=dict(found.provenance),
+    )
 
 
 def _check_recipe(bench: Workbench, distilled: DistilledSet) -> None:

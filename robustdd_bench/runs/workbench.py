@@ -6,6 +6,7 @@ Workers of a distributed executor build their own from the plan and the folders.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.config import recorded_config
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Part, StagedDistiller
-from robustdd_bench.errors import PluginError, RobustDDError, UsageError
+from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.files import read_safetensors
+from robustdd_bench.guard import blame, blame_stranger
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
 from robustdd_bench.protocol.loading import load_data
@@ -31,7 +33,7 @@ from robustdd_bench.runs.cell_plan import cells_of
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.plan import Plan, method_entry
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.seeds import Seeds, isolated_rng, seeded_globals
 
 
 class Workbench(RunFolder):
@@ -60,11 +62,12 @@ class Workbench(RunFolder):
         students: int | None = None,
         examples: int | None = None,
     ) -> None:
+        out = out.absolute()  # whatever a plugin does to the working directory
         self.plan = plan
         self.registry = registry
         super().__init__(plan.folder(out))
         self.store = out / "store"
-        self.data_root = data_root
+        self.data_root = data_root.absolute()
         self.download = download
         self.witnesses = witnesses
         self._judged = students
@@ -141,14 +144,17 @@ class Workbench(RunFolder):
         """The track's preprocessing."""
         return Preprocessing(**self.plan.track.preprocessing.model_dump())
 
-    def _networks(self, spec: NetworkSpec, *, separate: bool = False) -> Networks:
+    def _networks(self, spec: NetworkSpec, **options: Any) -> Networks:
+        entry = self.registry.get("networks", spec.name)
         return Networks(
-            self.registry.get("networks", spec.name).load(),
+            entry.load(),
             spec.options,
             self.num_classes,
             self.train.images,
             self.device,
-            separate=separate,
+            entry.plugin,
+            f"network {spec.name!r}",
+            **options,
         )
 
     @cached_property
@@ -156,6 +162,12 @@ class Workbench(RunFolder):
         """Students are networks of their own: nothing that a plugin holds is a part of them."""
         track = self.plan.track
         return self._networks(track.student_network or track.network, separate=True)
+
+    def network_code(self) -> contextlib.AbstractContextManager[None]:
+        """Around work on students: their forward passes are code of the network's plugin."""
+        spec = self.plan.track.student_network or self.plan.track.network
+        owner = self.registry.get("networks", spec.name).plugin
+        return blame_stranger(owner, f"network {spec.name!r}")
 
     def threat(self, eps: float) -> ThreatModel:
         """The track's threat model at an eps."""
@@ -193,7 +205,9 @@ class Workbench(RunFolder):
     def task(self) -> DistillTask:
         """What the method gets. Nothing in it leads to the evaluation split or to this object."""
         track = self.plan.track
-        networks = self._networks(track.network)
+        # A copy of the students' layer, which is fitted once; what a method does to it stays there.
+        layer = copy.deepcopy(self._students(self.preprocessing).layer)
+        networks = self._networks(track.network, layers={self.preprocessing: layer})
         work = self.folder / "work"
         work.mkdir(parents=True, exist_ok=True)
         return DistillTask(
@@ -233,13 +247,15 @@ class Workbench(RunFolder):
     def method(self, what: str = "") -> Iterator[None]:
         """Run code of the method.
 
-        It is blamed for what it raises; what it draws from the global generator is seeded and
-        leaves no trace; and it must leave the training data, which students share, as they are.
+        It is blamed for what it raises; what it draws from the global generators is seeded; what
+        it leaves changed is put back; and it must leave the training data, which students share,
+        as they are.
         """
         plan, data = self.plan, (self.train.images, self.train.labels)
         before = [tensor._version for tensor in data]
         who = f"method {plan.method!r}{what}"
-        with blame(plan.plugin, who), isolated_rng(self.method_seeds.seed("global", what)):
+        seed = self.method_seeds.seed("global", what)
+        with isolated_rng(seed), seeded_globals(seed), blame(plan.plugin, who):
             yield
         if [tensor._version for tensor in data] != before:
             raise PluginError(
@@ -372,20 +388,3 @@ def _alone(split: Split) -> Split:
         return tensor.detach() if whole else tensor.clone()
 
     return Split(own(split.images), own(split.labels))
-
-
-@contextlib.contextmanager
-def blame(plugin: str, what: str) -> Iterator[None]:
-    """Turn any exception of a plugin's code into a PluginError that names it.
-
-    The harness's own errors and a lack of memory pass.
-    """
-    try:
-        yield
-    except (RobustDDError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise PluginError(
-            f"plugin {plugin!r}: {what} failed: {type(error).__name__}: {text}"
-        ) from error

@@ -71,3 +71,23 @@ def isolated_rng(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.random.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Seed the global generators of numpy and Python, and leave them untouched afterwards.
+
+    It is for the code of plugins: one that draws from them repeats itself from run to run.
+    """
+    import random
+
+    import numpy as np
+
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        yield
+    finally:
+        np.random.set_state(states[0])  # noqa: NPY002
+        random.setstate(states[1])
