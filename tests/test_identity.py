@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
-from small_runs import TRACK, plan_of, registry
+from small_runs import TRACK, example, plan_of, registry
 
 from robustdd_bench.board.copies import clashes
 from robustdd_bench.board.standings import standings
@@ -27,7 +27,7 @@ from robustdd_bench.runs import adoption, plan, records
 from robustdd_bench.runs.adoption import plan_again
 from robustdd_bench.runs.estimate import History, estimate
 from robustdd_bench.runs.plan import Plan, make_plan
-from robustdd_bench.runs.records import Record, read_record
+from robustdd_bench.runs.records import Record, make_record, read_record
 from robustdd_bench.toolkit.experts import ExpertRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -329,3 +329,26 @@ def test_a_later_field_needs_a_default() -> None:
     kind = dataclasses.make_dataclass("Config", ["a"], namespace={"ADDED": {"a": "1.0"}})
     with pytest.raises(PluginError, match="needs a default"):
         build_config(kind, {"a": 1}, "method 'x'")
+
+
+def test_a_record_keeps_later_fields_of_its_plan(wider) -> None:
+    record = example("random").record
+    fast = dataclasses.replace(record.plan(), fastness="off")
+    fields = {name: getattr(record, name) for name in Record.model_fields}
+    fields |= {"further": fast.further(), "run_id": fast.run_id()}
+    del fields["results_sha256"]
+    kept = make_record(**fields)
+    assert type(kept).model_validate_json(kept.model_dump_json()).plan() == dataclasses.replace(
+        fast,
+        preset=kept.plan().preset,
+        overrides=kept.plan().overrides,
+        track_source=kept.plan().track_source,
+    )
+    assert "further" not in record.model_dump()
+
+
+def test_a_plan_with_fields_that_are_not_known_here_is_told(tmp_path) -> None:
+    fields = json.loads((example("random").folder / "record.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps(fields | {"further": {"fastness": "off"}}))
+    with pytest.raises(UsageError, match=r"does not know \(fastness\); install a newer version"):
+        read_record(tmp_path / "record.json")

@@ -360,3 +360,19 @@ def test_a_board_that_is_a_file_is_a_line(tmp_path) -> None:
 def test_the_committed_board_is_the_installed_protocol() -> None:
     runs = published(Path(__file__).parent.parent / "leaderboard", installed())
     assert len(runs) >= 90
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("expert_precision", "default", "writes them (expert_precision); run it again"),
+        ("luck", 7, "unknown key 'luck'"),
+        ("experts", "2", "experts"),
+    ],
+)
+def test_one_method_has_one_way_to_write_its_settings(key, value, line, tmp_path) -> None:
+    """Else the same method could stand on the board twice."""
+    record = example("mtt").record
+    method = record.method.model_copy(update={"config": {**record.method.config, key: value}})
+    folder = copied(tmp_path / "runs", forged(record, method=method), "mtt")
+    assert line in refused(folder, tmp_path / "board")

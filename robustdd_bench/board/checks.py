@@ -11,6 +11,7 @@ from robustdd_bench.board.overlaps import copies_against
 from robustdd_bench.board.preview import check_preview
 from robustdd_bench.board.sets import read_set
 from robustdd_bench.board.texts import suspicious_texts
+from robustdd_bench.config import config_class, config_to_dict, recorded_config
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
@@ -142,7 +143,8 @@ def protocol_reasons(record: Record, registry: Registry, *, new: bool) -> list[s
                 f"its track is not the protocol that is installed as {track.id}: "
                 f"{', '.join(_differences(track, installed))} differ"
             ]
-        return [*_suite(record, installed, registry), *_owner(record, registry)]
+        reasons = [*_suite(record, installed, registry), *_owner(record, registry)]
+        return [*reasons, *_settings(record, registry)] if new else reasons
     except RobustDDError as error:
         return [f"its protocol cannot be checked: {error}"]
 
@@ -186,6 +188,23 @@ def _owner(record: Record, registry: Registry) -> Iterator[str]:
         )
     elif method.reference and not entry.load().reference:
         yield f"method {method.name} makes distilled sets; it is no reference"
+
+
+def _settings(record: Record, registry: Registry) -> Iterator[str]:
+    """Settings are as the installed method writes them, so that one method has one row."""
+    entry = registry.entries["distillers"].get(record.method.name)
+    if entry is None:
+        return
+    owner = f"method {record.method.name!r}"
+    kind = config_class(entry.load(), owner)
+    said = record.method.config
+    wanted = config_to_dict(recorded_config(kind, said, owner))
+    if _json(wanted) != _json(said):
+        keys = sorted(k for k in wanted.keys() | said.keys() if wanted.get(k) != said.get(k))
+        yield (
+            f"its settings are not as the installed {owner} writes them ({', '.join(keys)}); run "
+            "it again"
+        )
 
 
 def _json(value: Any) -> str:
