@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from robustdd_bench.board.kept import keep
 from robustdd_bench.files import atomic_write, read_json, write_json
 from robustdd_bench.runs.records import read_record
 from robustdd_bench.tables import markdown
@@ -136,6 +137,7 @@ def collect(out: Path) -> dict[str, Any]:
             "run_id": record.run_id,
             "accuracy": [round(level.mean, 6) for level in levels],
             "std_students": [round(level.std or 0.0, 6) for level in levels],
+            "outcomes": keep(record),
         }
         about = {
             "ladder": [0.0, *record.track.threat.ladder],

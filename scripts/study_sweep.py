@@ -1,14 +1,24 @@
-"""A study made of sweeps: collect validation runs into a JSON file, and draw the study's table.
+"""A study made of sweeps: collect validation runs into a JSON file, and draw the study's tables.
 
-    python scripts/study_sweep.py collect STUDY.json FOLDER [FOLDER ...]
+    python scripts/study_sweep.py collect STUDY.json FOLDER [FOLDER ...] [--repeats]
     python scripts/study_sweep.py draw STUDY.md
-    python scripts/study_sweep.py compare RUN OTHER
+    python scripts/study_sweep.py compare STUDY.json RUN OTHER
+    python scripts/study_sweep.py compare FOLDER OTHER_FOLDER
 
-FOLDER is searched for `record.json` of runs with `--validate`; a run on the test split is refused,
-since a search must not see it. What is in STUDY.json already stays, so runs of several machines
-and calls come together in one file; a run that is there twice must have the same figures. `draw`
-writes the tables between the marks of STUDY.md from STUDY.json alone. `compare` prints the paired
-differences of two runs of one track and seed, with their 95 % intervals.
+`collect` searches FOLDER for `record.json` of runs with `--validate`; a run on the test split is
+refused, since a search must not see it. It keeps each run's figures, and its outcomes by student
+and example, from which intervals are computed again. What is in STUDY.json already stays, so runs
+of several machines and calls come together in one file; a run that is there without its outcomes
+gets them. A run that is there with other figures (another machine, another torch) is refused, or
+with `--repeats` kept as a row of its own.
+
+`draw` writes the tables between the marks of STUDY.md from STUDY.json alone: the runs, and where
+the file names `comparisons`, their differences. Each comparison is computed from the outcomes that
+were kept; one whose outcomes were not kept shows what was once stated, and says so.
+
+`compare` prints the paired differences of two runs with their 95 % intervals, from a study's file
+or from two folders. RUN may be several run ids with commas between them, one a distillation seed.
+Where a run was repeated, runs of one machine are compared if there are such.
 """
 
 from __future__ import annotations
@@ -21,9 +31,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from robustdd_bench.board.pairing import outcomes
-from robustdd_bench.errors import RobustDDError
-from robustdd_bench.evaluation.comparison import compare
+from robustdd_bench.board.kept import differences, keep
+from robustdd_bench.errors import RobustDDError, UsageError
+from robustdd_bench.evaluation.comparison import Difference
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import Record, read_record
@@ -31,6 +41,8 @@ from robustdd_bench.tables import markdown
 from robustdd_bench.terminal import duration_text
 
 BEGIN, END = "<!-- begin tables -->", "<!-- end tables -->"
+NOT_KEPT = "not kept: stated once, cannot be computed again"
+COMPUTED = "kept: computed from them"
 LAST = 0.1
 """Share of a distillation, its end, over which the loss is averaged."""
 
@@ -60,6 +72,7 @@ def run_facts(record: Record, folder: Path) -> dict[str, Any]:
         "torch": record.torch,
         "commit": record.costs.commit.sha if record.costs.commit else None,
         "results_sha256": record.results_sha256,
+        "outcomes": keep(record),
     }
 
 
@@ -72,14 +85,20 @@ def final_loss(path: Path) -> float | None:
     return round(fmean(losses[-max(1, round(LAST * len(losses))) :]), 6) if losses else None
 
 
-def collect(study: Path, folders: Sequence[Path]) -> None:
+def collect(study: Path, folders: Sequence[Path], *, repeats: bool = False) -> None:
     """Add the runs under `folders` to the figures of a study.
+
+    Args:
+        study: the JSON file.
+        folders: where the runs are.
+        repeats: whether a run that is there with other figures is kept beside them.
 
     Raises:
         SystemExit: there is none, one has seen the test split, or one contradicts the file.
     """
-    known = read_json(study)["runs"] if study.exists() else []
-    runs = {row["run_id"]: row for row in known}
+    known = read_json(study) if study.exists() else {"runs": []}
+    runs = {_identity(row): row for row in known["runs"]}
+    ids = {row["run_id"] for row in known["runs"]}
     paths = sorted(path for folder in folders for path in folder.rglob("record.json"))
     if not paths:
         sys.exit(f"error: no record.json in {', '.join(map(str, folders))}")
@@ -90,11 +109,24 @@ def collect(study: Path, folders: Sequence[Path]) -> None:
         if record.aggregates is None:
             continue
         facts = run_facts(record, path.parent)
-        before = runs.setdefault(record.run_id, facts)
-        if before["results_sha256"] != facts["results_sha256"]:
-            sys.exit(f"error: {path}: {study} has other figures for run {record.run_id}")
-    order = sorted(runs.values(), key=lambda row: (row["track"], _settings_key(row), row["seed"]))
-    write_json(study, {"runs": order})
+        before = runs.get(_identity(facts))
+        if before is None and record.run_id in ids and not repeats:
+            sys.exit(
+                f"error: {path}: {study} has other figures for run {record.run_id}; --repeats "
+                "keeps both"
+            )
+        # What the file says stays; what it lacks is added.
+        runs[_identity(facts)] = facts if before is None else facts | before
+        ids.add(record.run_id)
+    order = sorted(
+        runs.values(),
+        key=lambda row: (row["track"], _settings_key(row), row["seed"], row["results_sha256"]),
+    )
+    write_json(study, known | {"runs": order})
+
+
+def _identity(row: dict[str, Any]) -> tuple[str, str]:
+    return row["run_id"], row["results_sha256"]
 
 
 def _settings_key(row: dict[str, Any]) -> tuple[str, str]:
@@ -119,6 +151,8 @@ def tables(results: dict[str, Any]) -> str:
         parts.append(markdown(headings, cells).rstrip())
         machines = sorted({_machine(row) for row in rows})
         parts.append(f"\nMachines: {'; '.join(machines)}.\n")
+    if results.get("comparisons"):
+        parts.append(comparisons_text(results))
     return "\n".join(parts)
 
 
@@ -154,30 +188,78 @@ def _machine(row: dict[str, Any]) -> str:
     return f"{row['device']}, {row['threads']} CPU thread(s), torch {row['torch']}"
 
 
-def differences(a: Record, b: Record) -> str:
-    """Markdown: the accuracy of a run less that of another, at each level, in points.
+def compared(results: dict[str, Any], a: str, b: str) -> list[tuple[float, Difference]]:
+    """The paired differences of two runs of a study, from the outcomes that it keeps.
 
-    The same examples and students with the same seeds, resampled together; a distillation seed is
-    one draw, and what other seeds would give is not in the interval.
+    Args:
+        results: what the study's file holds.
+        a: a run id, or several with commas between them, one a distillation seed.
+        b: the same of the other.
 
     Raises:
-        SystemExit: the runs cannot be paired.
+        LookupError: the file has no outcomes of a run.
+        UsageError: the runs cannot be paired.
     """
-    judged = [(r.track_sha256, r.data and r.data.evaluation_sha256, r.seed) for r in (a, b)]
-    seeds = [[student.seed for student in record.students] for record in (a, b)]
-    if judged[0] != judged[1] or seeds[0] != seeds[1]:
-        sys.exit("error: the runs differ in track, seed or examples and cannot be paired")
-    levels = (0.0, *a.track.threat.ladder)
-    found = compare(*(outcomes(record, levels)[:, None] for record in (a, b)))
+    rows = [row for row in results["runs"] if "outcomes" in row]
+    sides = [[part.strip() for part in side.split(",")] for side in (a, b)]
+    lacking = {run_id for side in sides for run_id in side} - {row["run_id"] for row in rows}
+    if lacking:
+        raise LookupError(f"the outcomes of {', '.join(sorted(lacking))} were not kept")
+    machines = list(dict.fromkeys(map(_machine, rows)))
+    choices = [[row for row in rows if _machine(row) == machine] for machine in machines]
+    for chosen in (*choices, rows):
+        kept = {row["run_id"]: row["outcomes"] for row in reversed(chosen)}
+        if all(run_id in kept for side in sides for run_id in side):
+            break
+    return differences(*([kept[run_id] for run_id in side] for side in sides))
+
+
+def differences_text(found: Sequence[tuple[float, Difference]]) -> str:
+    """Markdown: differences in points at each level, with their intervals."""
     rows = [
         [
-            "clean" if eps == 0 else eps_label(eps),
+            _level(eps),
             f"{100 * one.difference:+.1f}",
-            f"{100 * one.interval.low:+.1f} to {100 * one.interval.high:+.1f}",
+            _interval(one.interval.low, one.interval.high),
         ]
-        for eps, one in zip(levels, found, strict=True)
+        for eps, one in found
     ]
     return markdown(["level", "difference", "95 % interval"], rows)
+
+
+def comparisons_text(results: dict[str, Any]) -> str:
+    """Markdown: the comparisons that a study names, computed or as they were once stated.
+
+    A comparison is `what` (in words), `a`, `b` (run ids), and by level what was stated of it when
+    its outcomes were not kept: difference and interval in points.
+    """
+    rows = []
+    for item in results["comparisons"]:
+        try:
+            found = compared(results, item["a"], item["b"])
+        except LookupError:
+            for level, (difference, low, high) in item["stated"].items():
+                interval = f"{low:+.1f} to {high:+.1f}"
+                rows.append([item["what"], level, f"{difference:+.1f}", interval, NOT_KEPT])
+        else:
+            for eps, one in found:
+                shown = _interval(one.interval.low, one.interval.high)
+                difference = f"{100 * one.difference:+.1f}"
+                rows.append([item["what"], _level(eps), difference, shown, COMPUTED])
+    headings = ["comparison", "level", "difference", "95 % interval", "outcomes"]
+    return (
+        "Paired differences in points, each interval over students and examples (over seeds as "
+        "well where several are named); no interval is corrected for their number.\n\n"
+        + markdown(headings, rows)
+    )
+
+
+def _level(eps: float) -> str:
+    return "clean" if eps == 0 else eps_label(eps)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def draw(study: Path) -> None:
@@ -195,6 +277,15 @@ def draw(study: Path) -> None:
     write_text(study, f"{head}{BEGIN}\n\n{made}\n{END}{tail}")
 
 
+def _compare(words: Sequence[str]) -> list[tuple[float, Difference]]:
+    """The differences that the words of a call ask for."""
+    if len(words) == 3:
+        return compared(read_json(Path(words[0])), words[1], words[2])
+    if len(words) == 2:
+        return differences(*([keep(read_record(Path(run) / "record.json"))] for run in words))
+    raise UsageError("compare takes STUDY.json and two runs, or two folders")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect or draw; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -204,18 +295,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collecting = commands.add_parser("collect", help="add runs to a study's figures")
     collecting.add_argument("study", type=Path, help="the JSON file")
     collecting.add_argument("folders", type=Path, nargs="+", help="folders of runs")
+    collecting.add_argument("--repeats", action="store_true", help="keep other figures as well")
     drawing = commands.add_parser("draw", help="write a study's tables")
     drawing.add_argument("study", type=Path, help="the Markdown file")
     comparing = commands.add_parser("compare", help="paired differences of two runs")
-    comparing.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folder of a run")
+    comparing.add_argument(
+        "runs", nargs="+", metavar="RUN", help="STUDY.json and two ids, or folders"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "compare":
-            print(differences(*(read_record(run / "record.json") for run in options.runs)), end="")
+            print(differences_text(_compare(options.runs)), end="")
         elif options.command == "collect":
-            collect(options.study, options.folders)
+            collect(options.study, options.folders, repeats=options.repeats)
         else:
             draw(options.study)
+    except LookupError as error:
+        parser.error(str(error))
     except (RobustDDError, OSError) as error:
         parser.error(str(error))
     return 0

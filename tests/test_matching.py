@@ -279,6 +279,18 @@ def test_the_preprocessing_can_be_the_methods_own_and_the_set_carries_it(tmp_pat
         assert made.preprocessing.std == pytest.approx([float(pixels.std(correction=0))])
 
 
+def test_the_log_says_where_the_default_rate_of_images_meets_images_it_was_not_made_for(tmp_path):
+    changes = {"image_optimiser": "sgd", "image_lr": 100.0, "iterations": 0}
+    for number, (preprocessing, told) in enumerate((("track", 1), ("zca", 0))):
+        reporter = RecordingReporter()
+        distil(
+            digits_task(tmp_path / str(number)), reporter, preprocessing=preprocessing, **changes
+        )
+        lines = [note for note in reporter.notes if "image_lr 100 by SGD" in note]
+        assert len(lines) == told
+        assert all("--preset" in line for line in lines)
+
+
 def test_images_are_what_the_networks_saw_whatever_the_preprocessing(tmp_path):
     task = digits_task(tmp_path, preprocessing=Preprocessing())
     start = distil(task, iterations=0).images

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from made_up import made_up, share
 from small_runs import example
 
+from robustdd_bench.board.compare import compare_standings
+from robustdd_bench.board.kept import differences, keep, kept_bits
+from robustdd_bench.board.standings import standings
+from robustdd_bench.errors import UsageError
 from robustdd_bench.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,5 +119,101 @@ def test_two_runs_are_compared_in_pairs(tmp_path, capsys) -> None:
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| clean", "| 0.05", "| 0.10"]
     assert module.main(["compare", folders[0], folders[0]]) == 0
     assert "| 0.10 | +0.0 | +0.0 to +0.0 |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="cannot be paired"):
+    with pytest.raises(SystemExit, match="2"):
         module.main(["compare", folders[0], str(example("random").folder)])
+    assert "the runs differ in evaluation sha256: they do not pair" in capsys.readouterr().err
+
+
+def test_a_studys_file_holds_what_its_intervals_are_computed_from(runs, tmp_path, capsys) -> None:
+    module, figures = script("study_sweep"), tmp_path / "study.json"
+    module.main(["collect", str(figures), str(runs)])
+    folders = [str(example(method, validate=True).folder) for method in ("mtt", "random")]
+    module.main(["compare", *folders])
+    from_folders = capsys.readouterr().out
+    for method in ("mtt", "random"):
+        shutil.rmtree(runs / method)
+    ids = [row["run_id"] for row in read_json(figures)["runs"]]
+    module.main(["compare", str(figures), *ids])
+    assert capsys.readouterr().out == from_folders
+    for row in read_json(figures)["runs"]:
+        bits = kept_bits(row["outcomes"])
+        assert bits.shape == (3, row["students"], row["examples"])
+        assert bits.mean((1, 2)) == pytest.approx(row["accuracy"], abs=1e-6)
+    assert len(json.dumps(read_json(figures))) < 6000
+    with pytest.raises(SystemExit, match="2"):
+        module.main(["compare", str(figures), ids[0], "0123456789ab"])
+    assert "the outcomes of 0123456789ab were not kept" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        module.main(["compare", str(figures), ",".join(ids), ids[0]])
+    assert "2 runs cannot be paired with 1" in capsys.readouterr().err
+
+
+def test_outcomes_are_added_to_a_run_that_is_there_without_them(runs, tmp_path) -> None:
+    module, figures = script("study_sweep"), tmp_path / "study.json"
+    module.main(["collect", str(figures), str(runs)])
+    whole = read_json(figures)
+    bare = {"runs": [dict(row) for row in whole["runs"]], "comparisons": [], "about": "kept"}
+    for row in bare["runs"]:
+        del row["outcomes"]
+        row["loss"] = 0.123  # what the file says of a run stays
+    write_json(figures, bare)
+    module.main(["collect", str(figures), str(runs)])
+    found = read_json(figures)
+    assert (found["about"], found["comparisons"]) == ("kept", [])
+    for row, before in zip(found["runs"], whole["runs"], strict=True):
+        assert row == before | {"loss": 0.123}
+
+
+def test_a_repeat_on_another_machine_is_a_row_of_its_own(runs, tmp_path, capsys) -> None:
+    module, figures = script("study_sweep"), tmp_path / "study.json"
+    module.main(["collect", str(figures), str(runs)])
+    once = read_json(figures)
+    other = {"runs": [dict(row) for row in once["runs"]]}
+    for row in other["runs"]:
+        row |= {"results_sha256": "0" * 64, "device": "another machine"}
+        del row["outcomes"]
+    write_json(figures, other)
+    with pytest.raises(SystemExit, match="--repeats keeps both"):
+        module.main(["collect", str(figures), str(runs)])
+    module.main(["collect", str(figures), str(runs), "--repeats"])
+    rows = read_json(figures)["runs"]
+    assert [row["method"] for row in rows] == ["mtt", "mtt", "random", "random"]
+    assert sum("outcomes" in row for row in rows) == 2
+    module.main(["compare", str(figures), rows[0]["run_id"], rows[2]["run_id"]])
+    assert "| clean |" in capsys.readouterr().out
+
+
+def test_a_comparison_is_computed_or_says_that_its_outcomes_were_not_kept(runs, tmp_path) -> None:
+    module, study = script("study_sweep"), tmp_path / "study.md"
+    figures = study.with_suffix(".json")
+    module.main(["collect", str(figures), str(runs)])
+    results = read_json(figures)
+    mtt, random = (row["run_id"] for row in results["runs"])
+    stated = {"0.10": [6.1, 2.6, 9.6]}
+    results["comparisons"] = [
+        {"what": "mtt less random", "a": mtt, "b": random, "stated": stated},
+        {"what": "lost", "a": "0123456789ab", "b": random, "stated": stated},
+    ]
+    write_json(figures, results)
+    study.write_text("<!-- begin tables --><!-- end tables -->")
+    module.main(["draw", str(study)])
+    text = study.read_text()
+    assert text.count(f"| {module.COMPUTED} |") == 3
+    assert f"| lost | 0.10 | +6.1 | +2.6 to +9.6 | {module.NOT_KEPT} |" in text
+    for level, one in module.compared(results, mtt, random):
+        shown = f"{100 * one.interval.low:+.1f} to {100 * one.interval.high:+.1f}"
+        assert f"| {100 * one.difference:+.1f} | {shown} |" in text, level
+
+
+def test_runs_of_several_seeds_are_compared_over_seeds() -> None:
+    records = {
+        m: [made_up(m, share(n), seed=s) for s in (0, 1, 2)] for m, n in (("a", 60), ("b", 30))
+    }
+    found = differences(*([keep(record) for record in side] for side in records.values()))
+    rows = standings([record for side in records.values() for record in side])
+    expected = compare_standings(*rows)
+    assert [one for _, one in found] == list(expected.differences)
+    assert [level for level, _ in found] == list(expected.levels)
+    swapped = [keep(record) for record in reversed(records["b"])]
+    with pytest.raises(UsageError, match="differ in seed"):
+        differences([keep(record) for record in records["a"]], swapped)
