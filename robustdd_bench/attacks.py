@@ -96,6 +96,12 @@ class Attack(abc.ABC):
     """True: what it finds for an example depends on the other examples of the batch, because its
     random numbers are drawn for the batch as a whole. Its result then changes a little with the
     batch size, and holds only together with the batch size that the record names."""
+    stronger_than: ClassVar[tuple[str, ...]] = ()
+    """Registered names of attacks that it should break at least as much as, such as those that it
+    contains or starts from. Sanity checks hold a suite to that, also over several steps, and run
+    the strongest attack again. Name none whose order depends on the student."""
+    weaker_than: ClassVar[tuple[str, ...]] = ()
+    """The same the other way round."""
     uses_sources: ClassVar[bool] = False
     """True: `sources` holds the other students of the run while a student is attacked."""
     sources: Sequence[Model] = ()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel
+from robustdd_bench.evaluation.suite_checks import Strength
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
@@ -35,6 +36,11 @@ def registered_attacks() -> dict[str, type[Attack]]:
 def make_attack(name: str, **config: object) -> Attack:
     kind = registered_attacks()[name]
     return kind(kind.Config(**config))
+
+
+def shipped_order() -> Strength:
+    """The order that the shipped attacks declare."""
+    return Strength.of(registered_attacks())
 
 
 QUICK: dict[str, dict[str, object]] = {

@@ -672,6 +672,19 @@ class AnyStep(Gradient):
         steps: object = 3
 
 
+class OrderedByText(Gradient):
+    stronger_than = "pgd"
+
+
+class OrderedBeforeItself(Gradient):
+    weaker_than = ("mine",)
+
+
+class OrderedTwice(Gradient):
+    stronger_than = ("noise", "pgd")
+    weaker_than = ("pgd",)
+
+
 @pytest.mark.parametrize(
     ("bad", "check", "words"),
     [
@@ -696,6 +709,9 @@ class AnyStep(Gradient):
         (Weak, "strength", "keeps an accuracy of"),
         (Untold, "norms", "L2 ends in KeyError"),
         (AnyStep, "nonsense", "field 'steps' accepts a value of any type"),
+        (OrderedByText, "order", "must be a tuple of registered names"),
+        (OrderedBeforeItself, "order", "names the attack itself"),
+        (OrderedTwice, "order", "declared stronger and weaker than pgd"),
     ],
 )
 def test_a_bad_attack_fails_exactly_the_check_it_should(
@@ -728,7 +744,8 @@ def test_an_attack_that_makes_nothing_still_has_its_class_and_configuration_chec
     bad: type[Attack], words: str
 ) -> None:
     findings = check_attack(_entry(bad, "attacks"))
-    assert {f.check for f in findings if f.passed} == {"class", "config", "nonsense", "import"}
+    passed = {f.check for f in findings if f.passed}
+    assert passed == {"class", "order", "config", "nonsense", "import"}
     failed = _failed(findings)
     assert words in failed["norms"]
     assert words in failed["ball"]

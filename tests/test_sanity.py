@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from attack_models import make_attack, trained_network
+from attack_models import make_attack, shipped_order, trained_network
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
@@ -81,6 +81,7 @@ def examine(model):
         unconstrained=make_attack("pgd", steps=40),
         seed=0,
         batch_size=BATCH,
+        strength=shipped_order(),
     )
 
 
@@ -198,10 +199,12 @@ def test_a_weaker_attack_that_leads_clearly_is_flagged():
     reference = honest_outcomes()[0]
     weak = with_bits(reference, "noise", "0" * 10 + "1" * 90)
     strong = with_bits(reference, "pgd", "1" * 100)
-    check = suite_checks.check_order([strong, weak])
+    check = suite_checks.check_order([strong, weak], shipped_order())
     assert not check.passed
     assert check.evidence == "eps 0.1: accuracy 0.9000 under noise and 1.0000 under pgd"
-    assert suite_checks.check_order([with_bits(weak, "pgd", "0" * 10 + "1" * 90), weak]).passed
+    assert suite_checks.check_order(
+        [with_bits(weak, "pgd", "0" * 10 + "1" * 90), weak], shipped_order()
+    ).passed
 
 
 @pytest.mark.parametrize(("only_weak", "passes"), [(0, True), (9, True), (10, False)])
@@ -209,7 +212,7 @@ def test_a_lead_within_chance_is_not_flagged(only_weak, passes):
     reference = honest_outcomes()[0]
     weak = with_bits(reference, "fgsm", "0" * only_weak + "1" * (100 - only_weak))
     strong = with_bits(reference, "pgd", "1" * 100)
-    assert suite_checks.check_order([weak, strong]).passed is passes
+    assert suite_checks.check_order([weak, strong], shipped_order()).passed is passes
 
 
 def test_attacks_are_compared_at_the_same_eps_only():
@@ -218,7 +221,7 @@ def test_attacks_are_compared_at_the_same_eps_only():
     strong = dataclasses.replace(
         with_bits(reference, "pgd", "1" * 100), threat=ThreatModel("Linf", 0.05)
     )
-    assert suite_checks.check_order([weak, strong]).passed
+    assert suite_checks.check_order([weak, strong], shipped_order()).passed
 
 
 def test_robust_examples_that_were_wrong_before_are_flagged():

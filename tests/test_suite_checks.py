@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from attack_models import make_attack, trained_network
+from attack_models import make_attack, shipped_order, trained_network
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
@@ -84,12 +84,59 @@ def test_an_attack_that_was_not_run_at_the_headline_is_refused():
         more_steps(attack, [other], clean)
 
 
-def test_the_strongest_iterative_attack_has_gradients_steps_and_the_last_known_rank():
-    noise, fgsm, pgd = (make_attack(name) for name in ("noise", "fgsm", "pgd"))
-    assert suite_checks.strongest_iterative({"pgd": pgd, "noise": noise, "fgsm": fgsm}) == "pgd"
-    assert suite_checks.strongest_iterative({"apgd-ce": pgd, "pgd": pgd, "other": pgd}) == "apgd-ce"
-    assert suite_checks.strongest_iterative({"one": pgd, "two": pgd}) == "two"
-    assert suite_checks.strongest_iterative({"noise": noise, "fgsm": fgsm}) is None
+def test_the_strongest_iterative_attack_has_gradients_steps_and_no_stronger_one():
+    noise, fgsm, pgd, apgd = (make_attack(name) for name in ("noise", "fgsm", "pgd", "apgd-ce"))
+    dlr = make_attack("apgd-dlr")
+    strongest = suite_checks.strongest_iterative
+    assert strongest({"pgd": pgd, "noise": noise, "fgsm": fgsm}) == "pgd"
+    assert strongest({"apgd-ce": apgd, "pgd": pgd, "apgd-dlr": dlr}) == "apgd-ce"
+    assert strongest({"apgd-dlr": dlr, "other": Unordered(dlr.config)}) == "other"
+    assert strongest({"noise": noise, "fgsm": fgsm}) is None
+
+
+class Unordered(type(make_attack("apgd-dlr"))):
+    pass
+
+
+class Strangest(type(make_attack("apgd-ce"))):
+    stronger_than = ("apgd-ce",)
+    weaker_than = ()
+
+
+def test_a_strangers_strongest_attack_takes_part_in_every_check():
+    pgd, apgd = make_attack("pgd"), make_attack("apgd-ce")
+    suite = {"theirs": Strangest(apgd.config), "pgd": pgd, "apgd-ce": apgd}
+    assert suite_checks.strongest_iterative(suite) == "theirs"
+    order = suite_checks.Strength.of(suite)
+    weak, strong = outcome("pgd", "0" * 30 + "1" * 70), outcome("theirs", "1" * 100)
+    check = suite_checks.check_order([weak, strong], order)
+    assert not check.passed  # apgd-ce, which stands between them, was not run
+    assert check.evidence == "eps 0.1: accuracy 0.7000 under pgd and 1.0000 under theirs"
+
+
+def test_the_shipped_order_is_declared_by_the_attacks_and_gives_the_evidence_of_published_records():
+    suite = {name: make_attack(name) for name in ("noise", "fgsm", "pgd", "apgd-ce", "apgd-t")}
+    suite["square"] = make_attack("square")
+    order = suite_checks.Strength.of(suite)
+    assert order.names == ("noise", "fgsm", "pgd", "apgd-ce", "autoattack")
+    assert order.neighbours(suite) == [("noise", "fgsm"), ("fgsm", "pgd"), ("pgd", "apgd-ce")]
+    found = [outcome(name, "1" * 10, eps=eps) for name in suite for eps in (0.05, 0.1, 0.15, 0.2)]
+    published = "12 comparisons of noise, fgsm, pgd, apgd-ce, autoattack hold"
+    assert suite_checks.check_order(found, order).evidence == published
+    assert suite_checks.strongest_iterative(suite) == "apgd-ce"
+
+
+def test_declarations_that_contradict_each_other_order_nothing():
+    class One(Strangest):
+        stronger_than = ("two", "pgd")
+
+    class Two(Strangest):
+        stronger_than = ("one",)
+
+    order = suite_checks.Strength.of({"one": One, "two": Two})
+    assert order.pairs == {("pgd", "one"), ("pgd", "two")}
+    none = suite_checks.check_order([outcome("pgd", "1" * 10)], suite_checks.Strength())
+    assert (none.passed, none.evidence) == (True, "no attack of a declared order")
 
 
 @pytest.mark.parametrize(("found", "passes"), [(4, True), (5, False)])
@@ -125,7 +172,7 @@ def test_attacks_on_survivors_are_compared_where_both_were_run():
     weak = outcome("fgsm", "0" * 30 + "1" * 70)
     for tried, passes in ((None, False), (first, False), (last, True)):
         strong = outcome("pgd", "1" * 100, tried=tried)
-        assert suite_checks.check_order([weak, strong]).passed is passes
+        assert suite_checks.check_order([weak, strong], shipped_order()).passed is passes
     clean = bits("1" * 100)
     for guided, blind, passes in ((first, None, False), (last, None, True), (None, last, True)):
         strong = outcome("pgd", "1" * 100, tried=guided)

@@ -205,6 +205,9 @@ class _APGD(Attack):
 class APGDCE(_APGD):
     """APGD on the cross-entropy; Linf and L2, targeted or not."""
 
+    stronger_than = ("pgd",)
+    weaker_than = ("autoattack",)
+
     def _loss(self, part: Problem) -> None:
         return None
 

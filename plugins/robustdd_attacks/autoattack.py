@@ -56,6 +56,7 @@ class AutoAttack(Attack):
     """The standard ensemble of four attacks, or some of its parts."""
 
     CITATION: ClassVar[str] = papers.AUTOATTACK
+    stronger_than = ("apgd-ce",)
 
     batch_dependent = True
 

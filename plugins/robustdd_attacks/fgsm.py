@@ -25,6 +25,7 @@ class FGSM(Attack):
     CITATION: ClassVar[str] = papers.FGSM
 
     routed = True
+    stronger_than = ("noise",)
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

@@ -27,6 +27,7 @@ class PGD(Attack):
     CITATION: ClassVar[str] = papers.PGD
 
     routed = True
+    stronger_than = ("fgsm",)
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

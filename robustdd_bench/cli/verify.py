@@ -13,10 +13,11 @@ import click
 from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option
 from robustdd_bench.cli.output import json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
-from robustdd_bench.errors import RunFailedError
+from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.terminal import one_line
 
 if TYPE_CHECKING:
+    from robustdd_bench.board.fresh import FreshVerdict
     from robustdd_bench.board.reevaluate import Reevaluation
     from robustdd_bench.board.subject import Setting
     from robustdd_bench.board.verify import Verdict
@@ -48,6 +49,19 @@ if TYPE_CHECKING:
     help="Run no attack: check the witnesses, in one forward pass.",
 )
 @click.option(
+    "--fresh-students",
+    "fresh",
+    type=int,
+    metavar="N",
+    help="Judge the set with N students of seeds drawn now instead of the record's.",
+)
+@click.option(
+    "--fresh-seed",
+    type=int,
+    metavar="SEED",
+    help="With --fresh-students: the seed to repeat an earlier such verification with.",
+)
+@click.option(
     "--track",
     type=RegisteredName("tracks"),
     help="The protocol, a track or the path of a .toml file; by default the installed track of "
@@ -74,6 +88,8 @@ def verify(
     examples: int | None,
     witnesses: Path | None,
     witnesses_only: bool,
+    fresh: int | None,
+    fresh_seed: int | None,
     track: str | None,
     device: str | None,
     threads: int | None,
@@ -85,8 +101,17 @@ def verify(
     RECORD is the folder of a run, published or not, or the path of its record.json. Students are
     trained on its set again, attacked by the track's whole suite and checked; the method is not
     run. A claim above what is found is refused, one below it is accepted where witnesses prove it.
+    With --fresh-students the seeds are others, so that figures need not agree: a record is refused
+    if its students are better than fresh ones by more than the luck of training.
+
     Exit code 1 says that the record disagrees.
     """
+    if fresh_seed is not None and fresh is None:
+        raise UsageError("--fresh-seed goes with --fresh-students")
+    if fresh is not None and (witnesses_only or witnesses is not None):
+        raise UsageError(
+            "witnesses belong to the record's own students; leave them out with --fresh-students"
+        )
     from robustdd_bench.board.subject import Setting
 
     setting = Setting(
@@ -97,7 +122,9 @@ def verify(
         students=students,
         examples=examples,
     )
-    if witnesses_only:
+    if fresh is not None:
+        _judge_fresh(session, source, setting, fresh, fresh_seed, as_json)
+    elif witnesses_only:
         _hold_witnesses(session, source, setting, witnesses, as_json)
     else:
         _reevaluate(session, source, setting, witnesses, as_json)
@@ -210,6 +237,57 @@ def _print_verdict(source: Path, verdict: Verdict) -> None:
     ]
     title = f"{source}: accuracy in %, {verdict.witnesses} witnesses"
     print_table(headings, rows, title=one_line(title), right=headings[1:])
+
+
+def _judge_fresh(
+    session: Session, source: Path, setting: Setting, count: int, seed: int | None, as_json: bool
+) -> None:
+    from robustdd_bench.board.fresh import verify_fresh
+    from robustdd_bench.runs.progress import make_reporter
+
+    found = verify_fresh(
+        source, session.registry, setting, count=count, seed=seed, reporter=make_reporter
+    )
+    if as_json:
+        levels = [
+            dataclasses.asdict(level) | {"difference": level.difference} for level in found.levels
+        ]
+        print_json(
+            dataclasses.asdict(found)
+            | {"levels": levels, "reasons": found.reasons, "agrees": found.agrees}
+        )
+    else:
+        _print_fresh(source, found)
+    _say_notes([*found.notes, *found.failed_checks])
+    print(
+        f"fresh seed {found.fresh_seed}; --fresh-seed {found.fresh_seed} repeats this",
+        file=sys.stderr,
+    )
+    if not found.agrees:
+        raise RunFailedError(f"the record disagrees: {'; '.join(found.reasons)}")
+    print("the record agrees with fresh students", file=sys.stderr)
+
+
+def _print_fresh(source: Path, found: FreshVerdict) -> None:
+    headings = ("eps", "claimed", "fresh", "claimed - fresh", "fresh range", "p higher", "verdict")
+    rows = [
+        (
+            level.name,
+            _percent(level.claimed),
+            _percent(level.fresh),
+            f"{100 * level.difference:+.2f}",
+            f"{_percent(min(level.fresh_values))} to {_percent(max(level.fresh_values))}",
+            f"{level.p_higher:.3f}",
+            level.word,
+        )
+        for level in found.levels
+    ]
+    title = (
+        f"{source}: {found.method} on {found.track}, seed {found.seed}; accuracy in %, "
+        f"{found.students} students against {found.fresh_students} fresh ones, "
+        f"{found.examples} examples"
+    )
+    print_table(headings, rows, title=one_line(title), right=headings[1:-1])
 
 
 def _percent(share: float) -> str:

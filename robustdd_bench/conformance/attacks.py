@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from robustdd_bench.conformance.findings import FailedCheckError, Finding, one_l
 from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import guard
 from robustdd_bench.guard.patches import Patches
-from robustdd_bench.plugins import Entry
+from robustdd_bench.plugins import NAME_PATTERN, Entry
 from robustdd_bench.toolkit.randomness import ExampleGenerator
 
 EPS: dict[Norm, float] = {"Linf": 0.1, "L2": 0.6}
@@ -40,6 +41,7 @@ def check_attack(entry: Entry) -> list[Finding]:
         return run_checks(
             {
                 "class": bench.check_class,
+                "order": bench.check_order,
                 "config": bench.check_config,
                 "nonsense": bench.check_nonsense,
                 "norms": bench.check_norms,
@@ -181,6 +183,28 @@ class _Bench:
 
     def check_class(self) -> str:
         return f"{self._class.__name__} is a complete Attack"
+
+    def check_order(self) -> str:
+        kind, name = self._class, self._entry.name
+        told: dict[str, tuple[str, ...]] = {}
+        for key in ("stronger_than", "weaker_than"):
+            names = told[key] = getattr(kind, key)
+            if not isinstance(names, tuple) or not all(
+                isinstance(other, str) and re.fullmatch(NAME_PATTERN, other) for other in names
+            ):
+                raise FailedCheckError(
+                    f"`{key}` must be a tuple of registered names, such as ('pgd',), not {names!r}"
+                )
+            if name in names:
+                raise FailedCheckError(f"`{key}` names the attack itself")
+        both = sorted(set(told["stronger_than"]) & set(told["weaker_than"]))
+        if both:
+            raise FailedCheckError(f"it is declared stronger and weaker than {', '.join(both)}")
+        if not any(told.values()):
+            return "declares no order of strength: the sanity checks compare it with no attack"
+        return "; ".join(
+            f"{key.replace('_', ' ')} {', '.join(names)}" for key, names in told.items() if names
+        )
 
     def check_config(self) -> str:
         config = config_of(self._class, self._entry)

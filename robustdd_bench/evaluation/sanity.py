@@ -22,8 +22,8 @@ from robustdd_bench.evaluation.prediction import frozen, other_batch_size, predi
 from robustdd_bench.evaluation.robustness import AttackOutcome, attack_student
 from robustdd_bench.evaluation.suite_checks import (
     STEPS_CHECK,
-    STRENGTH,
     Check,
+    Strength,
     check_gradient_free,
     check_more_steps,
     check_order,
@@ -53,7 +53,7 @@ def check_student(
     unconstrained: Attack,
     seed: int,
     batch_size: int,
-    strength: Sequence[str] = STRENGTH,
+    strength: Strength | None = None,
     subset: int = SUBSET,
     suite: Mapping[str, Attack] | None = None,
     headline: ThreatModel | None = None,
@@ -69,7 +69,7 @@ def check_student(
         unconstrained: a strong attack with gradients, run at a very large eps.
         seed: seed of that attack.
         batch_size: the one `clean` was recorded at.
-        strength: names of attacks from weak to strong.
+        strength: which attacks should be stronger than which; None: as those of `suite` declare.
         subset: number of examples, from the start of the split, for the checks that cost more.
         suite: the attacks behind `outcomes`, by the names used there; None leaves out the checks
             that need to know them.
@@ -86,7 +86,7 @@ def check_student(
         check_reproduces(model, images, labels, clean, batch_size),
         check_gradient(model, few, truth),
         check_violations(outcomes),
-        check_order(outcomes, strength),
+        check_order(outcomes, strength or Strength.of(suite or {})),
         check_consistent(outcomes, clean),
         check_unconstrained(model, few, truth, unconstrained, seed, batch_size),
     ]
@@ -94,7 +94,7 @@ def check_student(
         raise UsageError("the sanity checks take suite and headline together, or neither")
     if suite is not None and headline is not None:
         blind = [name for name, attack in suite.items() if not attack.white_box]
-        name = strongest_iterative(suite, strength)
+        name = strongest_iterative(suite)
         again = (
             Check(STEPS_CHECK, True, "no attack with gradients and steps in the suite")
             if name is None

@@ -6,7 +6,6 @@ See `robustdd_bench.evaluation.sanity`. Shapes: N examples, n of them at the sta
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,6 @@ from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.outcomes import accuracy
 from robustdd_bench.evaluation.robustness import AttackOutcome, attack_student
-
-STRENGTH = ("noise", "fgsm", "pgd", "apgd-ce", "autoattack")
-"""Attacks from weak to strong, by name; those that were not run are passed over.
-
-Only attacks whose order is known stand here: whether the DLR loss or the cross-entropy breaks more,
-or momentum, depends on the student.
-"""
 
 _DEVIATIONS = 3.0
 """A weaker attack may lead by this many standard deviations of the paired difference."""
@@ -43,10 +35,58 @@ class Check:
     evidence: str
 
 
-def check_order(
-    outcomes: Sequence[AttackOutcome],
-    strength: Sequence[str] = STRENGTH,
-) -> Check:
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """Which attacks should be stronger than which, as their authors declare it."""
+
+    pairs: frozenset[tuple[str, str]] = frozenset()
+    """(weaker, stronger), over any number of steps; names that contradict each other are in none.
+    """
+
+    @classmethod
+    def of(cls, suite: Mapping[str, Attack | type[Attack]]) -> Strength:
+        """The order that the attacks of a suite declare, by the names used there."""
+        pairs = {
+            pair
+            for name, attack in suite.items()
+            for pair in [
+                *((weaker, name) for weaker in attack.stronger_than),
+                *((name, stronger) for stronger in attack.weaker_than),
+            ]
+        }
+        while True:
+            more = {(a, d) for a, b in pairs for c, d in pairs if b == c} - pairs
+            if not more:
+                break
+            pairs |= more
+        return cls(frozenset((a, b) for a, b in pairs if a != b and (b, a) not in pairs))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every attack that is in the order, from weak to strong."""
+        weaker: dict[str, int] = {}
+        for weak, strong in self.pairs:
+            weaker[weak] = weaker.get(weak, 0)
+            weaker[strong] = weaker.get(strong, 0) + 1
+        return tuple(sorted(weaker, key=lambda name: (weaker[name], name)))
+
+    def neighbours(self, names: Collection[str]) -> list[tuple[str, str]]:
+        """The pairs among some attacks that no third one of them stands between, weak to strong."""
+        among = [pair for pair in self.pairs if pair[0] in names and pair[1] in names]
+        order = {name: place for place, name in enumerate(self.names)}
+        return sorted(
+            (
+                (weak, strong)
+                for weak, strong in among
+                if not any(
+                    (weak, other) in self.pairs and (other, strong) in self.pairs for other in names
+                )
+            ),
+            key=lambda pair: (order[pair[0]], order[pair[1]]),
+        )
+
+
+def check_order(outcomes: Sequence[AttackOutcome], strength: Strength) -> Check:
     """A weaker attack does not break more than a stronger one.
 
     The two are compared on the same examples: those that both were run on. If they were equally
@@ -57,8 +97,8 @@ def check_order(
     bits = {(o.attack, o.threat.eps): (o.robust, o.tried) for o in outcomes}
     failures, compared = [], 0
     for eps in sorted({eps for _, eps in bits}):
-        names = [name for name in strength if (name, eps) in bits]
-        for weak, strong in itertools.pairwise(names):
+        names = {name for name, level in bits if level == eps}
+        for weak, strong in strength.neighbours(names):
             both = bits[weak, eps][1] & bits[strong, eps][1]
             if not bool(both.any()):
                 continue
@@ -69,7 +109,8 @@ def check_order(
                     f"eps {eps:g}: accuracy {accuracy(by_weak):.4f} under {weak} and "
                     f"{accuracy(by_strong):.4f} under {strong}"
                 )
-    evidence = "; ".join(failures) or f"{compared} comparisons of {', '.join(strength)} hold"
+    hold = f"{compared} comparisons of {', '.join(strength.names)} hold"
+    evidence = "; ".join(failures) or (hold if strength.pairs else "no attack of a declared order")
     return Check("stronger attacks are stronger", not failures, evidence)
 
 
@@ -121,21 +162,24 @@ def check_gradient_free(
 STEPS_CHECK = "more steps change little"
 
 
-def strongest_iterative(
-    suite: Mapping[str, Attack], strength: Sequence[str] = STRENGTH
-) -> str | None:
+def strongest_iterative(suite: Mapping[str, Attack]) -> str | None:
     """The strongest attack of a suite that has gradients and a number of steps; None: no such one.
 
-    It is the last of those in `strength`; where there are none, the last in the suite.
+    It is one that is declared stronger or weaker than others and weaker than no other candidate;
+    where there are none, any candidate. Of several it is the last in the suite.
     """
+    strength = Strength.of(suite)
     names = [
         name
         for name, attack in suite.items()
         if attack.white_box and type(getattr(attack.config, "steps", None)) is int
     ]
-    ranked = [name for name in strength if name in names]
-    best = ranked or names
-    return best[-1] if best else None
+    ordered = [name for name in names if name in strength.names]
+    best = [
+        name for name in ordered if not any((name, other) in strength.pairs for other in ordered)
+    ]
+    found = best or names
+    return found[-1] if found else None
 
 
 def check_more_steps(
