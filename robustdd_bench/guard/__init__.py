@@ -68,7 +68,6 @@ _log: ContextVar[Callable[[str], object] | None] = ContextVar("log", default=Non
 _faults: dict[str, dict[str, None]] = defaultdict(dict)
 _owner: list[Any] = []
 """The thread whose guards keep the settings, once for each of its open guards."""
-_open: list[Snapshot] = []
 
 
 _plugins: dict[str, str] = {}
@@ -200,7 +199,6 @@ class guard:  # noqa: N801 (used like a function)
         INTERRUPTS.hold()
         try:
             self._snapshot = Snapshot(GROUPS)
-            _open.append(self._snapshot)
             self._watched = INTERRUPTS.watch()
             self._watch = None
             missing = self._snapshot.missing()
@@ -246,7 +244,6 @@ class guard:  # noqa: N801 (used like a function)
         if self._watch is not None and self._watch in sys.meta_path:
             sys.meta_path.remove(self._watch)
         INTERRUPTS.unwatch(self._watched)
-        _open.remove(self._snapshot)
         found = self._snapshot.restore()
         if self._patches is not None:
             changed += self._patches.restore()
