@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 
@@ -213,6 +214,28 @@ def test_everything_at_once_is_put_back_in_spite_of_an_error() -> None:
     names = {words.partition(" (")[0] for words, _ in CHANGES.values()}
     assert {name for name in names if not any(name in text for text in call.changes)} == set()
     assert len(said[0]) < 1000
+
+
+def test_what_cannot_be_restored_is_said_to_be_so() -> None:
+    code = (
+        "import torch\n"
+        "from robustdd_bench.guard import guard, logged\n"
+        "with logged(print), guard('p', 'method \\'m\\''):\n"
+        "    torch.set_num_interop_threads(torch.get_num_interop_threads() + 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    words = "left torch's number of threads between operations ("
+    assert done.stdout.startswith(f"plugin 'p': method 'm' {words}")
+    assert done.stdout.endswith("; it cannot be restored) changed\n")
+
+
+def test_the_time_zone_is_put_back_with_its_variable() -> None:
+    before = time.tzname
+    with logged(lambda text: None), guard("p", "method 'm'"):
+        os.environ["TZ"] = "Asia/Tokyo" if "JST" not in before else "UTC"
+        time.tzset()
+        assert time.tzname != before
+    assert time.tzname == before
 
 
 def test_numbers_drawn_from_global_generators_are_put_back_without_a_word() -> None:

@@ -13,15 +13,24 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import small_methods
 import strangers
+import torch
+from small_methods import Bad
+from small_runs import example, plan_of, registry, without_costs
+from small_runs import run as small_run
 
 from robustdd_bench import guard
 from robustdd_bench.cli.main import main
+from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.errors import PluginError, RunFailedError
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.settings import Snapshot
+from robustdd_bench.runs.executors import Executor
+from robustdd_bench.runs.workbench import Workbench
 
 TINY = """
 name = "tiny"
@@ -505,3 +514,73 @@ def test_two_names_that_differ_in_case_alone_are_told(
     assert "differ in case alone" in shown
     assert "set ROBUSTDD_DISABLED_PLUGINS=" in shown
     assert "'odd'" in shown
+
+
+# --- paths and objects ---------------------------------------------------------------------------
+
+
+class Wandering(Executor):
+    """Runs cells from another working directory."""
+
+    def run(self, cells: Any, job: Any) -> None:
+        os.chdir("/")
+        for cell in cells:
+            job.run_here(cell)
+            job.finished(cell)
+
+
+def test_files_land_where_the_call_said_wherever_a_plugin_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of("random")
+    finished = small_run(plan, "out", executor=Wandering(), data_root=Path("data"))
+    assert finished.folder == plan.folder(Path("out")), "as the caller named it"
+    assert Path.cwd() == tmp_path
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (finished.folder / "record.json").is_file()
+    assert without_costs(finished.record) == without_costs(example("random").record)
+
+
+def test_what_a_method_does_to_the_preprocessing_layer_stays_with_the_method() -> None:
+    bench = Workbench(plan_of("random"), registry(), Path("runs"), Path("data"))
+    lent, judged = bench.task.network(0), bench._students_behind(bench.preprocessing)(0)
+    lent[0].register_forward_hook(lambda module, inputs, output: 0 * output)
+    for buffer in lent[0].buffers():
+        buffer.zero_()
+    pixels = bench.train.pixels()[:4]
+    fresh = Workbench(plan_of("random"), registry(), Path("runs"), Path("data"))
+    assert torch.equal(judged(pixels), fresh._students_behind(fresh.preprocessing)(0)(pixels))
+    assert lent[0] is not judged[0]
+
+
+class Odd(torch.Tensor):
+    """A tensor of a stranger's own kind."""
+
+
+class OddSet(DistilledSet):
+    """A set that finds itself right."""
+
+    def check(self, *_: Any) -> None:
+        return
+
+
+class Strange(Bad):
+    """Returns a set of its own kind, whose images are of their own kind if that is asked for."""
+
+    kind: ClassVar[type] = Odd
+
+    def distill(self, task: Any, reporter: Any) -> Any:
+        images, labels = task.real_images(task.ipc, task.seeds.generator("pick"))
+        return OddSet(images=images.as_subclass(self.kind), labels=labels[:1])
+
+
+def test_a_set_is_judged_in_our_own_kinds_of_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_methods, "Raising", Strange)
+    with pytest.raises(PluginError, match="the images must be a plain tensor, not Odd"):
+        small_run(plan_of("raising"), tmp_path / "one")
+    monkeypatch.setattr(Strange, "kind", torch.Tensor)
+    with pytest.raises(RunFailedError, match="do not go with 1 labels"):
+        small_run(plan_of("raising"), tmp_path / "two")

@@ -43,7 +43,7 @@ from robustdd_bench.errors import (
 from robustdd_bench.guard.interrupts import INTERRUPTS
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.patches import Patches
-from robustdd_bench.guard.settings import ImportWatch, Snapshot
+from robustdd_bench.guard.settings import LOST, ImportWatch, Snapshot
 from robustdd_bench.guard.streams import Streams
 from robustdd_bench.terminal import hides, one_line
 
@@ -255,7 +255,8 @@ class guard:  # noqa: N801 (used like a function)
         if not self._mine or not self.changes:
             return
         head = f"plugin {self._plugin!r}: {self._what}"
-        text = f"{head} left {one_line(' and '.join(self.changes))} changed; restored"
+        end = "" if any(LOST in change for change in self.changes) else "; restored"
+        text = f"{head} left {one_line(' and '.join(self.changes))} changed{end}"
         if self._what.startswith(("its ", "the import", "robustdd_")):
             said = f"{self._what} leaves {one_line(' and '.join(self.changes))} changed"
             _faults[self._plugin].setdefault(said)

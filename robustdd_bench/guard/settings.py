@@ -46,6 +46,9 @@ class Setting:
     """Whether a change is worth a word: numbers drawn from a global generator are not."""
 
 
+LOST = "it cannot be restored"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A setting that was found changed."""
@@ -57,8 +60,9 @@ class Change:
 
     def text(self) -> str:
         """E.g. "torch's default dtype (torch.float32 -> torch.float64)"."""
-        text = f"{self.setting.name} ({self.detail})" if self.detail else self.setting.name
-        return text if self.restored else f"{text}, which cannot be put back"
+        facts = [self.detail] if self.detail else []
+        facts += [] if self.restored else [LOST]
+        return f"{self.setting.name} ({'; '.join(facts)})" if facts else self.setting.name
 
 
 _MISSING = object()
