@@ -127,6 +127,7 @@ class Attack(abc.ABC):
 
         Args:
             model: pixels (B,C,H,W) in [0,1] to logits (B,K); in eval mode, its parameters frozen.
+                It is a copy: another network judges.
             images: (B,C,H,W) float in [0,1].
             labels: (B,) int64, the true classes (or the targets, if `threat.targeted`).
             threat: norm and eps.

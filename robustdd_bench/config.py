@@ -125,11 +125,14 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
             the class itself refuses.
         PluginError: the class is no configuration.
     """
+    plugin = plugin_of(config_class)
     try:
-        with guard(plugin_of(config_class), owner):
+        with guard(plugin, owner):
             return _build_config(config_class, overrides, owner)
     except (StoppedError, TypeError) as error:
-        raise PluginError(f"{owner}: its configuration cannot be built: {told(error)}") from error
+        raise PluginError(
+            f"plugin {plugin!r}: {owner}: its configuration cannot be built: {told(error)}"
+        ) from error
 
 
 def _build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:

@@ -22,6 +22,7 @@ from robustdd_bench.cli.group import LazyCommand, LazyGroup
 from robustdd_bench.cli.output import complain
 from robustdd_bench.cli.session import Session
 from robustdd_bench.errors import RobustDDError
+from robustdd_bench.guard import plain_text, told
 from robustdd_bench.plugins import PluginWarning
 
 DEBUG_VARIABLE = "ROBUSTDD_DEBUG"
@@ -170,7 +171,7 @@ def _end(error: BaseException, session: Session) -> int:
         print(error if str(error) else "interrupted", file=sys.stderr)
         return 130
     if isinstance(error, RobustDDError):
-        complain("error", error)
+        complain("error", plain_text(error))
         return error.exit_code
     if isinstance(error, click.UsageError):
         complain("error", _usage_line(error))
@@ -183,7 +184,7 @@ def _end(error: BaseException, session: Session) -> int:
     plugin = session.blame(error)
     where = f"plugin {plugin!r}: " if plugin else ""
     hint = "" if debug else f" (set {DEBUG_VARIABLE}=1 for the trace)"
-    complain("error", f"{where}{type(error).__name__}: {error}{hint}")
+    complain("error", f"{where}{told(error)}{hint}")
     return 1
 
 

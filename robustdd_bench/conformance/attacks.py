@@ -80,19 +80,6 @@ class _Outcome:
     inputs: tuple[str, ...]
 
 
-def _outside(model: nn.Module) -> list[tuple[str, type[Any], tuple[str, ...], int]]:
-    """What can be hung on the modules of a network: kinds, attributes, number of hooks."""
-    return [
-        (
-            name,
-            type(part),
-            tuple(sorted(vars(part))),
-            sum(len(value) for key, value in vars(part).items() if key.endswith("_hooks")),
-        )
-        for name, part in model.named_modules()
-    ]
-
-
 class _Bench:
     """One entry on the bench; every method that begins with `check_` is a check."""
 
@@ -280,9 +267,9 @@ class _Bench:
         def check(norm: Norm, _: _Outcome) -> None:
             model = with_batch_norm()
             before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            outside = _outside(model)
+            outside = surroundings.outside(model)
             self._attack(norm, model=model)
-            if _outside(model) != outside:
+            if surroundings.outside(model) != outside:
                 raise FailedCheckError(f"{norm}: a hook or an attribute is left on the model")
             changed = [
                 name

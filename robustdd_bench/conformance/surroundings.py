@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from robustdd_bench.conformance.findings import FailedCheckError
 from robustdd_bench.guard import left_changed
@@ -64,3 +65,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def outside(model: nn.Module) -> list[tuple[str, type[Any], tuple[str, ...], int]]:
+    """What can be hung on the modules of a network: kinds, attributes, number of hooks."""
+    return [
+        (
+            name,
+            type(part),
+            tuple(sorted(vars(part))),
+            sum(len(value) for key, value in vars(part).items() if key.endswith("_hooks")),
+        )
+        for name, part in model.named_modules()
+    ]

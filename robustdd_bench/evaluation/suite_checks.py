@@ -17,6 +17,7 @@ from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.outcomes import accuracy
 from robustdd_bench.evaluation.robustness import AttackOutcome, attack_student
+from robustdd_bench.guard import blame, plugin_of
 
 _DEVIATIONS = 3.0
 """A weaker attack may lead by this many standard deviations of the paired difference."""
@@ -222,10 +223,12 @@ def check_more_steps(
     outcome, on = there[0], there[0].tried[:few] & clean[:few].cpu()
     if not bool(on.any()):
         return Check(STEPS_CHECK, True, f"{name} was run on none of {few} examples")
-    config = dataclasses.replace(attack.config, steps=2 * attack.config.steps)
     try:
+        with blame(plugin_of(attack), f"attack {name!r}"):
+            config = dataclasses.replace(attack.config, steps=2 * attack.config.steps)
+            again = type(attack)(config)
         longer = attack_student(
-            model, images, labels, type(attack)(config), headline, seed, batch_size, on, name=name
+            model, images, labels, again, headline, seed, batch_size, on, name=name
         )
     except PluginError as error:
         return Check(STEPS_CHECK, False, str(error))

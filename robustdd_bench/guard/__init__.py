@@ -43,7 +43,7 @@ from robustdd_bench.errors import (
 from robustdd_bench.guard.interrupts import INTERRUPTS
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.patches import Patches
-from robustdd_bench.guard.settings import ImportWatch, Snapshot
+from robustdd_bench.guard.settings import LOST, ImportWatch, Snapshot
 from robustdd_bench.guard.streams import Streams
 from robustdd_bench.terminal import hides, one_line
 
@@ -68,7 +68,6 @@ _log: ContextVar[Callable[[str], object] | None] = ContextVar("log", default=Non
 _faults: dict[str, dict[str, None]] = defaultdict(dict)
 _owner: list[Any] = []
 """The thread whose guards keep the settings, once for each of its open guards."""
-_open: list[Snapshot] = []
 
 
 _plugins: dict[str, str] = {}
@@ -200,7 +199,6 @@ class guard:  # noqa: N801 (used like a function)
         INTERRUPTS.hold()
         try:
             self._snapshot = Snapshot(GROUPS)
-            _open.append(self._snapshot)
             self._watched = INTERRUPTS.watch()
             self._watch = None
             missing = self._snapshot.missing()
@@ -246,7 +244,6 @@ class guard:  # noqa: N801 (used like a function)
         if self._watch is not None and self._watch in sys.meta_path:
             sys.meta_path.remove(self._watch)
         INTERRUPTS.unwatch(self._watched)
-        _open.remove(self._snapshot)
         found = self._snapshot.restore()
         if self._patches is not None:
             changed += self._patches.restore()
@@ -258,7 +255,8 @@ class guard:  # noqa: N801 (used like a function)
         if not self._mine or not self.changes:
             return
         head = f"plugin {self._plugin!r}: {self._what}"
-        text = f"{head} left {one_line(' and '.join(self.changes))} changed; restored"
+        end = "" if any(LOST in change for change in self.changes) else "; restored"
+        text = f"{head} left {one_line(' and '.join(self.changes))} changed{end}"
         if self._what.startswith(("its ", "the import", "robustdd_")):
             said = f"{self._what} leaves {one_line(' and '.join(self.changes))} changed"
             _faults[self._plugin].setdefault(said)

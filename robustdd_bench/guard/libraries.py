@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 from robustdd_bench.guard.process import _never, _other_objects, process_settings
-from robustdd_bench.guard.settings import Setting, silent
+from robustdd_bench.guard.settings import Setting, arrow, silent
 
 
 @cache
@@ -88,15 +89,12 @@ def torch_settings() -> Sequence[Setting]:
     settings = [
         Setting("torch's inference mode", torch.is_inference_mode_enabled, _leave_inference),
         Setting("torch's gradient mode", torch.is_grad_enabled, core._set_grad_enabled),
-        Setting("torch's default device", _default_device, _set_default_device),
         Setting(
-            "a mode of torch's functions",
-            core._len_torch_function_stack,
-            lambda before: [
-                core._pop_torch_function_stack()
-                for _ in range(core._len_torch_function_stack() - before)
-            ],
-            show=silent,
+            "torch's default device",
+            _devices,
+            _set_devices,
+            differs=lambda a, b: a[0] is not b[0] or a[1:3] != b[1:3] or _other_stack(a[3], b[3]),
+            show=lambda a, b: arrow(a[1] or a[2], b[1] or b[2]) if a[1:3] != b[1:3] else "",
         ),
         Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
         Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
@@ -119,13 +117,12 @@ def torch_settings() -> Sequence[Setting]:
             torch.get_float32_matmul_precision,
             torch.set_float32_matmul_precision,
         ),
-        *_precisions(core),
         Setting("torch's flushing of denormal numbers", _flushes, torch.set_flush_denormal),
         *_autocast(),
         Setting(
             "torch's anomaly mode",
             lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
-            lambda value: core._set_anomaly_enabled(*value),
+            lambda value: core.set_anomaly_enabled(*value),
         ),
         Setting(
             "torch's threads of the backward pass",
@@ -189,7 +186,7 @@ def torch_settings() -> Sequence[Setting]:
             settings.append(
                 Setting(f"torch's {name}", getattr(holder, access[0]), getattr(holder, access[1]))
             )
-    return settings
+    return [*settings, *_precisions(core)]  # last: the switches above write these
 
 
 def _attribute(holder: Any, attribute: str, name: str) -> Setting:
@@ -212,22 +209,43 @@ def _leave_inference(before: bool) -> None:
     _KEPT.append(mode)
 
 
-def _default_device() -> tuple[Any, Any]:
-    import torch
+def _devices() -> tuple[Any, Any, Any, list[Any]]:
+    """The default device, and the modes that change what functions of torch do.
 
-    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-    return getattr(context, "device", None), torch._C._get_default_device()
+    They go together: a default device is such a mode, and so is `with torch.device("cuda"):`.
+    """
+    core: Any = torch_core()
+    holder: Any = sys.modules["torch"]._GLOBAL_DEVICE_CONTEXT
+    current = getattr(sys.modules.get("torch.utils._device"), "CURRENT_DEVICE", None)
+    stack = [core._get_function_stack_at(i) for i in range(core._len_torch_function_stack())]
+    return getattr(holder, "device_context", None), current, core._get_default_device(), stack
 
 
-def _set_default_device(before: tuple[Any, Any]) -> None:
-    import torch
+def _other_stack(before: list[Any], after: list[Any]) -> bool:
+    return len(before) != len(after) or _other_objects(before, after)
 
-    if _default_device()[0] != before[0]:
-        torch.set_default_device(before[0])
-    if torch._C._get_default_device() != before[1]:
+
+def _set_devices(before: tuple[Any, Any, Any, list[Any]]) -> None:
+    torch: Any = sys.modules["torch"]
+    core: Any = torch_core()
+    for _ in range(core._len_torch_function_stack()):
+        core._pop_torch_function_stack()
+    for mode in before[3]:
+        core._push_on_torch_function_stack(mode)
+    torch._GLOBAL_DEVICE_CONTEXT.device_context = before[0]
+    if "torch.utils._device" in sys.modules:
+        sys.modules["torch.utils._device"].CURRENT_DEVICE = before[1]  # type: ignore[attr-defined]
+    if core._get_default_device() != before[2]:
         dtype = torch.get_default_dtype()
-        torch.set_default_tensor_type("torch.FloatTensor")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # this function is deprecated, and the only way back
+            torch.set_default_tensor_type("torch.FloatTensor")
         torch.set_default_dtype(dtype)
+
+
+def torch_core() -> Any:
+    """The functions below torch's own."""
+    return sys.modules["torch"]._C
 
 
 _SMALLEST, _ONE = 5e-324, 1.0

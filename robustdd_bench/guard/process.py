@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -173,13 +174,16 @@ def _variables(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> str:
 
 
 def _set_environment(before: Mapping[Any, Any]) -> None:
-    for name in _changed(before, _environment()) - LIBRARY_VARIABLES:
+    names = _changed(before, _environment()) - LIBRARY_VARIABLES
+    for name in names:
         key = os.fsencode(name) if os.name == "posix" else name
         value = before.get(key)
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = os.fsdecode(value)
+    if "TZ" in names and hasattr(time, "tzset"):
+        time.tzset()
 
 
 # --- the rest --------------------------------------------------------------------------------

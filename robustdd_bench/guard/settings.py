@@ -7,6 +7,7 @@ looked at as soon as it is there, before the plugin can change it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -45,6 +46,9 @@ class Setting:
     """Whether a change is worth a word: numbers drawn from a global generator are not."""
 
 
+LOST = "it cannot be restored"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A setting that was found changed."""
@@ -56,8 +60,9 @@ class Change:
 
     def text(self) -> str:
         """E.g. "torch's default dtype (torch.float32 -> torch.float64)"."""
-        text = f"{self.setting.name} ({self.detail})" if self.detail else self.setting.name
-        return text if self.restored else f"{text}, which cannot be put back"
+        facts = [self.detail] if self.detail else []
+        facts += [] if self.restored else [LOST]
+        return f"{self.setting.name} ({'; '.join(facts)})" if facts else self.setting.name
 
 
 _MISSING = object()
@@ -95,16 +100,29 @@ class Snapshot:
             self._values[module] = [(s, _read(s)) for s in self._groups[module]()]
 
     def restore(self) -> list[Change]:
-        """Put back what has changed since; say what it was."""
-        changes = []
+        """Put back what has changed since; say what it was.
+
+        All is looked at before anything is written: some settings write others.
+        """
+        found = self._differing()
+        left = found
+        for _ in range(3):  # to put one back may change another
+            for setting, before, _after in left:
+                with contextlib.suppress(Exception):  # seen below
+                    setting.write(before)
+            left = self._differing() if left else []
+        return [_change(*each) for each in found]
+
+    def _differing(self) -> list[tuple[Setting, Any, Any]]:
+        found = []
         for values in self._values.values():
             for setting, before in values:
                 if before is _MISSING:
                     continue
                 after = _read(setting)
                 if after is _MISSING or _differ(setting, before, after):
-                    changes.append(_put_back(setting, before, after))
-        return changes
+                    found.append((setting, before, after))
+        return found
 
 
 def _differ(setting: Setting, before: Any, after: Any) -> bool:
@@ -114,12 +132,8 @@ def _differ(setting: Setting, before: Any, after: Any) -> bool:
         return True
 
 
-def _put_back(setting: Setting, before: Any, after: Any) -> Change:
-    try:
-        setting.write(before)
-        restored = not _differ(setting, before, _read(setting))
-    except Exception:
-        restored = False
+def _change(setting: Setting, before: Any, after: Any) -> Change:
+    restored = not _differ(setting, before, _read(setting))
     try:
         detail = setting.show(before, "nothing" if after is _MISSING else after)
         named = after is _MISSING or setting.named(before, after)
