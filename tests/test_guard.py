@@ -34,6 +34,7 @@ from robustdd_bench.guard import (
     logged,
     plain_text,
     plugin_of,
+    streams,
     told,
 )
 from robustdd_bench.guard.libraries import GROUPS
@@ -453,6 +454,30 @@ def test_a_real_ctrl_c_passes_through_two_guards_and_nobody_is_blamed() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         nested()
+
+
+def test_a_ctrl_c_while_a_guard_is_at_work_leaves_nothing_half_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, stdout = Snapshot(GROUPS), sys.stdout
+    made = streams.Streams.__init__
+
+    def pressed_at_the_start(self: streams.Streams, aside: bool) -> None:
+        made(self, aside)
+        press_ctrl_c()
+
+    def pressed_at_the_end(self: streams.Streams) -> list[str]:
+        press_ctrl_c()
+        return restore(self)
+
+    restore = streams.Streams.restore
+    for name, pressed in (("__init__", pressed_at_the_start), ("restore", pressed_at_the_end)):
+        with monkeypatch.context() as patch:
+            patch.setattr(streams.Streams, name, pressed)
+            with pytest.raises(KeyboardInterrupt):
+                _pressed_and(lambda: None)
+        assert sys.stdout is stdout
+        assert before.restore() == []
 
 
 def test_an_interrupt_that_another_thread_raises_is_not_the_users() -> None:

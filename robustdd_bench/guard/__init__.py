@@ -196,18 +196,20 @@ class guard:  # noqa: N801 (used like a function)
         if not self._mine:
             return self
         _owner.append(thread)
+        self._watched = INTERRUPTS.watch()
         INTERRUPTS.hold()
+        self._snapshot = Snapshot(GROUPS)
+        self._watch = None
+        missing = self._snapshot.missing()
+        if missing:
+            self._watch = ImportWatch(missing, self._snapshot.add)
+            sys.meta_path.insert(0, self._watch)
+        self._streams = Streams(aside=not self._stdout)
         try:
-            self._snapshot = Snapshot(GROUPS)
-            self._watched = INTERRUPTS.watch()
-            self._watch = None
-            missing = self._snapshot.missing()
-            if missing:
-                self._watch = ImportWatch(missing, self._snapshot.add)
-                sys.meta_path.insert(0, self._watch)
-            self._streams = Streams(aside=not self._stdout)
-        finally:
             INTERRUPTS.let_go()
+        except BaseException:  # a Ctrl-C that came meanwhile
+            self._put_back()
+            raise
         return self
 
     def __exit__(
@@ -218,12 +220,8 @@ class guard:  # noqa: N801 (used like a function)
     ) -> None:
         unsure = False
         if self._mine:
-            INTERRUPTS.hold()
-            try:
-                unsure = INTERRUPTS.unsure(self._watched)
-                self._put_back()
-            finally:
-                INTERRUPTS.let_go()
+            unsure = INTERRUPTS.unsure()
+            self._put_back()
         if self._plugin == BUILTIN:
             return
         self._say()
@@ -240,16 +238,20 @@ class guard:  # noqa: N801 (used like a function)
         raise StoppedError(_stop_text(error)) from error
 
     def _put_back(self) -> None:
-        changed = self._streams.restore()
-        if self._watch is not None and self._watch in sys.meta_path:
-            sys.meta_path.remove(self._watch)
-        INTERRUPTS.unwatch(self._watched)
-        found = self._snapshot.restore()
-        if self._patches is not None:
-            changed += self._patches.restore()
-        changed += [change.text() for change in found if change.named]
-        self.changes = tuple(changed)
-        _owner.pop()
+        INTERRUPTS.hold()
+        try:
+            changed = self._streams.restore()
+            if self._watch is not None and self._watch in sys.meta_path:
+                sys.meta_path.remove(self._watch)
+            found = self._snapshot.restore()
+            if self._patches is not None:
+                changed += self._patches.restore()
+            changed += [change.text() for change in found if change.named]
+            self.changes = tuple(changed)
+        finally:
+            _owner.pop()
+            INTERRUPTS.unwatch(self._watched)
+            INTERRUPTS.let_go()
 
     def _say(self) -> None:
         if not self._mine or not self.changes:

@@ -53,17 +53,15 @@ class _Interrupts:
         return (before, outer)
 
     def unwatch(self, watched: Any) -> None:
-        """Put the handler back, unless the plugin has set another one, which is then seen."""
+        """Put the handler back."""
         if watched is None:
             return
         before, outer = watched
-        if signal.getsignal(signal.SIGINT) == self.handle:
-            signal.signal(signal.SIGINT, before)
-        # A Ctrl-C that still waits goes to this handler, so it stays known.
-        if self._waiting is None or outer is not None:
-            self._inside = outer if outer is not None else before
+        signal.signal(signal.SIGINT, before)
+        if outer is not None:  # else it stays known, for a Ctrl-C that still waits
+            self._inside = outer
 
-    def unsure(self, watched: Any) -> bool:
+    def unsure(self) -> bool:
         """Whether a KeyboardInterrupt may be the user's though none was counted."""
         if threading.current_thread() is not threading.main_thread():
             return False

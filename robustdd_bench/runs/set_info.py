@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.identity import identity
@@ -31,4 +34,31 @@ def set_info(distilled: DistilledSet, num_classes: int) -> SetInfo:
         pixel_min=float(distilled.images.min()),
         pixel_max=float(distilled.images.max()),
         provenance=dict(distilled.provenance),
+    )
+
+
+def plain_set(found: DistilledSet, like: Tensor) -> DistilledSet:
+    """The set in our own kinds of objects: those of a stranger may answer what they like.
+
+    Args:
+        found: what a method returned.
+        like: a tensor of the kind that the run computes with.
+
+    Raises:
+        TypeError: images or labels are no plain tensors.
+    """
+
+    def plain(what: str, value: Any) -> Tensor:
+        if type(value) not in (Tensor, torch.nn.Parameter, type(like)):
+            raise TypeError(f"the {what} must be a plain tensor, not {type(value).__name__}")
+        detached: Tensor = value.detach()
+        return detached
+
+    return DistilledSet(
+        images=plain("images", found.images),
+        labels=plain("labels", found.labels),
+        learning_rate=found.learning_rate,
+        augmentation=found.augmentation,
+        preprocessing=found.preprocessing,
+        provenance=dict(found.provenance),
     )

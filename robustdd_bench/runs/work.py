@@ -33,6 +33,7 @@ from robustdd_bench.runs.cells import Cell
 from robustdd_bench.runs.environment import PeakMemory, process
 from robustdd_bench.runs.plan import Plan
 from robustdd_bench.runs.reporter import RunReporter
+from robustdd_bench.runs.set_info import plain_set
 from robustdd_bench.runs.workbench import Workbench
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.snapshots import ImageReporter
@@ -173,31 +174,12 @@ def _distill(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 f"plugin {plan.plugin!r}: method {plan.method!r} must return a DistilledSet, "
                 f"not {type(distilled).__name__}"
             )
-        distilled = _plain(distilled, bench.train.images)
+        distilled = plain_set(distilled, bench.train.images)
     ipc = None if bench.reference else plan.track.data.ipc
     distilled.check(bench.shape_CHW, bench.num_classes, ipc)
     _check_recipe(bench, distilled)
     distilled.save(cell.output)
     return counter.done()
-
-
-def _plain(found: DistilledSet, like: Tensor) -> DistilledSet:
-    """The set in our own kinds of objects: those of a stranger may answer what they like."""
-
-    def plain(what: str, value: Any) -> Tensor:
-        if type(value) not in (Tensor, torch.nn.Parameter, type(like)):
-            raise TypeError(f"the {what} must be a plain tensor, not {type(value).__name__}")
-        detached: Tensor = value.detach()
-        return detached
-
-    return DistilledSet(
-        images=plain("images", found.images),
-        labels=plain("labels", found.labels),
-        learning_rate=found.learning_rate,
-        augmentation=found.augmentation,
-        preprocessing=found.preprocessing,
-        provenance=dict(found.provenance),
-    )
 
 
 def _check_recipe(bench: Workbench, distilled: DistilledSet) -> None:
