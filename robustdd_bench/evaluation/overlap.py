@@ -11,8 +11,8 @@ its mirror image:
 An image is a copy of a training image if it is exactly one. It is an exact copy of a judged image
 if it is exactly one and no copy of a training image: both splits of a dataset can hold the same
 image. It is *near* a judged image if its correlation r to the nearest one is at least .9, and 1 - r
-is at most a third of what it is for the nearest training image. A blend of training images lies near
-many images of its class, judged ones too, and about equally near to both splits; a copy does not.
+is at most a third of what it is for the nearest training image. A blend of training images lies
+near many images of its class, about equally near to both splits; a copy does not.
 
 Both are calibrated (`scripts/study_overlap.py`). None of the 5,670 images of the 81 published
 digits sets is near a test image: the smallest share is .43, the median 2.1. Of 2,000 training
