@@ -105,7 +105,9 @@ def test_the_sources_are_lent_for_one_student_only() -> None:
         siblings, task.images, task.labels, attack, THREAT, [0, 0], 200, right,
         sources=[[siblings[1]], [siblings[0]]],
     )  # fmt: skip
-    assert seen == [[siblings[1]], [siblings[0]]]
+    for (lent,), sibling in zip(seen, reversed(siblings), strict=True):
+        assert lent is not sibling, "it gets a copy"
+        assert all(map(torch.equal, lent.parameters(), sibling.parameters()))
     assert attack.sources == ()
 
 
