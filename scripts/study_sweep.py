@@ -142,6 +142,9 @@ def tables(results: dict[str, Any]) -> str:
         steps = ["clean", *(eps_label(eps) for eps in rows[0]["ladder"])]
         headings = ["method", "settings", "seed", *steps, "loss", "rate", "time", "run"]
         cells = [[*_cells(row, varied), f"`{row['run_id']}`"] for row in rows]
+        if len({row["device"] for row in rows}) > 1:  # a run that was repeated elsewhere
+            headings.append("machine")
+            cells = [[*line, row["device"]] for line, row in zip(cells, rows, strict=True)]
         about = rows[0]
         parts.append(
             f"{track}: mean ± standard deviation over {about['students']} students in %, "

@@ -21,10 +21,12 @@ from pages import BOARD
 from scipy import stats
 
 from robustdd_bench.board.compare import choose, compare_standings
+from robustdd_bench.board.kept import differences as kept_differences
 from robustdd_bench.board.publish import current, published
 from robustdd_bench.board.standings import standings
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.files import read_json
+from robustdd_bench.protocol.tracks import eps_label
 
 ROOT = BOARD.parent
 STUDIES = ROOT / "docs" / "studies"
@@ -64,6 +66,29 @@ CLAIMS = [
     Claim(README, "0.9 to 10.0", MLP, "mat", "mtt", 0.15),
     Claim(MAT_DIGITS, "2.8 to 9.3", IPC10, "dm", "mtt", 0.1),
     Claim("CHANGELOG.md", "-0.3 to +7.7", MLP, "dc", "mat", 0.1),
+]
+
+
+class KeptClaim(NamedTuple):
+    """An interval of one run minus another, from the outcomes that a study's file keeps."""
+
+    file: str
+    text: str
+    study: str
+    a: str
+    b: str
+    level: str
+
+
+MAT_CIFAR = "docs/studies/mat-cifar10.md"
+MAT_SLICE, MTT_SLICE, RANDOM_SLICE = "e6775036b7a4", "4d4f8ab2af10", "e6c86b5d13af"
+KEPT = [
+    KeptClaim(MAT_CIFAR, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
+    KeptClaim(MAT_CIFAR, "2.8 to 10.1", "mat-cifar10", MAT_SLICE, MTT_SLICE, "1/255"),
+    KeptClaim(MAT_CIFAR, "-0.6 to 2.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "4/255"),
+    KeptClaim(MAT_CIFAR, "-0.1 to 7.6", "mat-cifar10", MAT_SLICE, MTT_SLICE, "clean"),
+    KeptClaim(MAT_CIFAR, "-3.0 to 3.4", "mat-cifar10", MTT_SLICE, RANDOM_SLICE, "2/255"),
+    KeptClaim(README, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
 ]
 RANGES = {
     (README, "2.6 to 4.8"): "what the stronger suite took, row by row",
@@ -110,14 +135,28 @@ def test_every_interval_in_prose_is_computed_or_is_no_interval() -> None:
         for path in files
         for match in PAIR.finditer(prose(path))
     }
-    assert found == {(claim.file, claim.text) for claim in CLAIMS} | RANGES.keys()
-    assert len(CLAIMS) == len({claim[:2] for claim in CLAIMS})
+    claims = [(claim.file, claim.text) for claim in (*CLAIMS, *KEPT)]
+    assert found == set(claims) | RANGES.keys()
+    assert len(claims) == len(set(claims))
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.file}: {claim.text}")
 def test_the_published_records_give_the_interval(claim: Claim) -> None:
     interval = differences(claim.track, claim.a, claim.b)[claim.eps].interval
     ends = sorted(100 * claim.times * end for end in (interval.low, interval.high))
+    stated = [float(end) for end in PAIR.fullmatch(claim.text).groups()]
+    assert stated == pytest.approx(ends, abs=0.0501)
+
+
+@pytest.mark.parametrize("claim", KEPT, ids=lambda claim: f"{claim.file}: {claim.text}")
+def test_the_outcomes_that_a_study_keeps_give_the_interval(claim: KeptClaim) -> None:
+    rows = read_json(STUDIES / f"{claim.study}.json")["runs"]
+    kept = {row["run_id"]: row["outcomes"] for row in rows if "outcomes" in row}
+    found = {
+        eps_label(eps) if eps else "clean": one.interval
+        for eps, one in kept_differences([kept[claim.a]], [kept[claim.b]])
+    }
+    ends = [100 * found[claim.level].low, 100 * found[claim.level].high]
     stated = [float(end) for end in PAIR.fullmatch(claim.text).groups()]
     assert stated == pytest.approx(ends, abs=0.0501)
 
