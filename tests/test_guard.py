@@ -126,6 +126,7 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
     "style": ("matplotlib's rcParams", lambda: mpl.rcParams.update({"savefig.dpi": 7})),
     "cwd": ("the working directory", lambda: os.chdir("/")),
     "variable": ("the environment (A_SECRET)", lambda: os.environ.update(A_SECRET="hidden")),
+    "another environ": ("os.environ", lambda: setattr(os, "environ", dict(os.environ))),
     "no variable": ("the environment (PATH)", lambda: os.environ.pop("PATH")),
     "umask": ("the umask", lambda: os.umask(0o077 if _umask() != 0o077 else 0o022)),
     "locale": ("the locale", lambda: locale.setlocale(locale.LC_ALL, _other_locale())),

@@ -31,6 +31,9 @@ def process_settings() -> Sequence[Setting]:
     """Those that are there in every process."""
     found = [
         Setting("the working directory", os.getcwd, os.chdir),
+        _attributes(
+            os, "os.environ", *(name for name in ("environ", "environb") if hasattr(os, name))
+        ),
         Setting(
             "the environment",
             _environment,
