@@ -131,12 +131,21 @@ def test_rows_bear_the_marks_that_hold(tmp_path) -> None:
     }
     commit = {"commit": None, "processes": ()}
     costs = plain.costs.model_copy(update=commit)
-    put(bent(plain, distilled=plain.distilled.model_copy(update=shape), costs=costs), tmp_path)
+    put(
+        bent(
+            plain,
+            distilled=plain.distilled.model_copy(update=shape),
+            costs=costs,
+            overlap=None,
+        ),
+        tmp_path,
+    )
     put(
         bent(
             made_up("plain", share(60), seed=1),
             distilled=plain.distilled.model_copy(update=shape),
             costs=costs,
+            overlap=None,
         ),
         tmp_path,
     )
@@ -163,6 +172,7 @@ def test_rows_bear_the_marks_that_hold(tmp_path) -> None:
         "one seed",
         "other plugin",
         "changed code",
+        "training images",
     }
     assert set(row.marks) <= set(MARKS)
 

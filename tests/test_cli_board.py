@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_up import made_up, put, share
+from publishing import forged
 from small_runs import TRACK, plan_of, run
 
 from robustdd_bench.board.captions import RULE
@@ -18,12 +19,13 @@ from robustdd_bench.cli.main import main
 def board(tmp_path_factory) -> Path:
     """Methods a (seeds 0, 1, 2) and b (seeds 1, 2, 3), and one with soft labels."""
     root = tmp_path_factory.mktemp("board")
-    for seed in (0, 1, 2):
-        put(made_up("a", share(60), seed=seed), root)
-        put(made_up("b", share(40), seed=seed + 1), root)
-    put(made_up("softened", share(80), labels="soft"), root)
-    put(made_up("twice", share(50)), root)
-    put(made_up("twice", share(30), settings=1), root)
+    found = [made_up("a", share(60), seed=seed) for seed in (0, 1, 2)]
+    found += [made_up("b", share(40), seed=seed) for seed in (1, 2, 3)]
+    found += [made_up("softened", share(80), labels="soft"), made_up("twice", share(50))]
+    found += [made_up("twice", share(30), settings=1)]
+    track = found[0].track.model_copy(update={"ranked_seeds": 4})
+    for record in found:
+        put(forged(record, track=track), root)
     return root
 
 

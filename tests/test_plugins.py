@@ -386,6 +386,7 @@ LEAVES = {
     "errors",
     "files",
     "guard",
+    "identity",
     "names",
     "protocol.preprocessing",
     "terminal",

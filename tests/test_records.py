@@ -50,6 +50,7 @@ def _parsed(fields):
     return {
         name: TypeAdapter(field.annotation).validate_python(fields[name])
         for name, field in Record.model_fields.items()
+        if name in fields
     }
 
 

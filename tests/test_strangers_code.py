@@ -544,13 +544,13 @@ def test_files_land_where_the_call_said_wherever_a_plugin_goes(
 
 def test_what_a_method_does_to_the_preprocessing_layer_stays_with_the_method() -> None:
     bench = Workbench(plan_of("random"), registry(), Path("runs"), Path("data"))
-    lent, judged = bench.task.network(0), bench._students_behind(bench.preprocessing)(0)
+    lent, judged = bench.task.network(0), bench._students(bench.preprocessing)(0)
     lent[0].register_forward_hook(lambda module, inputs, output: 0 * output)
     for buffer in lent[0].buffers():
         buffer.zero_()
     pixels = bench.train.pixels()[:4]
     fresh = Workbench(plan_of("random"), registry(), Path("runs"), Path("data"))
-    assert torch.equal(judged(pixels), fresh._students_behind(fresh.preprocessing)(0)(pixels))
+    assert torch.equal(judged(pixels), fresh._students(fresh.preprocessing)(0)(pixels))
     assert lent[0] is not judged[0]
 
 
