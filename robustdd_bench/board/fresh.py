@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from robustdd_bench.board.pairing import outcomes_of
-from robustdd_bench.board.subject import Setting, Subject, on_workbench
+from robustdd_bench.board.subject import Setting, Subject, on_workbench, run_on
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.agreement import TOLERANCE
 from robustdd_bench.evaluation.randomisation import compare_groups, smallest_p
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.assembly import judged_students
-from robustdd_bench.runs.executors import LocalExecutor
-from robustdd_bench.runs.pipeline import Position, ReporterFactory, failure_of, run_stages
+from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.runs.workbench import Workbench
 
 SIGNIFICANCE = 0.01
@@ -140,7 +139,8 @@ def verify_fresh(
         while seed is None or seed == record.seed:
             seed = secrets.randbelow(SEEDS)
         bench = _bench(subject, count, seed, setting)
-        _run(bench, reporter, seed)
+        stages = ("students", "attacks", "sanity")
+        run_on(bench, reporter, stages, f"fresh students of seed {seed}")
         return _judge(subject, bench, seed)
 
 
@@ -176,23 +176,6 @@ def _bench(subject: Subject, count: int, seed: int, setting: Setting) -> Workben
     bench.set_path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(old.set_path, bench.set_path)
     return bench
-
-
-def _run(bench: Workbench, reporter: ReporterFactory, seed: int) -> None:
-    position = Position()
-    with reporter(bench.folder) as progress:
-        progress.note(f"fresh students of seed {seed}")
-        try:
-            stages = ("students", "attacks", "sanity")
-            run_stages(bench, LocalExecutor(), progress, bench.folder, position, stages)
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(
-                f"interrupted in {position.cell}; a verification keeps nothing"
-            ) from interrupt
-        except UsageError:
-            raise
-        except Exception as error:
-            raise failure_of(error, position.cell) from error
 
 
 def _judge(subject: Subject, bench: Workbench, seed: int) -> FreshVerdict:

@@ -86,7 +86,7 @@ class Subject:
             RunFailedError, PluginError: one failed.
             KeyboardInterrupt: interrupted; the text says that nothing is kept.
         """
-        _run(self.bench, self.reporter, stages)
+        run_on(self.bench, self.reporter, stages)
 
 
 @contextlib.contextmanager
@@ -218,7 +218,7 @@ def _place_set(bench: Workbench, record: Record, folder: Path, reporter: Reporte
                 f"the record says that method {record.method.name!r} is a reference; it is a "
                 "method like others"
             )
-        _run(bench, reporter, ("experts", "distill"))
+        run_on(bench, reporter, ("experts", "distill"))
     else:
         bench.set_path.parent.mkdir(parents=True, exist_ok=True)
         DistilledSet.load(source).save(bench.set_path)
@@ -262,9 +262,25 @@ def _faults(record: Record, bench: Workbench) -> Iterator[str]:
                 yield one_line(f"{what}.{key}: the record says {said!r}, it is {value!r}", 300)
 
 
-def _run(bench: Workbench, reporter: ReporterFactory, stages: Sequence[str]) -> None:
+def run_on(
+    bench: Workbench, reporter: ReporterFactory, stages: Sequence[str], note: str = ""
+) -> None:
+    """Run the cells of some stages of a verification.
+
+    Args:
+        bench: the run.
+        reporter: makes the reporter for its folder.
+        stages: which.
+        note: a line for the log before them.
+
+    Raises:
+        RunFailedError, PluginError: one failed.
+        KeyboardInterrupt: interrupted; the text says that nothing is kept.
+    """
     position = Position()
     with reporter(bench.folder) as progress:
+        if note:
+            progress.note(note)
         try:
             run_stages(bench, LocalExecutor(), progress, bench.folder, position, stages)
         except KeyboardInterrupt as interrupt:
