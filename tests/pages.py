@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from robustdd_bench.board.content import BoardContent
 from robustdd_bench.board.page import page
+from robustdd_bench.board.publish import Published, published
 
 BOARD = Path(__file__).parent.parent / "leaderboard"
+
+
+@cache
+def committed_runs() -> list[Published]:
+    """The published runs of the committed board; reading them all takes seconds."""
+    return published(BOARD)
+
+
 CHROMIUM = next(
     (
         found

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from pages import BOARD
+from pages import BOARD, committed_runs
 from scipy import stats
 
 from robustdd_bench.board.compare import choose, compare_standings
 from robustdd_bench.board.kept import differences as kept_differences
-from robustdd_bench.board.publish import current, published
+from robustdd_bench.board.publish import current
 from robustdd_bench.board.standings import standings
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.files import read_json
@@ -121,7 +121,7 @@ def prose(path: Path) -> str:
 
 @cache
 def runs():
-    return published(BOARD)
+    return committed_runs()
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from made_up import EXAMPLES, STUDENTS, made_up, put, share
-from pages import BOARD
+from pages import committed_runs
 
 from robustdd_bench.board import ranking
 from robustdd_bench.board.build import build
@@ -77,7 +77,7 @@ def test_being_level_is_not_handed_on_and_makes_no_groups() -> None:
 
 def test_a_row_that_its_interval_does_not_separate_from_the_leader_has_rank_one() -> None:
     """digits-ipc10-transfer-mlp: MAT had rank 4, because another row opened a group above it."""
-    runs = current(published(BOARD), "digits-ipc10-transfer-mlp")
+    runs = current(committed_runs(), "digits-ipc10-transfer-mlp")
     (division,) = divisions(runs)
     rows = {row.standing.method: row for row in division.rows}
     found = compare_standings(rows["dc"].standing, rows["mat"].standing)
@@ -93,7 +93,7 @@ def test_a_row_that_its_interval_does_not_separate_from_the_leader_has_rank_one(
 
 @pytest.mark.parametrize("track", ["digits-ipc1", "digits-ipc10", "digits-ipc10-transfer-mlp"])
 def test_published_ranks_are_what_comparing_every_pair_gives(track: str) -> None:
-    (division,) = divisions(current(published(BOARD), track))
+    (division,) = divisions(current(committed_runs(), track))
     rows = [row for row in division.rows if row.rank is not None]
     for row in rows:
         better, level = 0, []

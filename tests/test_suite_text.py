@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pages import BOARD, committed, text_of
+from pages import BOARD, committed, committed_runs, text_of
 from small_runs import example
 
-from robustdd_bench.board.publish import current, newest, published
+from robustdd_bench.board.publish import current, newest
 from robustdd_bench.board.rows import track_content
 from robustdd_bench.board.tables import board_tables
 from robustdd_bench.protocol.suite import suite_note, worst_case_over
@@ -53,7 +53,7 @@ def test_a_note_says_which_attacks_saw_survivors_alone() -> None:
 
 @pytest.mark.parametrize("name", ["digits-ipc1", "digits-ipc10", "digits-ipc10-transfer-mlp"])
 def test_the_sentence_is_what_the_published_records_hold(name: str) -> None:
-    for record in current(published(BOARD), name):
+    for record in current(committed_runs(), name):
         track = record.track
         assert worst_case_over(track.attacks, track.threat.headline) == DIGITS
         for student in record.students:
@@ -68,7 +68,7 @@ def test_the_sentence_is_what_the_published_records_hold(name: str) -> None:
 
 
 def test_captions_of_tables_page_readme_and_comparisons_say_it(call_board) -> None:
-    track = track_content(newest(published(BOARD), "digits-ipc10"), BOARD)
+    track = track_content(newest(committed_runs(), "digits-ipc10"), BOARD)
     for table in board_tables(track).values():
         assert DIGITS in table.caption
         assert any(DIGITS in note for note in table.notes)
@@ -88,9 +88,12 @@ def test_captions_of_tables_page_readme_and_comparisons_say_it(call_board) -> No
 
 
 @pytest.fixture
-def call_board(capsys):
-    """What `robustdd board` prints of the committed board."""
+def call_board(capsys, monkeypatch):
+    """What `robustdd board` prints of the committed board, which is read once."""
+    from robustdd_bench.board import publish
     from robustdd_bench.cli.main import main
+
+    monkeypatch.setattr(publish, "published", lambda root: committed_runs())
 
     def calling(*args: str) -> str:
         assert main(["board", *args, "--board", str(BOARD)]) == 0
