@@ -165,6 +165,26 @@ def test_a_repeated_seed_is_no_further_sample_wherever_it_lies(tmp_path) -> None
     assert first_of_each([other, record]) == [record]
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_on_an_older_board_publishing_either_of_two_changes_no_run(which, tmp_path) -> None:
+    record = example("random").record
+    both = [record, better(later(record, torch="9.9.9"))]
+    root = tmp_path / "board"
+    folders = [copied(root / "results", one) for one in both]
+    build(root)
+    before = tree(root)
+    done = publish_and_build(again(tmp_path, both[which]), root, installed())
+    assert done.folder == folders[which]
+    assert tree(root) == before
+    # A damaged one is repaired where it lies.
+    path = folders[which] / "distilled.png"
+    kept = path.read_bytes()
+    path.write_bytes(b"")
+    publish_and_build(again(tmp_path, both[which]), root, installed())
+    assert path.read_bytes() == kept
+    assert validate(root, installed()).problems == ()
+
+
 def test_other_settings_are_another_row_and_no_confirmation(root, tmp_path) -> None:
     record = example("random").record
     method = record.method.model_copy(update={"config": {"a": 1}})

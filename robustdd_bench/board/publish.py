@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,14 +137,12 @@ def placing(
         before, is_other = _already(target, record, registry)
         if is_other and before is not None:
             below = _below(target, board, registry)
-            others = _sorted([*others, replace(before, confirmations=below)])
-        first = _first(record, others)
+            others = [*others, replace(before, confirmations=below)]
+        # What lies at its own place is published again or repaired, whatever else is there.
+        first = _first(record, others) if is_other or not target.exists() else None
         if first is not None:
             target = first.folder / CONFIRMATIONS / folder_name(run / RECORD_NAME)
             before, _ = _already(target, record, registry)
-            left = tuple(one for one in first.confirmations if one.folder != target)
-            first = replace(first, confirmations=left)
-            others = _sorted([*(one for one in others if one.folder != first.folder), first])
         if record.status == "complete":
             known = (one.record for other in others for one in other.every())
             reasons += clashes(record, known)
@@ -162,20 +160,15 @@ def placing(
             elif found != before.submission:
                 mend(target, before.submission, found, undo)
             done = Published(record if before is None else before.record, target, found)
-            yield Placed(done, _with(done, first, others, _below(target, board, registry)))
+            again = {one.folder: one.confirmations for one in others}
+            if first is None:
+                others, again[target] = [*others, done], _below(target, board, registry)
+            else:
+                left = (one for one in first.confirmations if one.folder != target)
+                again[first.folder] = (*left, done)
+            yield Placed(done, _joined_runs(others, again))
             undo.pop_all()
         _sweep(board)
-
-
-def _with(
-    done: Published, first: Published | None, others: list[Published], below: tuple[Published, ...]
-) -> list[Published]:
-    """The runs of the board with one that was just placed: a run, or a confirmation of `first`."""
-    if first is None:
-        return _sorted([*others, replace(done, confirmations=below)])
-    again = tuple(_in_order([*first.confirmations, done]))
-    rest = [one for one in others if one.folder != first.folder]
-    return _sorted([*rest, replace(first, confirmations=again)])
 
 
 def _sorted(runs: list[Published]) -> list[Published]:
@@ -282,7 +275,7 @@ def published(
         UsageError: a record is not valid, or does not lie where it belongs.
     """
     runs: list[Published] = []
-    again: dict[Path, list[Published]] = {}
+    again: dict[Path, tuple[Published, ...]] = {}
     protocols: dict[str, str] = {}
     for path in sorted((board / RESULTS).rglob(RECORD_NAME)):
         folder = path.parent
@@ -296,11 +289,13 @@ def published(
         if first is None:
             runs.append(one)
         else:
-            again.setdefault(first, []).append(one)
+            again[first] = (*again.get(first, ()), one)
     return _joined_runs(runs, again)
 
 
-def _joined_runs(runs: list[Published], again: dict[Path, list[Published]]) -> list[Published]:
+def _joined_runs(
+    runs: list[Published], again: Mapping[Path, tuple[Published, ...]]
+) -> list[Published]:
     """The runs with their confirmations: those below them, and later ones of the same identity."""
     first: dict[str, Published] = {}
     later: dict[str, list[Published]] = {}
@@ -308,7 +303,7 @@ def _joined_runs(runs: list[Published], again: dict[Path, list[Published]]) -> l
         identity = run.record.plan().identity()
         if first.setdefault(identity, run) is not run:
             later.setdefault(identity, []).append(run)
-        later.setdefault(identity, []).extend(again.get(run.folder, []))
+        later.setdefault(identity, []).extend(again.get(run.folder, ()))
     return _sorted(
         [
             replace(run, confirmations=tuple(_in_order(later[identity])))
