@@ -90,6 +90,9 @@ class DistillTask:
     """Whether mirrored images keep their label (no for digits)."""
     network_with: Callable[[Preprocessing], Callable[[int], torch.nn.Module]] | None = None
     """`network_with(preprocessing)`: what `network` is, behind another preprocessing layer."""
+    compile: bool = False
+    """Whether the run computes with compiled kernels (`robustdd_bench.toolkit.blocks`), where the
+    method has a use for them; a method that has none may pass over it."""
 
     def behind(self, preprocessing: Preprocessing) -> DistillTask:
         """The same task with its networks behind another preprocessing layer.

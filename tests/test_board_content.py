@@ -81,7 +81,7 @@ def test_a_row_tells_its_cost_and_its_files(board) -> None:
     assert (board / run.set_file).is_file()
     assert reference.runs[0].set_file is None
     assert track.evaluation_examples == example("random").record.data.evaluation_examples
-    assert row.command == example("random").record.command
+    assert row.command == example("random").record.command_to_repeat
 
 
 def test_a_mean_cost_is_over_runs_and_a_peak_is_the_largest(tmp_path) -> None:

@@ -3,7 +3,9 @@
 import importlib.metadata
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import strangers
@@ -24,6 +26,9 @@ from robustdd_bench.cli.doctor import (
 )
 from robustdd_bench.cli.main import main
 from robustdd_bench.cli.session import Session
+from robustdd_bench.toolkit import blocks
+from robustdd_bench.toolkit import compile as compile_module
+from robustdd_bench.toolkit.capture import Availability
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def report() -> dict[str, object]:
     [
         *("python", "platform", "cpu", "memory", "threads", "tf32", "deterministic algorithms"),
         *("torch", "torchvision", "numpy", "pydantic", "safetensors", "scikit-learn"),
-        *("arithmetic on cpu", "captured steps", "stacked students"),
+        *("arithmetic on cpu", "captured steps", "compiled kernels", "stacked students"),
         *("plugins", "disk", "data"),
     ],
 )
@@ -67,14 +72,39 @@ def test_fast_paths_are_named_with_the_reason_why_one_is_off(
     )
     assert checks["stacked students"].detail.startswith("off: on the CPU")
     monkeypatch.setenv("ROBUSTDD_CAPTURE", "off")
-    (first, _) = doctor.check_fast_paths(torch.device("cuda"))
+    (first, *_) = doctor.check_fast_paths(torch.device("cuda"))
     assert (first.status, first.detail) == ("ok", "off: ROBUSTDD_CAPTURE=off")
     # A device that promises graphs and does not deliver is a warning, not the end of doctor.
     monkeypatch.delenv("ROBUSTDD_CAPTURE")
     monkeypatch.setattr(doctor, "_try_capture", lambda device: "no graphs today")
-    (first, second) = doctor.check_fast_paths(torch.device("cuda"))
+    (first, kernels, second) = doctor.check_fast_paths(torch.device("cuda"))
     assert (first.status, first.detail) == ("warn", "off: no graphs today; steps run one by one")
+    assert (kernels.status, kernels.detail) == (
+        "ok",
+        "off: compiled kernels are for the CPU, and this is cuda",
+    )
     assert second.detail == "on: stacked on a GPU"
+
+
+def test_compiled_kernels_are_tried_and_a_missing_compiler_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = compile_module.availability(torch.device("cpu"))
+    if found.active:
+        assert doctor.check_kernels(torch.device("cpu")).status == "ok"
+        real = blocks.kernels()
+
+        def wrong(name: str, tensors: Sequence[torch.Tensor], *rest: Any) -> None:
+            real(name, tensors, *rest)
+            tensors[3].mul_(2)
+
+        monkeypatch.setattr(blocks, "kernels", lambda: wrong)
+        check = doctor.check_kernels(torch.device("cpu"))
+        assert (check.status, check.detail[:29]) == ("warn", "compiled kernels are not used")
+    missing = Availability(False, "no C++ compiler is found; install g++")
+    monkeypatch.setattr(compile_module, "availability", lambda device: missing)
+    check = doctor.check_kernels(torch.device("cpu"))
+    assert check == Check("warn", "compiled kernels", f"off: {missing.reason}")
 
 
 def test_the_trial_of_captured_steps_does_its_step() -> None:

@@ -43,9 +43,10 @@ def record_in(folder: Path) -> Record:
 
 def planned_again(record: Record) -> Plan:
     """The plan of a published record's own command, through what a user calls."""
-    words = shlex.split(record.command)
+    words = shlex.split(record.command_to_repeat)
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert words[:2] == ["robustdd", "run"]
+    compiled = options.pop("--compile", "off")
     assert set(options) == {"--method", "--track", "--seed", "--device", "--threads"}
     return make_plan(
         registry(),
@@ -54,6 +55,7 @@ def planned_again(record: Record) -> Plan:
         seed=int(options["--seed"]),
         device=options["--device"],
         threads=int(options["--threads"]),
+        compile=compiled,
     )
 
 
@@ -113,7 +115,7 @@ def test_every_command_under_the_tables_of_the_readme_is_that_of_a_published_run
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("<!-- begin board -->")[2].partition("<!-- end board -->")[0]
     commands = re.findall(r"^robustdd run .*$", section, re.MULTILINE)
-    published = {record_in(folder).command: record_in(folder) for folder in FOLDERS}
+    published = {record_in(folder).command_to_repeat: record_in(folder) for folder in FOLDERS}
     assert len(commands) >= 30
     for command in commands:
         record = published[command]

@@ -85,7 +85,7 @@ def test_a_page_has_the_figures_settings_checks_costs_and_pictures_of_a_run() ->
         assert stage.stage in shown
     for key in record.method.config:
         assert key in shown
-    assert record.command in shown
+    assert record.command_to_repeat in shown
     assert f"torch {record.torch}" in shown
     tree = Tree(text)
     assert len(tree.all("img")) == 4
@@ -175,7 +175,7 @@ def test_markdown_has_the_figures_and_names_only_files_that_it_brings() -> None:
     assert {name.rpartition(".")[2] for name in links} == {"svg", "png"}
     mean = 100 * finished.record.aggregates.headline.mean
     assert f"{mean:.1f}" in made.text
-    assert finished.record.command in made.text
+    assert finished.record.command_to_repeat in made.text
     for name, data in made.files.items():
         if name.endswith(".svg"):
             text = data.decode()

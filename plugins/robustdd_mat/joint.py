@@ -38,7 +38,7 @@ class JointOuter:
         self._weight = weight
         self._batch = batch
         self._seeds = family_seeds(task.seeds)
-        self._network = FlatNetwork(task.network(0))
+        self._network = FlatNetwork(task.network(0), compile=task.compile)
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         """The real images (B,C,H,W) and labels (B,) of an iteration."""

@@ -161,7 +161,7 @@ def row_content(
         ),
         checks=_checks(standing),
         marks=tuple(_marks(standing)),
-        command=first.command,
+        command=first.command_to_repeat,
         runs=runs,
         other_runs=others,
         confirmed=_confirmed((*runs, *others)),
@@ -226,7 +226,7 @@ def run_content(run: Published, root: Path) -> RunContent:
             for item in aggregates.robust
         ),
         cost=_cost(record),
-        command=record.command,
+        command=record.command_to_repeat,
         folder=folder,
         set_file=None if record.method.reference else f"{folder}/{SET_NAME}",
         preview=f"{folder}/{PREVIEW_NAME}",

@@ -234,8 +234,9 @@ def _place_set(bench: Workbench, record: Record, folder: Path, reporter: Reporte
 
 def _notes(record: Record, plan: Plan) -> Iterator[str]:
     """What is other here, and may change the outcome."""
+    recorded = record.plan()
     for what in ("device", "threads", "torch", "harness"):
-        here, there = getattr(plan, what), getattr(record, what)
+        here, there = getattr(plan, what), getattr(recorded, what)
         if here != there:
             yield one_line(f"{what} {here} here, {there} in the record")
     for here, there in zip(plan.attacks, record.attacks, strict=True):

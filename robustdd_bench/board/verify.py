@@ -98,9 +98,8 @@ def verify_witnesses(
     with on_workbench(source, registry, setting, reporter) as subject:
         path = witnesses or subject.folder / WITNESSES
         if not path.is_file():
-            raise UsageError(
-                f"there are no witnesses at {path}; make them: {subject.record.command} --witnesses"
-            )
+            command = f"{subject.record.command_to_repeat} --witnesses"
+            raise UsageError(f"there are no witnesses at {path}; make them: {command}")
         found = read_witnesses(subject, path)
         bench = subject.bench
         cells = {index: cell for cell in bench.cells("students") for index in cell.students}

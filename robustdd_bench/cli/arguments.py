@@ -66,6 +66,13 @@ def place_options(function: Function) -> Function:
             show_default=True,
             help="CPU threads (0: torch's choice). More change the last bits, and so the run.",
         ),
+        click.option(
+            "--compile",
+            type=OneOf("compile", ("auto", "on", "off")),
+            default="auto",
+            show_default=True,
+            help="Compiled kernels on the CPU; auto takes them where there is a C++ compiler.",
+        ),
         data_root_option,
         click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
         out_option,

@@ -254,9 +254,34 @@ def check_fast_paths(device: torch.device) -> Iterator[Check]:
         yield Check("ok", what, f"{_on(found.active)}: {found.reason}")
     else:
         yield Check("warn", what, f"off: {problem}; steps run one by one")
+    yield check_kernels(device)
     stacked = layout_for(device) == "vmap"
     reason = "stacked on a GPU" if stacked else "on the CPU one by one is as fast (benchmarks)"
     yield Check("ok", "stacked students", f"{_on(stacked)}: {reason}")
+
+
+def check_kernels(device: torch.device) -> Check:
+    """Whether there are compiled kernels for a device, and that one computes what torch does."""
+    import torch
+    from torch import nn
+
+    from robustdd_bench.toolkit.blocks import NormBlock
+    from robustdd_bench.toolkit.compile import availability, trusted
+
+    what, found = "compiled kernels", availability(device)
+    if not found.active:
+        return Check("warn" if device.type == "cpu" else "ok", what, f"off: {found.reason}")
+    block = NormBlock(nn.GroupNorm(4, 4), relu=True, pooled=True)
+    x = torch.linspace(-1, 2, 2 * 4 * 8 * 8).view(2, 4, 8, 8).sin().requires_grad_()
+    problems: list[str] = []
+    trusted(
+        lambda: torch.autograd.grad(block(x).square().sum(), x),
+        lambda: torch.autograd.grad(block.formula(x).square().sum(), x),
+        problems.append,
+    )
+    return (
+        Check("warn", what, problems[0]) if problems else Check("ok", what, f"on: {found.reason}")
+    )
 
 
 def _try_capture(device: torch.device) -> str | None:

@@ -99,6 +99,7 @@ def run(
         device=options["device"],
         threads=options["threads"],
         validate=options["validate"],
+        compile=options["compile"],
     )
     _execute(session, plan, options)
 
@@ -155,6 +156,7 @@ def evaluate(
         device=options["device"],
         threads=options["threads"],
         validate=options["validate"],
+        compile=options["compile"],
     )
     _execute(session, plan, options)
 
@@ -174,6 +176,7 @@ def _evaluate_run(
         track=options["track"] if _given(context, "track") else None,
         device=options["device"],
         threads=options["threads"],
+        compile=options["compile"] if _given(context, "compile") else None,
     )
     _execute(session, plan, options, (source, record))
 
@@ -190,6 +193,7 @@ def _execute(
     source: tuple[Path, Record] | None = None,
 ) -> None:
     executor = session.registry.get("executors", options["executor"])
+    say_eager(options["compile"], plan.device, plan.compile)
     if options["dry_run"]:
         _print_plan(plan, options)
         return
@@ -214,6 +218,18 @@ def _execute(
         print_json(summary(finished.record) | {"folder": str(finished.folder)})
         return
     _print_finished(finished)
+
+
+def say_eager(choice: str, device: str, compiled: bool) -> None:
+    """Say why runs compute without compiled kernels, where the user left it to the machine."""
+    if choice == "auto" and device == "cpu" and not compiled:
+        import torch
+
+        from robustdd_bench.toolkit.compile import availability
+
+        found = availability(torch.device(device))
+        if not found.active:
+            print(one_line(f"steps run eagerly: {found.reason}"), file=sys.stderr)
 
 
 def make_executor(entry: Entry) -> Executor:
@@ -250,6 +266,7 @@ def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
         *((f"attack {attack.name}", dict(attack.config)) for attack in plan.attacks),
         ("seed", plan.seed),
         ("device", f"{plan.device}, {plan.threads} CPU threads, torch {plan.torch}"),
+        ("compiled kernels", "on" if plan.compile else "off"),
         ("command", plan.command()),
     ]
     print_table(("", "plan"), facts)
@@ -276,7 +293,7 @@ def summary(record: Record) -> dict[str, Any]:
             {"eps": item.eps, **item.accuracy.model_dump(mode="json")} for item in aggregates.robust
         ],
         "stages": [stage.model_dump(mode="json") for stage in record.costs.stages],
-        "command": record.command,
+        "command": record.command_to_repeat,
     }
 
 

@@ -214,7 +214,7 @@ def show_run(folder: Path, as_json: bool) -> None:
         facts.append(("distilled set", f"taken from run {origin.run_id} (torch {origin.torch})"))
     facts += [("warning", text) for text in record.remarks]
     facts += [
-        ("command", record.command),
+        ("command", record.command_to_repeat),
         ("failed checks", ", ".join(summary(record)["failed_checks"]) or "none"),
         *((f"  {key}", str(value)) for key, value in record.method.config.items()),
         *((stage.stage, f"{stage.wall_s:.1f} s") for stage in record.costs.stages),

@@ -13,7 +13,7 @@ import click
 
 from robustdd_bench.cli.arguments import place_options, witnesses_option
 from robustdd_bench.cli.output import json_option, print_json, print_table
-from robustdd_bench.cli.run import make_executor
+from robustdd_bench.cli.run import make_executor, say_eager
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.terminal import duration_text, one_line
@@ -69,6 +69,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
             session.registry,
             device=options["device"],
             threads=options["threads"],
+            compile=options["compile"],
             only=options["only"],
         )
     except SweepFileError as error:
@@ -77,6 +78,8 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
         for problem in error.problems:
             print(one_line(f"{file}: {problem}"), file=sys.stderr)
         raise UsageError(f"{file}: {len(error.problems)} entries are wrong") from error
+    for plan in [run.plan for run in planned.runs[:1]]:
+        say_eager(options["compile"], plan.device, plan.compile)
     if options["dry_run"]:
         _dry_run(planned, options)
         return

@@ -24,7 +24,12 @@ from robustdd_bench.evaluation.lending import counted, lending, with_sources
 from robustdd_bench.evaluation.outcomes import first_bits
 from robustdd_bench.evaluation.prediction import classified, other_batch_size, predict, right
 from robustdd_bench.evaluation.together import Layout, Students, layout_for
+from robustdd_bench.toolkit.blocks import compiled
+from robustdd_bench.toolkit.compile import trusted
 from robustdd_bench.toolkit.randomness import ExampleGenerator, as_int64
+
+SAMPLE = 16
+"""Images on which compiled kernels are held against torch's."""
 
 WitnessKeeper = Callable[[int, Tensor, Tensor], None]
 """Takes the number of a student, places (M,) in the split, and adversarial examples (M,C,H,W)."""
@@ -175,6 +180,8 @@ def attack_students(
     layout: Layout | None = None,
     keep: WitnessKeeper | None = None,
     sources: Sequence[Sequence[nn.Module]] | None = None,
+    compile: bool = False,
+    note: Callable[[str], object] = lambda text: None,
 ) -> list[AttackOutcome]:
     """Attack students of one architecture on a split, together where the attack can.
 
@@ -198,6 +205,9 @@ def attack_students(
         layout: how students are attacked together; None: by the device.
         sources: for each student other networks, for an attack that uses them.
         keep: gets every verified adversarial example: student, places (M,), examples (M,C,H,W).
+        compile: whether compiled kernels compute the copies that the attack holds. What judges is
+            computed by torch's.
+        note: told, in one line, why they are not used after all.
 
     Returns:
         An outcome for each student.
@@ -218,7 +228,12 @@ def attack_students(
     with lending(plugin, name, models, seeds[0]) as lent:
         said: list[str] = getattr(attack, "warnings", [])  # not there without `super().__init__`
         said.clear()
-        copies = [lent(model) for model in models]
+
+        def ready(model: nn.Module) -> nn.Module:
+            copied = lent(model)
+            return fast_copy(copied, images, note) if compile else copied
+
+        copies = [ready(model) for model in models]
         if attack.routed and len(models) > 1:
             students = Students(copies, layout or layout_for(images.device))
             found = _together(attack, students, images, labels, threat, seeds, places, batch_size)
@@ -226,7 +241,7 @@ def attack_students(
         else:
             found, forwards = [], []
             for r, (model, seed, where) in enumerate(zip(copies, seeds, places, strict=True)):
-                others = () if sources is None else tuple(map(lent, sources[r]))
+                others = () if sources is None else tuple(map(ready, sources[r]))
                 with counted(model) as counter, with_sources(attack, others):
                     found.append(
                         _alone(attack, model, images, labels, threat, seed, where, batch_size)
@@ -266,6 +281,26 @@ def attack_students(
             )
         )
     return outcomes
+
+
+def fast_copy(model: nn.Module, images: Tensor, note: Callable[[str], object]) -> nn.Module:
+    """A network of the same weights that compiled kernels compute, held against the other one.
+
+    Args:
+        model: in eval mode, its parameters frozen.
+        images: (N,C,H,W), of which the first are used.
+        note: told, in one line, why the model itself is given back.
+    """
+
+    def compute(network: nn.Module) -> list[Tensor]:
+        with torch.enable_grad():
+            x = images[:SAMPLE].clone().requires_grad_()
+            logits = network(x)
+            (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), x)
+        return [logits, gradient]
+
+    fast = compiled(model)
+    return fast if trusted(lambda: compute(fast), lambda: compute(model), note) else model
 
 
 def _alone(

@@ -57,6 +57,7 @@ def check_student(
     subset: int = SUBSET,
     suite: Mapping[str, Attack] | None = None,
     headline: ThreatModel | None = None,
+    compile: bool = False,
 ) -> list[Check]:
     """All checks on one student.
 
@@ -74,6 +75,7 @@ def check_student(
         suite: the attacks behind `outcomes`, by the names used there; None leaves out the checks
             that need to know them.
         headline: the threat model that the student is ranked by; given with `suite`.
+        compile: whether compiled kernels compute what attacks hold; see `attack_students`.
 
     Raises:
         UsageError: one of `suite` and `headline` is given without the other.
@@ -88,7 +90,7 @@ def check_student(
         check_violations(outcomes),
         check_order(outcomes, strength or Strength.of(suite or {})),
         check_consistent(outcomes, clean),
-        check_unconstrained(model, few, truth, unconstrained, seed, batch_size),
+        check_unconstrained(model, few, truth, unconstrained, seed, batch_size, compile=compile),
     ]
     if (suite is None) != (headline is None):
         raise UsageError("the sanity checks take suite and headline together, or neither")
@@ -100,6 +102,7 @@ def check_student(
             if name is None
             else check_more_steps(
                 model, few, truth, suite[name], name, headline, outcomes, clean, seed, batch_size,
+                compile=compile,
             )
         )  # fmt: skip
         checks += [check_gradient_free(outcomes, clean, blind), again]
@@ -217,6 +220,8 @@ def check_unconstrained(
     seed: int,
     batch_size: int,
     eps: float = 0.5,
+    *,
+    compile: bool = False,
 ) -> Check:
     """An attack that may move every pixel by `eps` leaves next to nothing.
 
@@ -225,7 +230,9 @@ def check_unconstrained(
     name = "unconstrained attack succeeds"
     threat = ThreatModel("Linf", eps)
     try:
-        outcome = attack_student(model, images, labels, attack, threat, seed, batch_size)
+        outcome = attack_student(
+            model, images, labels, attack, threat, seed, batch_size, compile=compile
+        )
     except PluginError as error:
         return Check(name, False, str(error))
     left = accuracy(outcome.robust)

@@ -2,7 +2,7 @@
 
 SGD with momentum and weight decay, shuffled batches, one drop of the learning rate; the LAST
 iterate is what is reported, never the best on any split. The whole set lives on the device and no
-step waits for the host.
+step waits for the host. Steps are captured on a GPU; on the CPU compiled kernels may compute them.
 
 Where the track asks for it, training is adversarial: PGD-AT (Madry et al. 2018) or TRADES (Zhang et
 al. 2019). The adversary moves pixels of the set and sees the augmentation drawn for the batch. A
@@ -28,7 +28,9 @@ from robustdd_bench.errors import RunFailedError
 from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_loss
 from robustdd_bench.toolkit.augment import Augmenter, put_drawn
+from robustdd_bench.toolkit.blocks import compiled
 from robustdd_bench.toolkit.capture import Inputs, Replayer
+from robustdd_bench.toolkit.compile import trusted
 from robustdd_bench.toolkit.flat import Augment
 from robustdd_bench.toolkit.seeds import Seeds
 
@@ -73,6 +75,7 @@ def train_student(
     flip: bool,
     reporter: Reporter,
     norm: Norm = "Linf",
+    compile: bool = False,
 ) -> TrainedStudent:
     """Train one student on a distilled set.
 
@@ -85,6 +88,7 @@ def train_student(
         flip: whether mirrored images keep their label.
         reporter: progress.
         norm: norm of the adversary, where the recipe has one.
+        compile: whether compiled kernels compute the training; the student is the same network.
 
     Raises:
         RunFailedError: the loss or a weight became NaN or infinite.
@@ -99,7 +103,7 @@ def train_student(
     )
     noise = seeds.generator("student-adversary", index, device=device)
     images, labels = distilled.images.to(device), distilled.labels.to(device)
-    training = _Training(network, images, labels, spec, norm, noise, reporter)
+    training = _Training(network, images, labels, spec, norm, noise, reporter, compile)
     steps = total_steps(spec, len(images))
     drop = int(steps * spec.drop_at)
     batches: list[Tensor] = []
@@ -142,9 +146,13 @@ class _Training:
         norm: Norm,
         noise: torch.Generator,
         reporter: Reporter,
+        compile: bool,
     ) -> None:
         assert isinstance(network, nn.Sequential)
         self._network, self._images, self._labels = network.train(), images, labels
+        # Of the same weights, which are moved in place.
+        self._fast = nn.Sequential(network[0], compiled(network[1])) if compile else None
+        self._note = reporter.note
         self._spec, self._norm, self._noise = spec, norm, noise
         self._weights = [p for p in network.parameters() if p.requires_grad]
         self._velocities = [torch.zeros_like(p) for p in self._weights] if spec.momentum else []
@@ -166,7 +174,28 @@ class _Training:
         where = self._inputs.put("batch", batch)
         augment = put_drawn(self._inputs, params)
         key = size, params.family, rate
+        if self._fast is not None:
+            self._hold(self._fast, where, augment)
         self._replayer.run(key, lambda: self._step(where, augment, rate))
+
+    def _hold(self, fast: nn.Sequential, where: Tensor, augment: Augment | None) -> None:
+        """Hold the first compiled gradients against eager ones, and compute with those."""
+
+        def compute(network: nn.Sequential) -> tuple[Tensor, ...]:
+            network.eval()  # running statistics are left alone
+            x = self._images[where].requires_grad_()
+            loss = F.cross_entropy(
+                _Augmented(network[0], network[1], augment)(x), self._labels[where]
+            )
+            found = torch.autograd.grad(loss, [x, *self._weights], allow_unused=True)
+            network.train()
+            return tuple(gradient for gradient in found if gradient is not None)
+
+        eager = self._network
+        assert isinstance(eager, nn.Sequential)
+        if trusted(lambda: compute(fast), lambda: compute(eager), self._note):
+            self._network = fast
+        self._fast = None
 
     def _step(self, where: Tensor, augment: Augment | None, rate: float) -> None:
         spec, network = self._spec, self._network

@@ -194,6 +194,8 @@ def check_more_steps(
     clean: Tensor,
     seed: int,
     batch_size: int,
+    *,
+    compile: bool = False,
 ) -> Check:
     """An attack with twice the steps breaks next to nothing more: it had converged.
 
@@ -212,6 +214,7 @@ def check_more_steps(
         clean: the recorded bits (N,) without an attack.
         seed: seed of the longer run.
         batch_size: examples attacked together.
+        compile: see `attack_students`.
 
     Raises:
         UsageError: the attack was not run at the headline.
@@ -228,8 +231,9 @@ def check_more_steps(
             config = dataclasses.replace(attack.config, steps=2 * attack.config.steps)
             again = type(attack)(config)
         longer = attack_student(
-            model, images, labels, again, headline, seed, batch_size, on, name=name
-        )
+            model, images, labels, again, headline, seed, batch_size, on, name=name,
+            compile=compile,
+        )  # fmt: skip
     except PluginError as error:
         return Check(STEPS_CHECK, False, str(error))
     recorded, doubled = outcome.robust[:few][on], longer.robust[on]

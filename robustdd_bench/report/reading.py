@@ -67,7 +67,7 @@ class RunReport:
     @property
     def command(self) -> str:
         """The call that repeats the run."""
-        return self.plan.command() if self.record is None else self.record.command
+        return self.plan.command() if self.record is None else self.record.command_to_repeat
 
     @property
     def label(self) -> str:
@@ -134,7 +134,7 @@ def _plan(folder: Path) -> Plan | None:
 
 def _changed(plan: Plan, record: Record | None) -> tuple[str, ...]:
     """What follows --preset and --set in the call."""
-    words = shlex.split(plan.command() if record is None else record.command)
+    words = shlex.split(plan.command() if record is None else record.command_to_repeat)
     pairs = list(itertools.pairwise(words))
     presets = [f"preset {value}" for word, value in pairs if word == "--preset"]
     return (*presets, *(value for word, value in pairs if word == "--set"))

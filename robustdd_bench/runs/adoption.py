@@ -57,7 +57,12 @@ class Adoption(StrictModel):
 
 
 def plan_again(
-    registry: Registry, run: Path, *, track: str | None, **options: Any
+    registry: Registry,
+    run: Path,
+    *,
+    track: str | None,
+    compile: str | None = None,
+    **options: Any,
 ) -> tuple[Plan, Record]:
     """The plan that evaluates the set of a finished run under a track, and the run's record.
 
@@ -65,6 +70,7 @@ def plan_again(
         registry: the installed plugins.
         run: the folder of the run, published or not.
         track: name or file of a track; None: the run's, in the version that is installed.
+        compile: see `make_plan`; None: as the run did.
         **options: further arguments of `make_plan`.
 
     Raises:
@@ -88,6 +94,7 @@ def plan_again(
         preset=method.preset,
         seed=record.seed,
         validate=record.split == "validation",
+        compile=compile or ("auto" if record.plan().compile else "off"),
         **options,
     )
     wanted = _settings(registry, record)
@@ -122,7 +129,7 @@ def _check_file(run: Path, record: Record) -> None:
     if record.method.reference and not (run / "distilled.safetensors").exists():
         raise UsageError(
             f"the set of {run} is the training split, which is not published; run it anew: "
-            f"{record.command}"
+            f"{record.command_to_repeat}"
         )
     if DistilledSet.load(run / "distilled.safetensors").sha256() != record.distilled.sha256:
         raise UsageError(f"the distilled set in {run} is not that of its record")

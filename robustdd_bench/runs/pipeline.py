@@ -121,6 +121,8 @@ def execute(
         with reporter(folder) as progress, logged(_log_of(progress)), progress.run(**_about(plan)):
             try:
                 bench.prepare()
+                if bench.missing_kernels is not None:
+                    progress.note(bench.missing_kernels)
                 if source is not None:
                     _adopt(bench, *source)
                 run_stages(bench, executor, progress, out, position)

@@ -41,7 +41,8 @@ DEFAULT_TRACK = "digits-ipc10"
 DEVICES = ("auto", "cpu", "cuda")
 ORIGIN = frozenset({"preset", "overrides", "track_source"})
 """Where settings came from; only what they are is part of a run's id."""
-MEANS = frozenset({"version", "device", "threads", "torch", "harness"})
+COMPILE = ("auto", "on", "off")
+MEANS = frozenset({"version", "device", "threads", "torch", "harness", "compile"})
 """With what a run is carried out; part of its id and not of its identity."""
 GIVEN = Entry(
     "distillers", "given", "robustdd_bench.runs.given:GivenSet", "a set made elsewhere", "builtin"
@@ -66,7 +67,7 @@ class PlannedAttack:
 class Plan:
     """A resolved run."""
 
-    ADDED: ClassVar[Mapping[str, str]] = {}
+    ADDED: ClassVar[Mapping[str, str]] = {"compile": "0.2.0"}
     """Later fields, with the version in which each came."""
 
     method: str
@@ -94,6 +95,9 @@ class Plan:
     torch: str
     harness: str
     """Version of robustdd-bench."""
+    compile: bool = False
+    """Whether compiled kernels compute, on the CPU; sums are ordered otherwise in them, so they
+    belong to the result. Where they cannot be had, the run computes without and says so."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, without later fields at their default."""
@@ -168,6 +172,7 @@ class Plan:
             words += ["--preset", self.preset]
         words += ["--seed", str(self.seed), "--device", self.device]
         words += ["--threads", str(self.threads)]
+        words += ["--compile", "on" if self.compile else "off"]
         if self.split == "validation":
             words.append("--validate")
         for key, value in sorted(self.overrides.items()):
@@ -204,6 +209,7 @@ def make_plan(
     device: str = "auto",
     threads: int = 1,
     validate: bool = False,
+    compile: str = "off",
 ) -> Plan:
     """Resolve a call.
 
@@ -220,6 +226,7 @@ def make_plan(
             this small gain a third from a second thread on an idle machine and lose tenfold on a
             busy one.
         validate: evaluate on a split carved from the training data.
+        compile: "auto", "on" or "off": see `resolve_compile`.
 
     Raises:
         UsageError: anything is unknown or out of range; one line says what and what to do.
@@ -247,6 +254,7 @@ def make_plan(
         raise PluginError(f"plugin {entry.plugin!r}: {owner}, {error}") from error
     config = build_config(settings_class, {**named, **overrides}, owner)
     settings = all_settings(config)
+    device = resolve_device(device)
     info = registry.plugins[entry.plugin]
     return Plan(
         method=method,
@@ -261,10 +269,11 @@ def make_plan(
         attacks=plan_attacks(resolved, registry),
         seed=seed,
         split="validation" if validate else "test",
-        device=resolve_device(device),
+        device=device,
         threads=resolve_threads(threads),
         torch=torch_version(),
         harness=__version__,
+        compile=resolve_compile(compile, device),
     )
 
 
@@ -349,6 +358,32 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not available:
         raise UsageError("no CUDA device can be used here; see `robustdd doctor`, or --device cpu")
     return "cuda" if available and device != "cpu" else "cpu"
+
+
+def resolve_compile(choice: str, device: str) -> bool:
+    """Whether runs on a device compute with compiled kernels.
+
+    They are compiled here, if no earlier process did: that takes two seconds, once on a machine.
+
+    Args:
+        choice: "auto": where they can be had; "on": they must be; "off".
+        device: "cpu" or "cuda".
+
+    Raises:
+        UsageError: they are asked for and cannot be had.
+    """
+    import torch
+
+    from robustdd_bench.toolkit.compile import availability
+
+    if choice not in COMPILE:
+        raise unknown_name("compile", choice, COMPILE)
+    if choice == "off":
+        return False
+    found = availability(torch.device(device))
+    if choice == "on" and not found.active:
+        raise UsageError(f"--compile on: {found.reason}; or --compile off")
+    return found.active
 
 
 def resolve_threads(threads: int) -> int:

@@ -110,6 +110,16 @@ class Record(Part):
             }
         )
 
+    @property
+    def command_to_repeat(self) -> str:
+        """The call that repeats the run bit for bit, on the same kind of machine.
+
+        Records from before there were compiled kernels name no `--compile`: they did without.
+        """
+        if "--compile" in shlex.split(self.command):
+            return self.command
+        return f"{self.command} --compile off"
+
     def plan(self) -> Plan:
         """The plan the run was made from; its command names every setting.
 

@@ -19,6 +19,7 @@ from robustdd_bench.runs.plan import (
     make_plan,
     method_entry,
     plan_attacks,
+    resolve_compile,
     resolve_device,
     resolve_threads,
     resolve_track,
@@ -83,6 +84,7 @@ def plan_sweep(
     *,
     device: str = "auto",
     threads: int = 1,
+    compile: str = "off",
     only: Sequence[str] = (),
 ) -> Sweep:
     """Plan every run of a sweep.
@@ -92,6 +94,7 @@ def plan_sweep(
         registry: what is installed.
         device: see `make_plan`.
         threads: see `make_plan`.
+        compile: see `make_plan`.
         only: patterns METHOD or METHOD/TRACK with `*` for any text; empty: all runs. The whole
             file has to be right all the same.
 
@@ -102,7 +105,8 @@ def plan_sweep(
     """
     spec = read_sweep_file(path)
     device, threads = resolve_device(device), resolve_threads(threads)
-    planner = _Planner(registry, path.parent, device, threads, spec.validation)
+    compiled = "on" if resolve_compile(compile, device) else "off"
+    planner = _Planner(registry, path.parent, device, threads, spec.validation, compiled)
     count = _count(spec)
     if count > MAX_RUNS:
         raise UsageError(f"{path}: {count} runs are more than a sweep may have ({MAX_RUNS})")
@@ -190,10 +194,17 @@ class _Planner:
         device: "cpu" or "cuda".
         threads: CPU threads.
         validate: whether to judge on the validation split.
+        compile: "on" or "off".
     """
 
     def __init__(
-        self, registry: Registry, folder: Path, device: str, threads: int, validate: bool
+        self,
+        registry: Registry,
+        folder: Path,
+        device: str,
+        threads: int,
+        validate: bool,
+        compile: str,
     ) -> None:
         self._registry = registry
         self._folder = folder
@@ -201,6 +212,7 @@ class _Planner:
             "device": device,
             "threads": threads,
             "validate": validate,
+            "compile": compile,
         }
         self.problems: dict[str, str] = {}
         """By what is wrong, so that it is told once, where it is first met."""

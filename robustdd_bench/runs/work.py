@@ -211,6 +211,7 @@ def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
         flip=plan.track.data.flip,
         reporter=reporter,
         norm=plan.track.threat.norm,
+        compile=bench.compile,
     )
     evaluation = bench.evaluation
     clean = classified(
@@ -276,6 +277,8 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 plugin=plugin,
                 keep=keep if bench.witnesses else None,
                 sources=sources,
+                compile=bench.compile,
+                note=reporter.note,
             )
             for r, found, outcome in zip(students, before, outcomes, strict=True):
                 if spec.on == "survivors":
@@ -359,6 +362,7 @@ def _sanity(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
         batch_size=plan.track.threat.batch_size,
         suite=suite,
         headline=bench.threat(plan.track.threat.headline),
+        compile=bench.compile,
     )
     write_json(
         cell.output,

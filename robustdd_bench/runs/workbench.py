@@ -33,6 +33,7 @@ from robustdd_bench.runs.cell_plan import cells_of
 from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.plan import Plan, method_entry
+from robustdd_bench.toolkit.compile import availability
 from robustdd_bench.toolkit.seeds import Seeds, isolated_rng, seeded_globals
 
 
@@ -110,6 +111,17 @@ class Workbench(RunFolder):
     def whole_evaluation(self) -> Split:
         """The split that students are judged on, all of it, on the CPU."""
         return self._splits[1]
+
+    @cached_property
+    def compile(self) -> bool:
+        """Whether compiled kernels compute: the plan says so, and they can be had here."""
+        return self.plan.compile and self.missing_kernels is None
+
+    @property
+    def missing_kernels(self) -> str | None:
+        """Why the plan's compiled kernels cannot be had here, in one line."""
+        found = availability(self.device)
+        return f"steps run eagerly: {found.reason}" if self.plan.compile > found.active else None
 
     @property
     def judged(self) -> range:
@@ -226,6 +238,7 @@ class Workbench(RunFolder):
             data_sha256=self.data_hashes[0],
             allow_flip=track.data.flip,
             network_with=networks,
+            compile=self.compile,
         )
 
     def prepare(self) -> None:

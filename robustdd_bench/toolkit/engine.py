@@ -1,8 +1,10 @@
-"""The adjoint recursion of `robustdd_bench.toolkit.unroll` by two captured steps.
+"""The adjoint recursion of `robustdd_bench.toolkit.unroll` by two captured or compiled steps.
 
 On a GPU one student step forward and one back are captured as CUDA graphs, one pair for each batch
 size and family of augmentations, and replayed N times each. The result is that of
-`adjoint_gradients`; where steps cannot be captured, that function does the work.
+`adjoint_gradients`; where steps cannot be captured, that function does the work. On the CPU the
+network may be compiled (`robustdd_bench.toolkit.flat`): its first step and products are then held
+against eager ones.
 
 Shapes: n distilled images, P parameters, N steps, K classes.
 """
@@ -35,7 +37,8 @@ class AdjointEngine:
         momentum: mu of the student's gradient descent.
         keep: for how many of the last steps the graph is kept; without effect on captured steps,
             which find nothing of an earlier replay.
-        note: told why steps are not captured although the device could.
+        note: told why steps are not captured although the device could, or not compiled although
+            the network is.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class AdjointEngine:
         self._keep = keep
         self._note = note
         self._captured: _Captured | None = None
+        self._held = not network.compiled
 
     def gradients(
         self,
@@ -62,6 +66,8 @@ class AdjointEngine:
         steps: Sequence[Step],
     ) -> Gradients:
         """The same as `adjoint_gradients` of these arguments."""
+        if steps and not self._held:
+            self._hold(images, labels, start, steps[0])
         fixed = all(step.augment is None or isinstance(step.augment, Drawn) for step in steps)
         if fixed and steps:
             found = self._captured
@@ -82,6 +88,18 @@ class AdjointEngine:
             momentum=self._momentum,
             keep=self._keep,
         )
+
+    def _hold(self, images: Tensor, labels: Tensor, start: Tensor, step: Step) -> None:
+        """Hold the first compiled step, and its products, against an eager one."""
+        self._held = True
+        network, images, labels = self._network, images.detach(), labels.detach()
+        direction = step_gradient(network.eager(), start, images, labels, step)
+
+        def compute(network: FlatNetwork) -> list[Tensor]:
+            gradient = step_gradient(network, start, images, labels, step)
+            return [gradient, *step_products(network, start, images, labels, step, direction)]
+
+        network.hold(compute, self._note or (lambda text: None))
 
 
 class _Captured:

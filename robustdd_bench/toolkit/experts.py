@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robustdd_bench.attacks import ThreatModel
@@ -133,7 +134,9 @@ class ExpertStore:
 
     def _description(self) -> dict[str, Any]:
         network = self.task.network(0)
-        return {
+        # Experts are known by how they were computed; eager ones as before there was a choice.
+        compiled = {"compile": True} if self.task.compile else {}
+        return compiled | {
             "trainer": TRAINER_VERSION,
             "recipe": self.recipe.description(),
             "seeds": identity(self.seeds),
@@ -256,7 +259,10 @@ class _Training:
     ) -> None:
         device = task.device
         self.task, self.recipe = task, recipe
-        self.network = FlatNetwork(task.network(seeds.seed("expert-init", index)))
+        self.network = FlatNetwork(
+            task.network(seeds.seed("expert-init", index)), compile=task.compile
+        )
+        self._held, self._note = False, reporter.note
         self.threat = ThreatModel("L2" if recipe.norm == "L2" else "Linf", recipe.eps)
         self._adversary = Adversary(
             threat=self.threat, steps=recipe.attack_steps, step_size=recipe.attack_step_size
@@ -283,7 +289,20 @@ class _Training:
         params = self._augmenter.params(size, self.task.images.shape[-2:])
         where = self._inputs.put("batch", batch)
         augment = put_drawn(self._inputs, params)
+        if not self._held:
+            self._hold(where, augment)
         self._replayer.run((size, params.family), lambda: self._step(where, augment))
+
+    def _hold(self, where: Tensor, augment: Drawn | None) -> None:
+        """Hold the first compiled gradients, of weights and pixels, against eager ones."""
+        self._held = True
+        x, y = self.task.pixels(where), self.task.labels[where]
+
+        def compute(network: FlatNetwork) -> tuple[Tensor, ...]:
+            leaves = self.theta.detach().requires_grad_(), x.detach().requires_grad_()
+            return torch.autograd.grad(F.cross_entropy(network(*leaves, augment), y), leaves)
+
+        self.network.hold(compute, self._note)
 
     def _step(self, where: Tensor, augment: Drawn | None) -> None:
         recipe, theta = self.recipe, self.theta

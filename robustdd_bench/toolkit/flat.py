@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustdd_bench.toolkit.blocks import compiled
+from robustdd_bench.toolkit.compile import trusted
+from robustdd_bench.toolkit.convolutions import Tape
 from robustdd_bench.toolkit.instancenorm import with_fast_norm
 
 Augment = Callable[[Tensor], Tensor]
@@ -23,18 +27,25 @@ class FlatNetwork:
     Args:
         network: `nn.Sequential(preprocessing, network)`; it is put into train mode and must have
             no buffers that training changes (BatchNorm statistics cannot follow a trajectory).
+        compile: whether compiled kernels compute it (see `robustdd_bench.toolkit.blocks`).
 
     Raises:
         ValueError: the network keeps running statistics.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, compile: bool = False) -> None:
         if not isinstance(network, nn.Sequential) or len(network) != 2:
             raise ValueError("a flat network wants nn.Sequential(preprocessing, network)")
         self.preprocess: nn.Module = network[0]
         original: nn.Module = network[1]
         # The same values and names; only second derivatives take another, shorter way.
-        self.body: nn.Module = with_fast_norm(original)
+        self._eager = with_fast_norm(original)
+        self.body: nn.Module = self._eager
+        self.tape: Tape | None = None
+        """Of a compiled network: keeps what a second pass would compute again."""
+        if compile:
+            self.tape = Tape()
+            self.body = compiled(original, self.tape)
         for name, buffer in self.body.named_buffers():
             if buffer.is_floating_point() and "running" in name:
                 raise ValueError(f"running statistics ({name}) cannot be part of a trajectory")
@@ -44,6 +55,33 @@ class FlatNetwork:
         self.sizes = tuple(p.numel() for p in parameters.values())
         self.size = sum(self.sizes)
         self._values = tuple(parameters.values())
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled kernels compute it."""
+        return self.tape is not None
+
+    def eager(self) -> FlatNetwork:
+        """The same network computed by torch's own kernels."""
+        twin = copy.copy(self)
+        twin.body, twin.tape = self._eager, None
+        return twin
+
+    def hold(
+        self,
+        compute: Callable[[FlatNetwork], Sequence[Tensor]],
+        note: Callable[[str], object],
+    ) -> None:
+        """Compute with torch's kernels from now on, unless compiled ones do the same.
+
+        Args:
+            compute: computes with a network what it is for, once; it draws nothing.
+            note: told, in one line, what is wrong.
+        """
+        if self.compiled and not trusted(
+            lambda: compute(self), lambda: compute(self.eager()), note
+        ):
+            self.body, self.tape = self._eager, None
 
     def theta(self) -> Tensor:
         """A copy of the network's parameters as one vector (P,)."""

@@ -35,7 +35,6 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        x = x.contiguous()
         B, C, H, W = x.shape
         y, mean, scale = torch.native_group_norm(x, weight, bias, B, C, H * W, C, epsilon)
         ctx.save_for_backward(x, weight, mean, scale)
@@ -117,6 +116,7 @@ class InstanceNorm(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise each channel of each image, in the precision of the weights."""
         x_BCHW = x_BCHW.to(self.weight.dtype)  # under autocast it may come in bfloat16
+        x_BCHW = x_BCHW.contiguous()  # here: what is saved below must be what the graph leads to
         y: Tensor = _Norm.apply(x_BCHW, self.weight, self.bias, self.eps)
         return y
 

@@ -90,7 +90,7 @@ class TrajectoryMatcher:
             )
         # The recipes' learning rates hold in the network's input space, behind the preprocessing.
         self.layer, body = split_network(task.network(self.seeds.seed("student-shape")))
-        self.network = FlatNetwork(nn.Sequential(nn.Identity(), body))
+        self.network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=task.compile)
         self._outer = outer or (lambda _, start, target: matching_loss(start, target))
 
     def initial_images(self) -> tuple[Tensor, Tensor]:

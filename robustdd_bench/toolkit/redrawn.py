@@ -6,24 +6,58 @@ network stay, and the weights of every later one are copied into them.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
 from torch import Tensor, nn
 
 from robustdd_bench.distillers import DistillTask
+from robustdd_bench.toolkit.blocks import compiled
+from robustdd_bench.toolkit.compile import trusted
+from robustdd_bench.toolkit.convolutions import Tape
 from robustdd_bench.toolkit.inputspace import split_network
+from robustdd_bench.toolkit.seeds import isolated_rng
+
+SAMPLE = 8
+"""Images on which compiled kernels are held against torch's."""
 
 
 class RedrawnNetwork:
     """A network of a task, in train mode, whose tensors stay where they are.
 
+    Where the task wants compiled kernels, they compute it, derivatives up to the second included.
+
     Args:
         task: gives the networks; all have one architecture.
         seed: of the first.
+        note: told, in one line, why kernels are not used although the task wants them.
     """
 
-    def __init__(self, task: DistillTask, seed: int) -> None:
+    def __init__(
+        self, task: DistillTask, seed: int, note: Callable[[str], object] = lambda text: None
+    ) -> None:
         self._task = task
-        self.layer, self.body = split_network(task.network(seed))
-        self.body.train()
+        self.layer, body = split_network(task.network(seed))
+        self.body = body.train()
+        if task.compile:
+            fast = compiled(body, Tape())
+            if trusted(lambda: self._sample(fast), lambda: self._sample(body), note):
+                self.body = fast
+
+    def _sample(self, body: nn.Module) -> list[Tensor]:
+        """Derivatives of a network at a few training images."""
+        weights = [p for p in body.parameters() if p.requires_grad]
+        with isolated_rng(0), _kept_buffers(body):
+            x = self.layer(self._task.pixels(torch.arange(SAMPLE) % len(self._task.images)))
+            x = x.detach().requires_grad_()
+            first = torch.autograd.grad(
+                body(x).logsumexp(1).sum(), [x, *weights], create_graph=True, allow_unused=True
+            )
+            used = [gradient for gradient in first if gradient is not None]
+            size = torch.stack([gradient.square().sum() for gradient in used[1:]]).sum()
+            second = torch.autograd.grad(size, x)
+        return [*used, *second]
 
     def draw(self, seed: int) -> None:
         """Make it the network of a seed: its parameters and buffers."""
@@ -34,6 +68,17 @@ class RedrawnNetwork:
     def tensors(self) -> list[Tensor]:
         """Its parameters and buffers, as they are and detached: what training changes."""
         return _tensors(self.body)
+
+
+@contextlib.contextmanager
+def _kept_buffers(network: nn.Module) -> Iterator[None]:
+    """Leave running statistics as they were."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

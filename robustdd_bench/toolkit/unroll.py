@@ -27,6 +27,7 @@ Shapes: n distilled images, P parameters, N steps, K classes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustdd_bench.toolkit.convolutions import Entries, kept_bytes
 from robustdd_bench.toolkit.flat import Augment, FlatNetwork
+
+TAPE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ def adjoint_gradients(
     *,
     momentum: float = 0.0,
     keep: int = 0,
+    tape_bytes: int = TAPE_BYTES,
 ) -> Gradients:
     """The exact gradient of `outer(theta_N)` by the adjoint recursion.
 
@@ -158,6 +163,8 @@ def adjoint_gradients(
         steps: the N student steps.
         momentum: mu of the student's gradient descent.
         keep: for how many of the last steps the graph is kept instead of computed twice.
+        tape_bytes: how much a compiled network may keep of the forward steps, in all, so that it
+            is not computed twice; the result is the same, bit for bit.
 
     Returns:
         Loss and gradients, equal to full unrolling up to rounding.
@@ -167,14 +174,20 @@ def adjoint_gradients(
     thetas: list[Tensor] = []
     velocities: list[Tensor] = []
     graphs: dict[int, _Graph] = {}
+    tapes: dict[int, Entries] = {}
+    left = tape_bytes
     theta, velocity = start.detach(), torch.zeros_like(start)
     for i, step in enumerate(steps):
         thetas.append(theta)
         if i >= count - keep:
             graphs[i] = _step_graph(network, theta, images, labels, step)
             gradient = graphs[i].gradient.detach()
-        else:
+        elif network.tape is None:
             gradient = step_gradient(network, theta, images, labels, step)
+        else:
+            with network.tape.writing(left) as tapes[i]:
+                gradient = step_gradient(network, theta, images, labels, step)
+            left -= kept_bytes(tapes[i])
         velocity = gradient if momentum == 0 else momentum * velocity + gradient
         velocities.append(velocity)
         theta = theta - alpha * velocity
@@ -190,7 +203,11 @@ def adjoint_gradients(
         step = steps[i]
         d_alpha = d_alpha - velocities[i] @ lam
         nu = nu - alpha * lam
-        graph = graphs.pop(i, None) or _step_graph(network, thetas[i], images, labels, step)
+        graph = graphs.pop(i, None)
+        if graph is None:
+            tape = network.tape
+            with contextlib.nullcontext() if tape is None else tape.reading(tapes.pop(i)):
+                graph = _step_graph(network, thetas[i], images, labels, step)
         products = graph.products(nu)
         lam = lam + products[0]
         nu = momentum * nu

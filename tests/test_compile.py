@@ -1,0 +1,148 @@
+"""The compiled kernels: where they come from, that they are made once, and what is said without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustdd_bench.toolkit import compile as compile_module
+from robustdd_bench.toolkit.compile import availability, kernels, trusted
+
+CPU = torch.device("cpu")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("CXX", "ROBUSTDD_CACHE")}
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """As in a process that has not looked for kernels, with an empty cache."""
+    monkeypatch.setenv("ROBUSTDD_CACHE", str(tmp_path / "cache"))
+    compile_module._found.cache_clear()
+    yield tmp_path / "cache"
+    compile_module._found.cache_clear()
+
+
+@pytest.fixture
+def compiler():
+    """Skip where there is no C++ compiler."""
+    if not availability(CPU).active:
+        pytest.skip(availability(CPU).reason)
+
+
+def script(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_they_are_for_the_cpu():
+    found = availability(torch.device("cuda"))
+    assert not found.active
+    assert found.reason == "compiled kernels are for the CPU, and this is cuda"
+
+
+def test_a_second_process_compiles_nothing(compiler, fresh, tmp_path):
+    log = tmp_path / "calls"
+    wrapper = script(tmp_path / "compiler", f'echo "$@" >> {log}', 'exec c++ "$@"')
+    code = "from robustdd_bench.toolkit.compile import kernels; print(kernels().path)"
+    environment = ENVIRONMENT | {"CXX": str(wrapper), "ROBUSTDD_CACHE": str(fresh)}
+    places = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, text=True, stdout=-1, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert places[0] == places[1]
+    assert Path(places[0].strip()).parent == fresh
+    calls = log.read_text().splitlines()
+    assert 1 <= len(calls) <= len(compile_module.TUNING)
+    assert len(calls) == len(set(calls))
+
+
+def test_without_a_compiler_the_reason_says_what_to_install(fresh, monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert availability(CPU).reason == (
+        "no C++ compiler is found; install g++ or clang++, or set CXX to one"
+    )
+    with pytest.raises(compile_module.CompilerError, match="no C\\+\\+ compiler"):
+        kernels()
+
+
+def test_a_compiler_that_is_named_and_missing_is_told(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler --fast")
+    found = availability(CPU)
+    assert not found.active
+    assert "CXX='/no/such/compiler --fast' is not found; mend or unset CXX" in found.reason
+
+
+def test_a_compiler_that_fails_is_named_with_its_first_error(fresh, monkeypatch, tmp_path):
+    line = "kernels.cpp:7: error: this machine is tired"
+    monkeypatch.setenv("CXX", str(script(tmp_path / "broken", f"echo '{line}' >&2", "exit 3")))
+    found = availability(CPU)
+    assert not found.active
+    assert found.reason.startswith("the C++ compiler ")
+    assert found.reason.endswith(f"fails: {line}")
+    assert list(fresh.iterdir()) == []  # nothing half-made is left
+
+
+def test_options_that_a_compiler_does_not_know_are_left_out(compiler, fresh, monkeypatch, tmp_path):
+    picky = script(
+        tmp_path / "picky",
+        'for word in "$@"; do',
+        '  case "$word" in -fopenmp|-march=native) echo "error: what is $word?" >&2; exit 1;; esac',
+        "done",
+        'exec c++ "$@"',
+    )
+    monkeypatch.setenv("CXX", str(picky))
+    assert availability(CPU).active
+
+
+def test_half_a_library_is_not_loaded_but_made_again(compiler, fresh):
+    whole = compile_module._library()
+    content = whole.read_bytes()
+    whole.write_bytes(content[:1000])
+    again = compile_module._library()
+    assert again.read_bytes()[:1000] == content[:1000]
+    assert len(again.read_bytes()) == len(content)
+
+
+def test_a_library_that_cannot_be_loaded_is_told(tmp_path):
+    other = tmp_path / "damaged"
+    other.write_text("no library at all")
+    with pytest.raises(compile_module.CompilerError, match=r"cannot be loaded.*delete .*damaged"):
+        compile_module._load(other)
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(compiler, fresh, tmp_path):
+    fresh.write_text("a file where the folder should be")
+    assert availability(CPU).active
+    assert fresh not in kernels().path.parents
+
+
+def test_another_source_or_processor_is_another_library(compiler, fresh, monkeypatch, tmp_path):
+    first = compile_module._library()
+    monkeypatch.setattr(compile_module, "_processor", lambda: "another one")
+    second = compile_module._library()
+    source = tmp_path / "kernels.cpp"
+    source.write_text(compile_module.SOURCE.read_text() + "// more\n")
+    monkeypatch.setattr(compile_module, "SOURCE", source)
+    assert len({first, second, compile_module._library()}) == 3
+
+
+def test_what_differs_from_the_eager_step_is_told_and_not_trusted():
+    right, notes = [torch.ones(3), torch.arange(3)], []
+    assert trusted(lambda: right, lambda: right, notes.append)
+    assert trusted(lambda: [right[0] * (1 + 1e-6), right[1]], lambda: right, notes.append)
+    noise = [torch.full((3,), 1e-8), torch.full((3,), -2e-8)]  # as of a bias before a norm
+    assert trusted(lambda: [*right, noise[0]], lambda: [*right, noise[1]], notes.append)
+    assert notes == []
+    assert not trusted(lambda: [right[0] * 1.2, right[1]], lambda: right, notes.append)
+    assert not trusted(lambda: [right[0] * torch.nan, right[1]], lambda: right, notes.append)
+    assert [note.partition(":")[0] for note in notes] == ["compiled kernels are not used"] * 2
+    assert notes[0].endswith("; steps run eagerly")
+    assert "tensor 0 of the first step is off by 3.5e-01 of 1.7e+00" in notes[0]
