@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from attack_workloads import pgd, suite, targeted
+from compiled_workloads import BENCHMARKS as COMPILED
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -39,16 +40,17 @@ Workload = Callable[[str], Callable[[], object]]
 def engine(width: int, images: int, steps: int) -> Workload:
     """Gradient of the matching loss for images and alpha, 3x32x32, ConvNet-3.
 
-    Variants: "unrolled" (one graph of all steps), "adjoint" (the engine), and both with PyTorch's
-    own second derivative of group norm: "unrolled-groupnorm", which is what the field's code does,
-    and "groupnorm".
+    Variants: "unrolled" (one graph of all steps), "adjoint" (the engine), both with PyTorch's own
+    second derivative of group norm: "unrolled-groupnorm", which is what the field's code does, and
+    "groupnorm"; and "compiled", the engine with compiled kernels.
     """
 
     def prepare(variant: str) -> Callable[[], object]:
         source = torch.Generator().manual_seed(0)
         with isolated_rng(0):
             body = convnet((3, 32, 32), 10, width=width)
-        network = FlatNetwork(nn.Sequential(nn.Identity(), body))
+        compiled = variant == "compiled"
+        network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=compiled)
         if variant.endswith("groupnorm"):
             network.body = body
         x = torch.randn(images, 3, 32, 32, generator=source)
@@ -169,13 +171,13 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
     "field-w64-b50-n30": (
         engine(64, 50, 30),
         "unrolled-groupnorm",
-        "adjoint",
+        "compiled",
         "ConvNet-3 W=64, B=50, N=30, the naive form with PyTorch's group norm",
     ),
     "field-w128-b10-n20": (
         engine(128, 10, 20),
         "unrolled-groupnorm",
-        "adjoint",
+        "compiled",
         "ConvNet-3 W=128, B=10, N=20, the naive form with PyTorch's group norm",
     ),
     "norm-w64-b50-n5": (engine(64, 50, 5), "groupnorm", "adjoint", "ConvNet-3 W=64, B=50, N=5"),
@@ -200,5 +202,6 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
         "APGD-CE and APGD-T on 5 students, 100 digits, against pyautoattack",
     ),
     "dsa-b256": (augmentation(256), "loop", "batch", "six families, 256 images of 3x32x32"),
+    **COMPILED,
 }
 """By name: the workload, its naive variant, ours, and a description."""
