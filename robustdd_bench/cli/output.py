@@ -8,20 +8,19 @@ of strangers are replaced.
 from __future__ import annotations
 
 import functools
-import json
 import math
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from robustdd_bench.cli.arguments import OneOf
 from robustdd_bench.errors import UsageError
-from robustdd_bench.tables import Table, csv_text, markdown_text, shared_notes
 from robustdd_bench.terminal import is_terminal, no_colour, one_line
+
+if TYPE_CHECKING:
+    from robustdd_bench.tables import Table
 
 __all__ = [
     "complain",
@@ -97,6 +96,8 @@ def jsonable(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON, in ASCII, so that any locale can carry it."""
+    import json
+
     print(json.dumps(jsonable(value), indent=2, allow_nan=False))
 
 
@@ -122,6 +123,8 @@ def print_table(
 
 def print_tables(tables: Sequence[Table], form: str) -> None:
     """Print tables on stdout as "table" (for people), "csv", "md" or "latex"."""
+    from robustdd_bench.tables import csv_text, markdown_text, shared_notes
+
     if form == "csv":
         sys.stdout.write(csv_text(tables))
     elif form == "md":
@@ -145,6 +148,9 @@ def print_tables(tables: Sequence[Table], form: str) -> None:
 
 def _print_notes(notes: Sequence[str]) -> None:
     """Print sentences below tables, wrapped between words on a terminal."""
+    import shutil
+    import textwrap
+
     wide = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
     for note in map(one_line, notes):
         print(textwrap.fill(note, wide, break_on_hyphens=False) if wide > 1 else note)
