@@ -1,5 +1,6 @@
 """`robustdd doctor`: what it looks at, and what it says of a machine that is not fit."""
 
+import functools
 import importlib.metadata
 import json
 import sys
@@ -24,6 +25,8 @@ from robustdd_bench.cli.doctor import (
 )
 from robustdd_bench.cli.main import main
 from robustdd_bench.cli.session import Session
+from robustdd_bench.toolkit import allocator
+from robustdd_bench.toolkit.allocator import keep_memory
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +70,29 @@ def test_fast_paths_are_named_with_the_reason_why_one_is_off(
     )
     assert checks["stacked students"].detail.startswith("off: on the CPU")
     monkeypatch.setenv("ROBUSTDD_CAPTURE", "off")
-    (first, _) = doctor.check_fast_paths(torch.device("cuda"))
+    (first, *_) = doctor.check_fast_paths(torch.device("cuda"))
     assert (first.status, first.detail) == ("ok", "off: ROBUSTDD_CAPTURE=off")
     # A device that promises graphs and does not deliver is a warning, not the end of doctor.
     monkeypatch.delenv("ROBUSTDD_CAPTURE")
     monkeypatch.setattr(doctor, "_try_capture", lambda device: "no graphs today")
-    (first, second) = doctor.check_fast_paths(torch.device("cuda"))
+    (first, second, _) = doctor.check_fast_paths(torch.device("cuda"))
     assert (first.status, first.detail) == ("warn", "off: no graphs today; steps run one by one")
     assert second.detail == "on: stacked on a GPU"
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_doctor_says_whether_freed_memory_is_kept(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(allocator.VARIABLE, mode)
+    monkeypatch.setattr(allocator, "keep_memory", functools.cache(keep_memory.__wrapped__))
+    (*_, check) = doctor.check_fast_paths(torch.device("cpu"))
+    assert (check.status, check.what) == ("ok", "kept memory")
+    if mode == "off":
+        assert check.detail == "off: ROBUSTDD_KEEP_MEMORY=off"
+    else:
+        kept = allocator.keep_memory()
+        assert check.detail == f"{'on' if kept.active else 'off'}: {kept.reason}"
 
 
 def test_the_trial_of_captured_steps_does_its_step() -> None:

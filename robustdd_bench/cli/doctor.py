@@ -245,6 +245,7 @@ def check_arithmetic(device: torch.device) -> Check:
 def check_fast_paths(device: torch.device) -> Iterator[Check]:
     """Which fast paths runs on a device take, and why not the others."""
     from robustdd_bench.evaluation.together import layout_for
+    from robustdd_bench.toolkit.allocator import keep_memory
     from robustdd_bench.toolkit.capture import availability
 
     found = availability(device)
@@ -257,6 +258,8 @@ def check_fast_paths(device: torch.device) -> Iterator[Check]:
     stacked = layout_for(device) == "vmap"
     reason = "stacked on a GPU" if stacked else "on the CPU one by one is as fast (benchmarks)"
     yield Check("ok", "stacked students", f"{_on(stacked)}: {reason}")
+    kept = keep_memory()
+    yield Check("ok", "kept memory", f"{_on(kept.active)}: {kept.reason}")
 
 
 def _try_capture(device: torch.device) -> str | None:
