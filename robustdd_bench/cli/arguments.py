@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from robustdd_bench.cli.session import Session
-from robustdd_bench.errors import RobustDDError, unknown_name
+from robustdd_bench.errors import RobustDDError, UsageError, unknown_name
 
 # Newer versions of click have a generic ParamType, older ones cannot be subscripted.
 if TYPE_CHECKING:
@@ -90,6 +90,20 @@ def witnesses_option(function: Function) -> Function:
         is_flag=True,
         help="Keep an adversarial example for each that fell, for `robustdd verify`.",
     )(function)
+
+
+def must_exist(path: Path) -> None:
+    """Refuse a file or folder that is not there, before what reads it is imported.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"no file {path}") from error
+    except OSError:  # whoever reads it says what is wrong
+        return
 
 
 class OneOf(_TextType):

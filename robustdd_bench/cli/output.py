@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from robustdd_bench.tables import Table
 
 __all__ = [
+    "announce",
     "complain",
     "format_option",
     "json_option",
@@ -75,8 +76,23 @@ def format_option(*words: str) -> Callable[[Function], Function]:
 
 def complain(prefix: str, text: object) -> None:
     """Print `prefix: text` on stderr as one line; a stderr that is gone is no error."""
+    _say(f"{prefix}: {one_line(text)}")
+
+
+def announce(what: object) -> None:
+    """Say on stderr what the command is at, before torch is imported, which takes seconds.
+
+    Where torch is there already, as in a call from Python, the next line comes soon enough.
+    """
+    if "torch" not in sys.modules:
+        _say(f"{click.get_current_context().command_path}: {one_line(what)}; loading torch")
+
+
+def _say(line: str) -> None:
+    if sys.stderr is None:  # closed by the shell; print would take stdout
+        return
     try:
-        print(f"{prefix}: {one_line(text)}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     except OSError:
         return
 

@@ -17,7 +17,7 @@ import importlib.metadata
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -204,6 +204,7 @@ def make_plan(
     device: str = "auto",
     threads: int = 1,
     validate: bool = False,
+    loading: Callable[[], object] = lambda: None,
 ) -> Plan:
     """Resolve a call.
 
@@ -220,6 +221,8 @@ def make_plan(
             this small gain a third from a second thread on an idle machine and lose tenfold on a
             busy one.
         validate: evaluate on a split carved from the training data.
+        loading: called before torch and the method's code are imported, once all is found right
+            that can be told without them.
 
     Raises:
         UsageError: anything is unknown or out of range; one line says what and what to do.
@@ -231,11 +234,8 @@ def make_plan(
         overrides = dict(assignments)
     else:
         overrides = parse_assignments(assignments)
-    if seed < 0:
-        raise UsageError(f"--seed must not be negative, not {seed}")
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
-    resolved = resolve_track(track, registry)
+    resolved = check_call(registry, track=track, seed=seed, device=device, threads=threads)
+    loading()
     distiller = entry.load()
     owner = f"method {method!r}"
     settings_class = config_class(distiller, owner)
@@ -266,6 +266,23 @@ def make_plan(
         torch=torch_version(),
         harness=__version__,
     )
+
+
+def check_call(registry: Registry, *, track: str, seed: int, device: str, threads: int) -> Track:
+    """What can be told of a call without torch.
+
+    Returns:
+        The track.
+
+    Raises:
+        UsageError: the track, the seed, the device or the threads cannot be.
+    """
+    if seed < 0:
+        raise UsageError(f"--seed must not be negative, not {seed}")
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    check_threads(threads)
+    return resolve_track(track, registry)
 
 
 def resolve_track(name: str, registry: Registry) -> Track:
@@ -351,10 +368,19 @@ def resolve_device(device: str) -> str:
     return "cuda" if available and device != "cpu" else "cpu"
 
 
+def check_threads(threads: int) -> None:
+    """Refuse a number of CPU threads that cannot be.
+
+    Raises:
+        UsageError: it is negative, or far more than there are processors.
+    """
+    if threads < 0 or threads > 4 * (os.cpu_count() or 1):
+        raise UsageError(f"--threads must lie in 0..{4 * (os.cpu_count() or 1)}, not {threads}")
+
+
 def resolve_threads(threads: int) -> int:
     """How many CPU threads torch shall use."""
     import torch
 
-    if threads < 0 or threads > 4 * (os.cpu_count() or 1):
-        raise UsageError(f"--threads must lie in 0..{4 * (os.cpu_count() or 1)}, not {threads}")
+    check_threads(threads)
     return threads or torch.get_num_threads()

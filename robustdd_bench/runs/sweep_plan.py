@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, record_of
 from robustdd_bench.runs.plan import (
     Plan,
+    check_threads,
     make_plan,
     method_entry,
     plan_attacks,
@@ -84,6 +85,7 @@ def plan_sweep(
     device: str = "auto",
     threads: int = 1,
     only: Sequence[str] = (),
+    loading: Callable[[], object] = lambda: None,
 ) -> Sweep:
     """Plan every run of a sweep.
 
@@ -94,6 +96,7 @@ def plan_sweep(
         threads: see `make_plan`.
         only: patterns METHOD or METHOD/TRACK with `*` for any text; empty: all runs. The whole
             file has to be right all the same.
+        loading: called before torch is imported, if the file can be read and names nothing unknown.
 
     Raises:
         SweepFileError: entries are wrong; all of them are named.
@@ -101,6 +104,9 @@ def plan_sweep(
             run.
     """
     spec = read_sweep_file(path)
+    check_threads(threads)
+    if _names_are_known(spec, registry, path.parent):
+        loading()
     device, threads = resolve_device(device), resolve_threads(threads)
     planner = _Planner(registry, path.parent, device, threads, spec.validation)
     count = _count(spec)
@@ -113,6 +119,24 @@ def plan_sweep(
         raise SweepFileError(path, [*planner.problems.values()])
     split = "validation" if spec.validation else "test"
     return Sweep(spec.name or path.stem, split, _chosen(_labelled(found), only))
+
+
+def _source(name: str, folder: Path) -> str:
+    """The name of a registered track; the path of one that is a file beside the sweep's."""
+    return str(folder / name) if name.endswith(".toml") or record_of(name) else name
+
+
+def _names_are_known(spec: SweepSpec, registry: Registry, folder: Path) -> bool:
+    """Whether every method and track is found, as far as that can be told without torch."""
+    tracks = [*spec.tracks, *(name for runs in spec.runs for name in runs.tracks or ())]
+    try:
+        for method in [*(spec.methods or ()), *(runs.method for runs in spec.runs)]:
+            method_entry(registry, method)
+        for name in dict.fromkeys(tracks):
+            resolve_track(_source(name, folder), registry)
+    except RobustDDError:  # told together with all else that is wrong
+        return False
+    return True
 
 
 def _labelled(plans: Mapping[str, Plan]) -> list[SweepRun]:
@@ -254,8 +278,7 @@ class _Planner:
         """The tracks that can be used, by name or path."""
         found = {}
         for index, name in enumerate(names):
-            is_path = name.endswith(".toml") or record_of(name)
-            source = str(self._folder / name) if is_path else name
+            source = _source(name, self._folder)
             try:
                 track = resolve_track(source, self._registry)
                 plan_attacks(track, self._registry)
