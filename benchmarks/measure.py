@@ -5,6 +5,10 @@
 Each measurement is one process of one thread that prepares its workload, calls it once and prints
 wall time, processor time and peak resident set above what it had before; the variants take turns,
 so that a busy machine troubles both alike.
+
+Freed memory is kept as in runs (`robustdd_bench.toolkit.allocator`), on both sides, so that no
+ratio owes anything to the allocator. The variant "returned", of benchmarks of that setting, opts
+out. What is free is given back before the call, so that a peak is that of the call.
 """
 
 from __future__ import annotations
@@ -33,10 +37,17 @@ def child(name: str, variant: str) -> None:
     from workloads import BENCHMARKS
 
     from robustdd_bench.runs.environment import PeakMemory
+    from robustdd_bench.toolkit.allocator import VARIABLE, give_back, keep_memory
 
+    if variant == "returned":
+        os.environ[VARIABLE] = "off"
+    kept = keep_memory()
+    if kept.active == (variant == "returned"):
+        raise SystemExit(f"{name}, {variant}: {kept.reason}")
     torch.set_num_threads(1)
     work = BENCHMARKS[name][0](variant)
     gc.collect()
+    give_back()
     before = _resident()
     memory = PeakMemory("cpu")
     start, cpu = time.perf_counter(), time.process_time()
@@ -97,7 +108,7 @@ def measure(name: str, n: int) -> Result:
         )
     commit = source_commit()
     one, two = variants[naive], variants[ours]
-    about_memory = "unrolled" in naive
+    about_memory = "unrolled" in naive or naive == "returned"
     return Result(
         schema_version=1,
         name=name,

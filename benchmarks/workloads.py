@@ -42,7 +42,8 @@ def engine(width: int, images: int, steps: int) -> Workload:
 
     Variants: "unrolled" (one graph of all steps), "adjoint" (the engine), both with PyTorch's own
     second derivative of group norm: "unrolled-groupnorm", which is what the field's code does, and
-    "groupnorm"; and "compiled", the engine with compiled kernels.
+    "groupnorm"; "compiled", the engine with compiled kernels; "returned" and "kept", the engine
+    with two settings of the allocator.
     """
 
     def prepare(variant: str) -> Callable[[], object]:
@@ -128,6 +129,33 @@ def experts(width: int, epochs: int, batch: int) -> Workload:
     return prepare
 
 
+def training(width: int, steps: int) -> Workload:
+    """Plain training steps of a ConvNet-3 by PyTorch's SGD, batches of 256 of 3x32x32.
+
+    Variants: "returned" and "kept", the same steps; measure.py sets the allocator by the name.
+    """
+
+    def prepare(variant: str) -> Callable[[], object]:
+        source = torch.Generator().manual_seed(0)
+        with isolated_rng(0):
+            network = convnet((3, 32, 32), 10, width=width)
+        x = torch.randn(256, 3, 32, 32, generator=source)
+        y = torch.arange(256) % 10
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
+
+        def train(steps: int) -> Tensor:
+            for _ in range(steps):
+                optimiser.zero_grad()
+                F.cross_entropy(network(x), y).backward()
+                optimiser.step()
+            return nn.utils.parameters_to_vector(network.parameters()).detach()
+
+        train(1)  # torch's optimisers import much on first use
+        return lambda: train(steps)
+
+    return prepare
+
+
 def augmentation(images: int) -> Workload:
     """Every family of DSA once on a batch of 3x32x32, each image with parameters of its own.
 
@@ -181,6 +209,18 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
         "ConvNet-3 W=128, B=10, N=20, the naive form with PyTorch's group norm",
     ),
     "norm-w64-b50-n5": (engine(64, 50, 5), "groupnorm", "adjoint", "ConvNet-3 W=64, B=50, N=5"),
+    "memory-train-w64": (
+        training(64, 12),
+        "returned",
+        "kept",
+        "training ConvNet-3 W=64, 12 batches of 256, freed memory returned or kept",
+    ),
+    "memory-engine-w64": (
+        engine(64, 50, 10),
+        "returned",
+        "kept",
+        "ConvNet-3 W=64, B=50, N=10, freed memory returned or kept",
+    ),
     "experts-digits": (
         experts(32, 10, 64),
         "dataloader",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -32,6 +31,8 @@ class PluginWarning(UserWarning):
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Say that `name` is unknown, suggest the nearest of `known`, or list them all."""
+    import difflib
+
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:

@@ -10,7 +10,6 @@ Plugins are code: they run with the rights of the user who installed them.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 import pluggy
 
-from robustdd_bench import hookspecs
+from robustdd_bench import hookspecs, installed
 from robustdd_bench.errors import PluginError, PluginWarning, UsageError, unknown_name
 from robustdd_bench.guard import guard, known_as, told
 from robustdd_bench.names import NAME_PATTERN, refusal
@@ -41,6 +40,7 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "robustdd"
+OURS = "robustdd-bench"
 DISABLED_VARIABLE = "ROBUSTDD_DISABLED_PLUGINS"
 KINDS = ("distillers", "attacks", "datasets", "networks", "tracks", "executors")
 SINGULAR = {
@@ -148,16 +148,13 @@ def get_plugin_manager(
     builtin = importlib.import_module("robustdd_bench.builtin")
     _add(
         manager,
-        PluginInfo("builtin", *_distribution("robustdd-bench"), builtin.__name__, ""),
+        PluginInfo("builtin", OURS, installed.version(OURS), builtin.__name__, ""),
         builtin,
     )
     disabled = disabled_plugins()
     if entry_points:
-        for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-            distribution = (
-                (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
-            )
-            info = PluginInfo(point.name, *distribution, point.value, "")
+        for point in installed.entry_points(ENTRY_POINT_GROUP):
+            info = PluginInfo(point.name, point.distribution, point.version, point.value, "")
             if point.name in disabled:
                 infos[point.name] = _with(info, "disabled")
                 continue
@@ -182,13 +179,6 @@ def _leave_out(infos: dict[str, PluginInfo], info: PluginInfo, problem: str) -> 
         PluginWarning,
         stacklevel=3,
     )
-
-
-def _distribution(name: str) -> tuple[str, str]:
-    try:
-        return name, importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return name, ""
 
 
 def _with(info: PluginInfo, status: str, problem: str = "") -> PluginInfo:

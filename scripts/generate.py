@@ -51,6 +51,15 @@ def cli_reference() -> str:
         "`ROBUSTDD_DEBUG=1` adds the trace. `NO_COLOR=1` switches colours off.\n"
         "`ROBUSTDD_DISABLED_PLUGINS=a,b` leaves plugins out.\n"
     )
+    parts.append(
+        _filled(
+            "Two variables concern speed alone. With glibc, a process that computes keeps the "
+            "memory that it frees, which saves system time; `ROBUSTDD_KEEP_MEMORY=off` leaves the "
+            "allocator alone, and so do your own `MALLOC_*` variables and `GLIBC_TUNABLES`. "
+            "`ROBUSTDD_CAPTURE=off` turns CUDA graphs off. `robustdd doctor` says which are on, "
+            "and why."
+        )
+    )
     for name in COMMANDS:
         parts.extend(_command(COMMANDS[name].load(), name, root))
     return "\n".join(parts)

@@ -61,6 +61,8 @@ def test_the_variants_of_a_workload_do_the_same_work(modules):
     for made in (ours, other):
         torch.testing.assert_close(made.images, naive.images, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(made.alpha, naive.alpha, rtol=1e-4, atol=1e-6)
+    naive, ours = (workloads.training(4, 2)(variant)() for variant in ("returned", "kept"))
+    assert torch.equal(naive, ours)
     naive, ours = (workloads.experts(4, 2, 256)(variant)() for variant in ("dataloader", "trainer"))
     assert len(naive) + 1 == len(ours)
     assert naive[0].shape == ours[0].shape

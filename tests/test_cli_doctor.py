@@ -1,5 +1,6 @@
 """`robustdd doctor`: what it looks at, and what it says of a machine that is not fit."""
 
+import functools
 import importlib.metadata
 import json
 import sys
@@ -12,7 +13,7 @@ import strangers
 import torch
 from commands import robustdd
 
-from robustdd_bench.cli import doctor
+from robustdd_bench.cli import doctor, doctor_devices
 from robustdd_bench.cli.doctor import (
     Check,
     check_arithmetic,
@@ -26,8 +27,9 @@ from robustdd_bench.cli.doctor import (
 )
 from robustdd_bench.cli.main import main
 from robustdd_bench.cli.session import Session
-from robustdd_bench.toolkit import blocks
+from robustdd_bench.toolkit import allocator, blocks
 from robustdd_bench.toolkit import compile as compile_module
+from robustdd_bench.toolkit.allocator import keep_memory
 from robustdd_bench.toolkit.capture import Availability
 
 
@@ -66,18 +68,18 @@ def test_cuda_is_reported_with_its_devices(report: dict[str, list[dict[str, str]
 def test_fast_paths_are_named_with_the_reason_why_one_is_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    checks = {c.what: c for c in doctor.check_fast_paths(torch.device("cpu"))}
+    checks = {c.what: c for c in doctor_devices.check_fast_paths(torch.device("cpu"))}
     assert checks["captured steps"].detail == (
         "off: CUDA graphs need a CUDA device, and this is cpu"
     )
     assert checks["stacked students"].detail.startswith("off: on the CPU")
     monkeypatch.setenv("ROBUSTDD_CAPTURE", "off")
-    (first, *_) = doctor.check_fast_paths(torch.device("cuda"))
+    (first, *_) = doctor_devices.check_fast_paths(torch.device("cuda"))
     assert (first.status, first.detail) == ("ok", "off: ROBUSTDD_CAPTURE=off")
     # A device that promises graphs and does not deliver is a warning, not the end of doctor.
     monkeypatch.delenv("ROBUSTDD_CAPTURE")
-    monkeypatch.setattr(doctor, "_try_capture", lambda device: "no graphs today")
-    (first, kernels, second) = doctor.check_fast_paths(torch.device("cuda"))
+    monkeypatch.setattr(doctor_devices, "_try_capture", lambda device: "no graphs today")
+    (first, kernels, second, _) = doctor_devices.check_fast_paths(torch.device("cuda"))
     assert (first.status, first.detail) == ("warn", "off: no graphs today; steps run one by one")
     assert (kernels.status, kernels.detail) == (
         "ok",
@@ -91,7 +93,7 @@ def test_compiled_kernels_are_tried_and_a_missing_compiler_is_a_warning(
 ) -> None:
     found = compile_module.availability(torch.device("cpu"))
     if found.active:
-        assert doctor.check_kernels(torch.device("cpu")).status == "ok"
+        assert doctor_devices.check_kernels(torch.device("cpu")).status == "ok"
         real = blocks.kernels()
 
         def wrong(name: str, tensors: Sequence[torch.Tensor], *rest: Any) -> None:
@@ -99,21 +101,36 @@ def test_compiled_kernels_are_tried_and_a_missing_compiler_is_a_warning(
             tensors[3].mul_(2)
 
         monkeypatch.setattr(blocks, "kernels", lambda: wrong)
-        check = doctor.check_kernels(torch.device("cpu"))
+        check = doctor_devices.check_kernels(torch.device("cpu"))
         assert (check.status, check.detail[:29]) == ("warn", "compiled kernels are not used")
     missing = Availability(False, "no C++ compiler is found; install g++")
     monkeypatch.setattr(compile_module, "availability", lambda device: missing)
-    check = doctor.check_kernels(torch.device("cpu"))
+    check = doctor_devices.check_kernels(torch.device("cpu"))
     assert check == Check("warn", "compiled kernels", f"off: {missing.reason}")
 
 
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_doctor_says_whether_freed_memory_is_kept(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(allocator.VARIABLE, mode)
+    monkeypatch.setattr(allocator, "keep_memory", functools.cache(keep_memory.__wrapped__))
+    (*_, check) = doctor_devices.check_fast_paths(torch.device("cpu"))
+    assert (check.status, check.what) == ("ok", "kept memory")
+    if mode == "off":
+        assert check.detail == "off: ROBUSTDD_KEEP_MEMORY=off"
+    else:
+        kept = allocator.keep_memory()
+        assert check.detail == f"{'on' if kept.active else 'off'}: {kept.reason}"
+
+
 def test_the_trial_of_captured_steps_does_its_step() -> None:
-    assert doctor._try_capture(torch.device("cpu")) is None
+    assert doctor_devices._try_capture(torch.device("cpu")) is None
 
 
 @pytest.mark.gpu
 def test_the_trial_of_captured_steps_succeeds_on_a_gpu() -> None:
-    assert doctor._try_capture(torch.device("cuda")) is None
+    assert doctor_devices._try_capture(torch.device("cuda")) is None
 
 
 def test_each_check_is_a_line_with_its_status(capsys: pytest.CaptureFixture[str]) -> None:

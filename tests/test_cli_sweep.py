@@ -327,7 +327,8 @@ def test_ctrl_c_is_exit_130_with_one_line_and_the_same_call_again_ends_the_sweep
     args = [str(path), "--device", "cpu", "--out", str(tmp_path / "out")]
     cut = interrupted(tmp_path, "sweep", *args)
     assert (cut.returncode, cut.stdout) == (130, "")
-    first, last = cut.stderr.splitlines()
+    loading, first, last = cut.stderr.splitlines()
+    assert loading == f"robustdd sweep: {path}; loading torch"
     assert first.startswith("1/2 done: random on fast, seed 0: clean ")
     assert last.startswith("1 of 2 runs are done; interrupted; kept in ")
     assert last.endswith("a checkpoint of the distillation. Run the same command again to go on.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,20 @@ def test_peak_memory_is_that_of_the_stage() -> None:
     assert peak >= before + 150 * 2**20
     del block
     assert PeakMemory("cpu").read() < peak
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_peak_memory_does_not_count_what_was_freed_before_and_is_kept() -> None:
+    code = (
+        "from robustdd_bench.runs.environment import PeakMemory\n"
+        "from robustdd_bench.toolkit.allocator import keep_memory\n"
+        "keep_memory()\n"
+        "before = PeakMemory('cpu').read()\n"
+        "block = b'x' * (200 * 2**20)\n"
+        "del block\n"
+        "assert PeakMemory('cpu').read() < before + 100 * 2**20\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_peak_memory_is_known_without_proc(monkeypatch) -> None:

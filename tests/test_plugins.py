@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from robustdd_bench import hookspecs
+from robustdd_bench import hookspecs, installed
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import (
@@ -62,7 +61,7 @@ class FakePoint:
     def __init__(self, name: str, load: Callable[[], object], distribution: str = "dist") -> None:
         self.name = name
         self.value = f"module_of_{name}"
-        self.dist = types.SimpleNamespace(name=distribution, version="1.2")
+        self.distribution, self.version = distribution, "1.2"
         self.load = load
 
 
@@ -71,7 +70,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend that these and no other entry points are installed."""
 
     def _install(*points: FakePoint) -> None:
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: list(points))
+        monkeypatch.setattr(installed, "entry_points", lambda group: list(points))
 
     monkeypatch.delenv(DISABLED_VARIABLE, raising=False)
     return _install
@@ -387,6 +386,7 @@ LEAVES = {
     "files",
     "guard",
     "identity",
+    "installed",
     "names",
     "protocol.preprocessing",
     "terminal",

@@ -22,14 +22,9 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
 from robustdd_bench.runs.assembly import data_info
 from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.runs.means import resolve_device, resolve_threads, torch_version
 from robustdd_bench.runs.pipeline import Position, ReporterFactory, failure_of, run_stages
-from robustdd_bench.runs.plan import (
-    Plan,
-    plan_attacks,
-    resolve_device,
-    resolve_threads,
-    torch_version,
-)
+from robustdd_bench.runs.plan import Plan, plan_attacks
 from robustdd_bench.runs.record_parts import DataInfo
 from robustdd_bench.runs.records import Record, read_record
 from robustdd_bench.runs.set_info import set_info

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from robustdd_bench.cli.session import Session
-from robustdd_bench.errors import RobustDDError, unknown_name
+from robustdd_bench.errors import RobustDDError, UsageError, unknown_name
 
 # Newer versions of click have a generic ParamType, older ones cannot be subscripted.
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     _TextType = click.ParamType[str]
 else:
     _TextType = click.ParamType
@@ -98,6 +99,20 @@ def witnesses_option(function: Function) -> Function:
     )(function)
 
 
+def must_exist(path: Path) -> None:
+    """Refuse a file or folder that is not there, before what reads it is imported.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"no file {path}") from error
+    except OSError:  # whoever reads it says what is wrong
+        return
+
+
 class OneOf(_TextType):
     """One of a few words; another one is an error with a suggestion.
 
@@ -124,6 +139,8 @@ class OneOf(_TextType):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The words that begin like this."""
+        from click.shell_completion import CompletionItem
+
         return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
@@ -143,6 +160,8 @@ class RegisteredName(_TextType):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The registered names that begin like this, with their summaries."""
+        from click.shell_completion import CompletionItem
+
         session = ctx.find_object(Session) or Session()
         try:
             with warnings.catch_warnings():

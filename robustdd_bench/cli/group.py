@@ -6,13 +6,16 @@ import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from robustdd_bench.cli.session import current_session
 from robustdd_bench.errors import unknown_name
 from robustdd_bench.plugins import PluginWarning
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Group(click.Group):
@@ -104,6 +107,8 @@ class LazyGroup(Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete the names of commands without importing them."""
+        from click.shell_completion import CompletionItem
+
         items = [
             CompletionItem(name, help=line)
             for name, line in self.summaries(ctx)

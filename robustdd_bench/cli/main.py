@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -165,6 +164,8 @@ def _end(error: BaseException, session: Session) -> int:
         print(error.format_message(), file=sys.stderr)
         return 2
     if debug:
+        import traceback
+
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, (KeyboardInterrupt, click.Abort, EOFError)):
         # Whoever knows what is kept and how to go on raises KeyboardInterrupt(text).

@@ -8,22 +8,22 @@ of strangers are replaced.
 from __future__ import annotations
 
 import functools
-import json
 import math
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from robustdd_bench.cli.arguments import OneOf
 from robustdd_bench.errors import UsageError
-from robustdd_bench.tables import Table, csv_text, markdown_text, shared_notes
 from robustdd_bench.terminal import is_terminal, no_colour, one_line
 
+if TYPE_CHECKING:
+    from robustdd_bench.tables import Table
+
 __all__ = [
+    "announce",
     "complain",
     "format_option",
     "json_option",
@@ -76,8 +76,23 @@ def format_option(*words: str) -> Callable[[Function], Function]:
 
 def complain(prefix: str, text: object) -> None:
     """Print `prefix: text` on stderr as one line; a stderr that is gone is no error."""
+    _say(f"{prefix}: {one_line(text)}")
+
+
+def announce(what: object) -> None:
+    """Say on stderr what the command is at, before torch is imported, which takes seconds.
+
+    Where torch is there already, as in a call from Python, the next line comes soon enough.
+    """
+    if "torch" not in sys.modules:
+        _say(f"{click.get_current_context().command_path}: {one_line(what)}; loading torch")
+
+
+def _say(line: str) -> None:
+    if sys.stderr is None:  # closed by the shell; print would take stdout
+        return
     try:
-        print(f"{prefix}: {one_line(text)}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     except OSError:
         return
 
@@ -97,6 +112,8 @@ def jsonable(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON, in ASCII, so that any locale can carry it."""
+    import json
+
     print(json.dumps(jsonable(value), indent=2, allow_nan=False))
 
 
@@ -122,6 +139,8 @@ def print_table(
 
 def print_tables(tables: Sequence[Table], form: str) -> None:
     """Print tables on stdout as "table" (for people), "csv", "md" or "latex"."""
+    from robustdd_bench.tables import csv_text, markdown_text, shared_notes
+
     if form == "csv":
         sys.stdout.write(csv_text(tables))
     elif form == "md":
@@ -145,6 +164,9 @@ def print_tables(tables: Sequence[Table], form: str) -> None:
 
 def _print_notes(notes: Sequence[str]) -> None:
     """Print sentences below tables, wrapped between words on a terminal."""
+    import shutil
+    import textwrap
+
     wide = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
     for note in map(one_line, notes):
         print(textwrap.fill(note, wide, break_on_hyphens=False) if wide > 1 else note)

@@ -12,11 +12,18 @@ import click
 from robustdd_bench.cli.arguments import (
     OneOf,
     RegisteredName,
+    must_exist,
     place_options,
     witnesses_option,
 )
 from robustdd_bench.cli.imports import import_for_track, import_options, take_choices
-from robustdd_bench.cli.output import json_option, print_json, print_table, print_tables
+from robustdd_bench.cli.output import (
+    announce,
+    json_option,
+    print_json,
+    print_table,
+    print_tables,
+)
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import blame
@@ -87,6 +94,7 @@ def run(
 
     An interrupted run goes on when the same command is given again.
     """
+    session.registry.get("executors", options["executor"])
     from robustdd_bench.runs.plan import make_plan
 
     plan = make_plan(
@@ -100,6 +108,7 @@ def run(
         threads=options["threads"],
         validate=options["validate"],
         compile=options["compile"],
+        loading=lambda: _announce(f"{method} on {_place(options)}", options),
     )
     _execute(session, plan, options)
 
@@ -134,12 +143,28 @@ def evaluate(
 
     With --format it is what others publish: see docs/importing.md.
     """
+    session.registry.get("executors", options["executor"])
     choices = take_choices(file_format, options)
-    if choices is None and source.is_dir():
+    again = choices is None and source.is_dir()
+    if again:
+        _refuse_given(context)
+    if choices is None:
+        must_exist(source / "record.json" if again else source)
+    from robustdd_bench.runs.plan import check_call, make_plan
+
+    if not again or _given(context, "track"):
+        check_call(
+            session.registry,
+            track=options["track"],
+            seed=options["seed"],
+            device=options["device"],
+            threads=options["threads"],
+        )
+    _announce(source if again else f"{source} on {_place(options)}", options)
+    if again:
         _evaluate_run(session, context, source, options)
         return
     from robustdd_bench.runs.given import store_imported, store_set
-    from robustdd_bench.runs.plan import make_plan
 
     store = options["out"] / "store"
     if choices is None:
@@ -167,9 +192,6 @@ def _evaluate_run(
     """Do a run again from its distilled set on."""
     from robustdd_bench.runs.adoption import plan_again
 
-    for name, what in (("seed", "seed"), ("validate", "split")):
-        if _given(context, name):
-            raise UsageError(f"--{name}: the {what} is the run's; leave the option out")
     plan, record = plan_again(
         session.registry,
         source,
@@ -181,9 +203,26 @@ def _evaluate_run(
     _execute(session, plan, options, (source, record))
 
 
+def _refuse_given(context: click.Context) -> None:
+    """Refuse options of what a run has settled."""
+    for name, what in (("seed", "seed"), ("validate", "split")):
+        if _given(context, name):
+            raise UsageError(f"--{name}: the {what} is the run's; leave the option out")
+
+
 def _given(context: click.Context, name: str) -> bool:
     """Whether an option was in the call."""
     return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _place(options: dict[str, Any]) -> str:
+    return f"{options['track']}, seed {options['seed']}"
+
+
+def _announce(what: object, options: dict[str, Any]) -> None:
+    """The first line on stderr; a plan as JSON needs none."""
+    if not (options["dry_run"] and options["as_json"]):
+        announce(what)
 
 
 def _execute(

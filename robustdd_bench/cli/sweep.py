@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustdd_bench.cli.arguments import place_options, witnesses_option
-from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.run import make_executor, say_eager
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
@@ -63,6 +63,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
     executor = session.registry.get("executors", options["executor"])
     if options["board_root"] is not None and not options["dry_run"]:
         raise UsageError("--board is for the estimate of --dry-run")
+    quiet = options["dry_run"] and options["as_json"]
     try:
         planned = plan_sweep(
             file,
@@ -71,6 +72,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
             threads=options["threads"],
             compile=options["compile"],
             only=options["only"],
+            loading=lambda: None if quiet else announce(file),
         )
     except SweepFileError as error:
         if len(error.problems) == 1:

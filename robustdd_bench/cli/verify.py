@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option
-from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option, must_exist
+from robustdd_bench.cli.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.terminal import one_line
@@ -112,6 +112,17 @@ def verify(
         raise UsageError(
             "witnesses belong to the record's own students; leave them out with --fresh-students"
         )
+    record = source / "record.json" if source.is_dir() else source
+    must_exist(record)
+    if threads is not None:
+        from robustdd_bench.runs.means import check_threads
+
+        check_threads(threads)
+    if track is not None:
+        from robustdd_bench.protocol.tracks import load_track
+
+        load_track(track, session.registry)
+    announce(source)
     from robustdd_bench.board.subject import Setting
 
     setting = Setting(

@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from robustdd_bench.guard.process import _never, _other_objects, process_settings
+from robustdd_bench.guard.process import (
+    _never,
+    _other_objects,
+    logging_settings,
+    process_settings,
+    random_settings,
+)
 from robustdd_bench.guard.settings import Setting, arrow, silent
 
 
@@ -356,6 +362,8 @@ def _gpu() -> int:
 
 GROUPS: dict[str, Callable[[], Sequence[Setting]]] = {
     "": process_settings,
+    "random": random_settings,
+    "logging": logging_settings,
     "numpy": numpy_settings,
     "torch": torch_settings,
     "matplotlib": matplotlib_settings,

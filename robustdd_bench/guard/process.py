@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import locale
-import logging
 import os
-import random
 import signal
 import sys
 import threading
@@ -43,7 +41,6 @@ def process_settings() -> Sequence[Setting]:
         ),
         Setting("the umask", _umask, os.umask, show=lambda a, b: f"{a:03o} -> {b:03o}"),
         Setting("the locale", lambda: locale.setlocale(locale.LC_ALL), _set_locale),
-        Setting("Python's global generator", random.getstate, random.setstate, named=_never),
         Setting(
             "the filters of warnings",
             lambda: (warnings.filters, tuple(warnings.filters)),
@@ -66,7 +63,6 @@ def process_settings() -> Sequence[Setting]:
         Setting("the switch interval", sys.getswitchinterval, sys.setswitchinterval),
         Setting("the limit of digits", sys.get_int_max_str_digits, sys.set_int_max_str_digits),
         Setting("the garbage collector", _collector, _set_collector),
-        Setting("logging", _logging, _set_logging, show=silent),
         Setting("the handlers of signals", _handlers, _set_handlers, show=_signals),
         _lazy("decimal", "the context of decimal numbers", _decimal, _set_decimal),
         _lazy(
@@ -107,6 +103,20 @@ def process_settings() -> Sequence[Setting]:
             )
         )
     return found
+
+
+@cache
+def random_settings() -> Sequence[Setting]:
+    """Those of Python's module `random`."""
+    import random
+
+    return [Setting("Python's global generator", random.getstate, random.setstate, named=_never)]
+
+
+@cache
+def logging_settings() -> Sequence[Setting]:
+    """Those of Python's module `logging`."""
+    return [Setting("logging", _logging, _set_logging, show=silent)]
 
 
 def _never(before: Any, after: Any) -> bool:
@@ -232,11 +242,15 @@ def _set_collector(before: tuple[bool, tuple[int, int, int]]) -> None:
 
 
 def _logging() -> tuple[Any, ...]:
+    import logging
+
     root = logging.getLogger()
     return root.level, logging.root.manager.disable, tuple(root.handlers), tuple(root.filters)
 
 
 def _set_logging(before: tuple[Any, ...]) -> None:
+    import logging
+
     root = logging.getLogger()
     root.setLevel(before[0])
     logging.disable(before[1])

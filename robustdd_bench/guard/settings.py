@@ -8,15 +8,16 @@ looked at as soon as it is there, before the plugin can change it.
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 
 def arrow(before: Any, after: Any) -> str:
@@ -142,8 +143,10 @@ def _change(setting: Setting, before: Any, after: Any) -> Change:
     return Change(setting, detail, named or not restored, restored)
 
 
-class ImportWatch(importlib.abc.MetaPathFinder):
+class ImportWatch:
     """Calls back when one of some modules has just been imported, before anyone can use it.
+
+    A finder of `sys.meta_path`; the abstract class of those takes long to import.
 
     Args:
         modules: names of top-level modules.
@@ -156,25 +159,26 @@ class ImportWatch(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         """The module's own spec, with a loader that calls back; None for all other modules."""
         if fullname not in self._modules:
             return None
         self._modules.discard(fullname)  # so that the search below does not end here again
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Announcing(spec.loader, self._loaded)
+            announcing: Any = _Announcing(spec.loader, self._loaded)
+            spec.loader = announcing
         return spec
 
 
-class _Announcing(importlib.abc.Loader):
+class _Announcing:
     """A loader that says when its module is loaded, and then is out of the way."""
 
     def __init__(self, inner: Any, loaded: Callable[[str], None]) -> None:
         self._inner = inner
         self._loaded = loaded
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the module's own loader does."""
         module: ModuleType | None = self._inner.create_module(spec)
         return module

@@ -46,6 +46,19 @@ class Split:
         """Images as float32 in [0,1]."""
         return self.images.float().div(255) if self.images.dtype == torch.uint8 else self.images
 
+    def alone(self) -> Split:
+        """The split in memory and tensors of its own.
+
+        A view of a larger tensor, or an attribute that a loader set on one, could carry the test
+        split.
+        """
+
+        def own(tensor: Tensor) -> Tensor:
+            whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+            return tensor.detach() if whole else tensor.clone()
+
+        return Split(own(self.images), own(self.labels))
+
     def sha256(self) -> str:
         """A hash of shapes, pixels and labels."""
         digest = hashlib.sha256()

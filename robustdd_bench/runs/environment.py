@@ -16,6 +16,7 @@ from typing import Any
 
 from robustdd_bench import __version__
 from robustdd_bench.runs.record_parts import Commit, Process
+from robustdd_bench.toolkit.allocator import give_back
 
 # What decides a result; published records, docs and tests do not make the code another one.
 CODE = (":/robustdd_bench", ":/plugins", ":/baselines", ":/pyproject.toml")
@@ -164,6 +165,7 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats()
         else:
+            give_back()  # what stages before have freed is not this one's
             with contextlib.suppress(OSError):  # Linux: start the high-water mark again
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

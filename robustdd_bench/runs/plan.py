@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -35,13 +33,19 @@ from robustdd_bench.errors import PluginError, UsageError, unknown_name
 from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
 from robustdd_bench.protocol.tracks import RECORD_NAME, Track, load_track, source_name
+from robustdd_bench.runs.means import (
+    DEVICES,
+    check_threads,
+    resolve_compile,
+    resolve_device,
+    resolve_threads,
+    torch_version,
+)
 from robustdd_bench.runs.presets import DEFAULT_PRESET, preset_name, preset_values
 
 DEFAULT_TRACK = "digits-ipc10"
-DEVICES = ("auto", "cpu", "cuda")
 ORIGIN = frozenset({"preset", "overrides", "track_source"})
 """Where settings came from; only what they are is part of a run's id."""
-COMPILE = ("auto", "on", "off")
 MEANS = frozenset({"version", "device", "threads", "torch", "harness", "compile"})
 """With what a run is carried out; part of its id and not of its identity."""
 GIVEN = Entry(
@@ -210,6 +214,7 @@ def make_plan(
     threads: int = 1,
     validate: bool = False,
     compile: str = "off",
+    loading: Callable[[], object] = lambda: None,
 ) -> Plan:
     """Resolve a call.
 
@@ -227,6 +232,8 @@ def make_plan(
             busy one.
         validate: evaluate on a split carved from the training data.
         compile: "auto", "on" or "off": see `resolve_compile`.
+        loading: called before torch and the method's code are imported, once all is found right
+            that can be told without them.
 
     Raises:
         UsageError: anything is unknown or out of range; one line says what and what to do.
@@ -238,11 +245,8 @@ def make_plan(
         overrides = dict(assignments)
     else:
         overrides = parse_assignments(assignments)
-    if seed < 0:
-        raise UsageError(f"--seed must not be negative, not {seed}")
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
-    resolved = resolve_track(track, registry)
+    resolved = check_call(registry, track=track, seed=seed, device=device, threads=threads)
+    loading()
     distiller = entry.load()
     owner = f"method {method!r}"
     settings_class = config_class(distiller, owner)
@@ -275,6 +279,23 @@ def make_plan(
         harness=__version__,
         compile=resolve_compile(compile, device),
     )
+
+
+def check_call(registry: Registry, *, track: str, seed: int, device: str, threads: int) -> Track:
+    """What can be told of a call without torch.
+
+    Returns:
+        The track.
+
+    Raises:
+        UsageError: the track, the seed, the device or the threads cannot be.
+    """
+    if seed < 0:
+        raise UsageError(f"--seed must not be negative, not {seed}")
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    check_threads(threads)
+    return resolve_track(track, registry)
 
 
 def resolve_track(name: str, registry: Registry) -> Track:
@@ -327,11 +348,6 @@ def plan_attacks(track: Track, registry: Registry) -> tuple[PlannedAttack, ...]:
     return tuple(attacks)
 
 
-def torch_version() -> str:
-    """Version of the torch that is installed."""
-    return importlib.metadata.version("torch")
-
-
 def method_entry(registry: Registry, name: str) -> Entry:
     """Where a method is; "given" is a set made elsewhere, which no plugin has to register.
 
@@ -339,57 +355,3 @@ def method_entry(registry: Registry, name: str) -> Entry:
         UsageError: nothing of that name is registered.
     """
     return GIVEN if name == GIVEN.name else registry.get("distillers", name)
-
-
-def resolve_device(device: str) -> str:
-    """Turn "auto", "cpu" or "cuda" into a device.
-
-    Returns:
-        "cpu" or "cuda".
-
-    Raises:
-        UsageError: CUDA is asked for and cannot be used.
-    """
-    import torch
-
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UsageError("no CUDA device can be used here; see `robustdd doctor`, or --device cpu")
-    return "cuda" if available and device != "cpu" else "cpu"
-
-
-def resolve_compile(choice: str, device: str) -> bool:
-    """Whether runs on a device compute with compiled kernels.
-
-    They are compiled here, if no earlier process did: that takes two seconds, once on a machine.
-
-    Args:
-        choice: "auto": where they can be had; "on": they must be; "off".
-        device: "cpu" or "cuda".
-
-    Raises:
-        UsageError: they are asked for and cannot be had.
-    """
-    import torch
-
-    from robustdd_bench.toolkit.compile import availability
-
-    if choice not in COMPILE:
-        raise unknown_name("compile", choice, COMPILE)
-    if choice == "off":
-        return False
-    found = availability(torch.device(device))
-    if choice == "on" and not found.active:
-        raise UsageError(f"--compile on: {found.reason}; or --compile off")
-    return found.active
-
-
-def resolve_threads(threads: int) -> int:
-    """How many CPU threads torch shall use."""
-    import torch
-
-    if threads < 0 or threads > 4 * (os.cpu_count() or 1):
-        raise UsageError(f"--threads must lie in 0..{4 * (os.cpu_count() or 1)}, not {threads}")
-    return threads or torch.get_num_threads()

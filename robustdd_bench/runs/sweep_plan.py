@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +14,17 @@ from robustdd_bench.config import assignment
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, record_of
+from robustdd_bench.runs.means import (
+    check_threads,
+    resolve_compile,
+    resolve_device,
+    resolve_threads,
+)
 from robustdd_bench.runs.plan import (
     Plan,
     make_plan,
     method_entry,
     plan_attacks,
-    resolve_compile,
-    resolve_device,
-    resolve_threads,
     resolve_track,
 )
 from robustdd_bench.runs.presets import DEFAULT_PRESET, preset_values
@@ -86,6 +89,7 @@ def plan_sweep(
     threads: int = 1,
     compile: str = "off",
     only: Sequence[str] = (),
+    loading: Callable[[], object] = lambda: None,
 ) -> Sweep:
     """Plan every run of a sweep.
 
@@ -97,6 +101,7 @@ def plan_sweep(
         compile: see `make_plan`.
         only: patterns METHOD or METHOD/TRACK with `*` for any text; empty: all runs. The whole
             file has to be right all the same.
+        loading: called before torch is imported, if the file can be read and names nothing unknown.
 
     Raises:
         SweepFileError: entries are wrong; all of them are named.
@@ -104,6 +109,9 @@ def plan_sweep(
             run.
     """
     spec = read_sweep_file(path)
+    check_threads(threads)
+    if _names_are_known(spec, registry, path.parent):
+        loading()
     device, threads = resolve_device(device), resolve_threads(threads)
     compiled = "on" if resolve_compile(compile, device) else "off"
     planner = _Planner(registry, path.parent, device, threads, spec.validation, compiled)
@@ -117,6 +125,24 @@ def plan_sweep(
         raise SweepFileError(path, [*planner.problems.values()])
     split = "validation" if spec.validation else "test"
     return Sweep(spec.name or path.stem, split, _chosen(_labelled(found), only))
+
+
+def _source(name: str, folder: Path) -> str:
+    """The name of a registered track; the path of one that is a file beside the sweep's."""
+    return str(folder / name) if name.endswith(".toml") or record_of(name) else name
+
+
+def _names_are_known(spec: SweepSpec, registry: Registry, folder: Path) -> bool:
+    """Whether every method and track is found, as far as that can be told without torch."""
+    tracks = [*spec.tracks, *(name for runs in spec.runs for name in runs.tracks or ())]
+    try:
+        for method in [*(spec.methods or ()), *(runs.method for runs in spec.runs)]:
+            method_entry(registry, method)
+        for name in dict.fromkeys(tracks):
+            resolve_track(_source(name, folder), registry)
+    except RobustDDError:  # told together with all else that is wrong
+        return False
+    return True
 
 
 def _labelled(plans: Mapping[str, Plan]) -> list[SweepRun]:
@@ -266,8 +292,7 @@ class _Planner:
         """The tracks that can be used, by name or path."""
         found = {}
         for index, name in enumerate(names):
-            is_path = name.endswith(".toml") or record_of(name)
-            source = str(self._folder / name) if is_path else name
+            source = _source(name, self._folder)
             try:
                 track = resolve_track(source, self._registry)
                 plan_attacks(track, self._registry)

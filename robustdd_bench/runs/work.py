@@ -35,6 +35,7 @@ from robustdd_bench.runs.plan import Plan
 from robustdd_bench.runs.reporter import RunReporter
 from robustdd_bench.runs.set_info import plain_set
 from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.toolkit.allocator import keep_memory
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.snapshots import ImageReporter
 
@@ -51,6 +52,7 @@ def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> None:
     """Run a cell and write its receipt; do nothing if that is done already."""
     if cell.done():
         return
+    keep_memory()
     memory = PeakMemory(bench.plan.device)
     start = time.perf_counter()
     about_students = cell.stage in ("students", "attacks", "sanity")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.config import recorded_config
@@ -87,7 +87,7 @@ class Workbench(RunFolder):
         """What is trained on, and what is evaluated on; the test split is touched only here."""
         data, spec = self._data, self.plan.track.data
         if self.plan.split == "test":
-            return _alone(data.train), data.test
+            return data.train.alone(), data.test
         kept, held = stratified_holdout(
             data.train.labels, spec.validation_fraction, spec.split_seed
         )
@@ -388,16 +388,3 @@ class Workbench(RunFolder):
             if cell.name == name:
                 return cell
         raise UsageError(f"run {self.plan.run_id()} has no cell {name!r}")
-
-
-def _alone(split: Split) -> Split:
-    """The split in memory and tensors of its own.
-
-    A view of a larger tensor, or an attribute that a loader set on one, could carry the test split.
-    """
-
-    def own(tensor: Tensor) -> Tensor:
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return tensor.detach() if whole else tensor.clone()
-
-    return Split(own(split.images), own(split.labels))
