@@ -134,7 +134,9 @@ def _points(folder: str, group: str) -> Iterable[EntryPoint]:
 
 def _name_and_version(folder: str) -> tuple[str, str]:
     found: dict[str, str] = {}
-    for line in (_read(os.path.join(folder, "METADATA")) or "").splitlines():
+    # A checkout that was installed as editable has an .egg-info beside its packages.
+    texts = (_read(os.path.join(folder, name)) for name in ("METADATA", "PKG-INFO"))
+    for line in next(filter(None, texts), "").splitlines():
         if not line:
             break
         key, _, value = line.partition(":")

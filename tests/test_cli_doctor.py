@@ -15,16 +15,14 @@ from commands import robustdd
 
 from robustdd_bench.cli import doctor, doctor_devices
 from robustdd_bench.cli.doctor import (
-    Check,
-    check_arithmetic,
     check_data,
     check_disk,
     check_package,
     check_plugins,
     check_torchvision,
-    gib,
     print_checks,
 )
+from robustdd_bench.cli.doctor_devices import Check, check_arithmetic, gib
 from robustdd_bench.cli.main import main
 from robustdd_bench.cli.session import Session
 from robustdd_bench.toolkit import allocator, blocks
