@@ -113,6 +113,16 @@ def test_a_distribution_in_a_zip_file_is_found(place: Path) -> None:
         del sys.path[0]
 
 
+def test_an_editable_checkout_is_read_without_importlib_metadata(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = distribution(place, "mine-1.egg-info", f"[{GROUP}]\na = some.module\n")
+    (info / "METADATA").rename(info / "PKG-INFO")
+    expected = by_the_library()
+    monkeypatch.setattr(importlib.metadata, "entry_points", None)
+    assert facts(installed.entry_points(GROUP)) == facts(expected) != []
+
+
 def test_an_egg_is_found(place: Path) -> None:
     egg = place / "old-5-py3.11.egg"
     info = egg / "EGG-INFO"

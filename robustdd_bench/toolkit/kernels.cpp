@@ -9,14 +9,24 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace {
 
-struct Shape {
+struct Sizes {
     int64_t planes, channels, height, width;
-    int64_t size() const { return height * width; }
-    int64_t pooled() const { return (height / 2) * (width / 2); }
+    int threads;
+};
+
+// Square planes of the usual sides are known when this is compiled, so that loops over them are
+// unrolled. SIDE is 0 for all others.
+template <int SIDE> struct Shape : Sizes {
+    Shape(const Sizes& sizes) : Sizes(sizes) {}
+    int64_t rows() const { return SIDE ? SIDE : height; }
+    int64_t columns() const { return SIDE ? SIDE : width; }
+    int64_t size() const { return rows() * columns(); }
+    int64_t pooled() const { return (rows() / 2) * (columns() / 2); }
 };
 
 // z g + b, and whether ReLU lets it pass. NaN passes, as in torch.
@@ -25,10 +35,10 @@ template <class T> inline T gate(T value, T sign, bool relu) {
     return relu && sign <= T(0) ? T(0) : value;
 }
 
-template <class T> void pool(const T* from, T* to, const Shape& s) {
-    const int64_t rows = s.height / 2, columns = s.width / 2;
+template <class T, int SIDE> void pool(const T* from, T* to, const Shape<SIDE>& s) {
+    const int64_t rows = s.rows() / 2, columns = s.columns() / 2;
     for (int64_t i = 0; i < rows; ++i) {
-        const T *upper = from + 2 * i * s.width, *lower = upper + s.width;
+        const T *upper = from + 2 * i * s.columns(), *lower = upper + s.columns();
         T* out = to + i * columns;
         for (int64_t j = 0; j < columns; ++j)
             out[j] = (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1]) * T(0.25);
@@ -36,29 +46,28 @@ template <class T> void pool(const T* from, T* to, const Shape& s) {
 }
 
 // The transpose of `pool`. What a last odd row or column holds is not pooled.
-template <class T> void spread(const T* from, T* to, const Shape& s) {
-    const int64_t rows = s.height / 2, columns = s.width / 2;
+template <class T, int SIDE> void spread(const T* from, T* to, const Shape<SIDE>& s) {
+    const int64_t rows = s.rows() / 2, columns = s.columns() / 2, width = s.columns();
     for (int64_t i = 0; i < rows; ++i) {
         const T* in = from + i * columns;
-        T *upper = to + 2 * i * s.width, *lower = upper + s.width;
+        T *upper = to + 2 * i * width, *lower = upper + width;
         for (int64_t j = 0; j < columns; ++j) {
             const T value = in[j] * T(0.25);
             upper[2 * j] = value;
             upper[2 * j + 1] = value;
         }
-        if (s.width & 1) upper[s.width - 1] = T(0);
-        for (int64_t j = 0; j < s.width; ++j) lower[j] = upper[j];
+        if (width & 1) upper[width - 1] = T(0);
+        for (int64_t j = 0; j < width; ++j) lower[j] = upper[j];
     }
-    if (s.height & 1)
-        for (int64_t j = 0; j < s.width; ++j) to[(s.height - 1) * s.width + j] = T(0);
+    if (s.rows() & 1)
+        for (int64_t j = 0; j < width; ++j) to[(s.rows() - 1) * width + j] = T(0);
 }
 
-template <class T>
+template <class T, int SIDE, class Flag>
 void forward(const T* x_all, const T* weight, const T* bias, T* y_all, T* means, T* scales,
-             const Shape s, const T epsilon, const bool relu, const bool pooled,
-             const int threads) {
+             const Shape<SIDE> s, const Flag relu, const Flag pooled, const double epsilon) {
     const int64_t n = s.size(), n_out = pooled ? s.pooled() : n;
-#pragma omp parallel num_threads(threads) if (threads > 1)
+#pragma omp parallel num_threads(s.threads) if (s.threads > 1)
     {
         std::vector<T> scratch(n);
 #pragma omp for
@@ -74,7 +83,7 @@ void forward(const T* x_all, const T* weight, const T* bias, T* y_all, T* means,
                 const T centred = x[i] - mean;
                 squares += centred * centred;
             }
-            const T scale = 1 / std::sqrt(squares / n + epsilon);
+            const T scale = 1 / std::sqrt(squares / n + static_cast<T>(epsilon));
             means[k] = mean;
             scales[k] = scale;
             const T factor = scale * weight[k % s.channels], shift = bias[k % s.channels];
@@ -88,12 +97,12 @@ void forward(const T* x_all, const T* weight, const T* bias, T* y_all, T* means,
     }
 }
 
-template <class T>
+template <class T, int SIDE, class Flag>
 void backward(const T* e_all, const T* x_all, const T* weight, const T* bias, const T* means,
-              const T* scales, T* dx_all, T* d_weight, T* d_bias, const Shape s, const bool relu,
-              const bool pooled, const int threads) {
+              const T* scales, T* dx_all, T* d_weight, T* d_bias, const Shape<SIDE> s,
+              const Flag relu, const Flag pooled) {
     const int64_t n = s.size(), n_out = pooled ? s.pooled() : n;
-#pragma omp parallel num_threads(threads) if (threads > 1)
+#pragma omp parallel num_threads(s.threads) if (s.threads > 1)
     {
         std::vector<T> scratch(n);
         T* d = scratch.data();
@@ -124,13 +133,12 @@ void backward(const T* e_all, const T* x_all, const T* weight, const T* bias, co
     }
 }
 
-template <class T>
+template <class T, int SIDE, class Flag>
 void second(const T* u_all, const T* p_all, const T* q_all, const T* e_all, const T* x_all,
             const T* weight, const T* bias, const T* means, const T* scales, T* to_e_all,
-            T* to_x_all, T* to_weight, const Shape s, const bool relu, const bool pooled,
-            const int threads) {
+            T* to_x_all, T* to_weight, const Shape<SIDE> s, const Flag relu, const Flag pooled) {
     const int64_t n = s.size(), n_out = pooled ? s.pooled() : n;
-#pragma omp parallel num_threads(threads) if (threads > 1)
+#pragma omp parallel num_threads(s.threads) if (s.threads > 1)
     {
         std::vector<T> scratch(2 * n);
         T *d = scratch.data(), *moved = d + n;
@@ -177,6 +185,21 @@ void second(const T* u_all, const T* p_all, const T* q_all, const T* e_all, cons
     }
 }
 
+// Calls `work(shape, relu, pooled)`, with constants where they are the usual ones.
+template <class T, class Work>
+void dispatch(const Sizes& sizes, const bool relu, const bool pooled, const Work work) {
+    const std::true_type yes;
+    if constexpr (std::is_same_v<T, float>) {
+        if (relu && pooled && sizes.height == sizes.width) {
+            if (sizes.height == 4) return work(Shape<4>(sizes), yes, yes);
+            if (sizes.height == 8) return work(Shape<8>(sizes), yes, yes);
+            if (sizes.height == 16) return work(Shape<16>(sizes), yes, yes);
+            if (sizes.height == 32) return work(Shape<32>(sizes), yes, yes);
+        }
+    }
+    work(Shape<0>(sizes), relu, pooled);
+}
+
 }  // namespace
 
 #define ENTRIES(T, name)                                                                          \
@@ -184,23 +207,31 @@ void second(const T* u_all, const T* p_all, const T* q_all, const T* e_all, cons
                                    T* scales, int64_t planes, int64_t channels, int64_t height,  \
                                    int64_t width, double epsilon, int relu, int pooled,          \
                                    int threads) {                                                \
-        forward<T>(x, weight, bias, y, means, scales, {planes, channels, height, width},         \
-                   static_cast<T>(epsilon), relu, pooled, threads);                              \
+        const Sizes sizes{planes, channels, height, width, threads};                             \
+        dispatch<T>(sizes, relu, pooled, [&](auto shape, auto relu, auto pooled) {               \
+            forward<T>(x, weight, bias, y, means, scales, shape, relu, pooled, epsilon);         \
+        });                                                                                       \
     }                                                                                             \
     extern "C" void backward_##name(const T* e, const T* x, const T* weight, const T* bias,      \
                                     const T* means, const T* scales, T* dx, T* d_weight,         \
                                     T* d_bias, int64_t planes, int64_t channels, int64_t height, \
                                     int64_t width, int relu, int pooled, int threads) {          \
-        backward<T>(e, x, weight, bias, means, scales, dx, d_weight, d_bias,                     \
-                    {planes, channels, height, width}, relu, pooled, threads);                   \
+        const Sizes sizes{planes, channels, height, width, threads};                             \
+        dispatch<T>(sizes, relu, pooled, [&](auto shape, auto relu, auto pooled) {               \
+            backward<T>(e, x, weight, bias, means, scales, dx, d_weight, d_bias, shape, relu,    \
+                        pooled);                                                                  \
+        });                                                                                       \
     }                                                                                             \
     extern "C" void second_##name(const T* u, const T* p, const T* q, const T* e, const T* x,    \
                                   const T* weight, const T* bias, const T* means,                \
                                   const T* scales, T* to_e, T* to_x, T* to_weight,               \
                                   int64_t planes, int64_t channels, int64_t height,              \
                                   int64_t width, int relu, int pooled, int threads) {            \
-        second<T>(u, p, q, e, x, weight, bias, means, scales, to_e, to_x, to_weight,             \
-                  {planes, channels, height, width}, relu, pooled, threads);                     \
+        const Sizes sizes{planes, channels, height, width, threads};                             \
+        dispatch<T>(sizes, relu, pooled, [&](auto shape, auto relu, auto pooled) {               \
+            second<T>(u, p, q, e, x, weight, bias, means, scales, to_e, to_x, to_weight, shape,  \
+                      relu, pooled);                                                              \
+        });                                                                                       \
     }
 
 ENTRIES(float, float32)
