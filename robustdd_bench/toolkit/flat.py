@@ -78,8 +78,8 @@ class FlatNetwork:
     def _holding(self, theta: Tensor) -> Iterator[None]:
         """Within, the body's parameters are the slices of `theta`.
 
-        This is `torch.func.functional_call` for one body again and again: that looks for the places
-        of the parameters in every call, which takes a tenth of the time of a small network.
+        This is `torch.func.functional_call` for one body again and again: that one looks for the
+        places of the parameters in every call.
         """
         body, places = self._places
         if body is not self.body:
