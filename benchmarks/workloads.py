@@ -25,6 +25,7 @@ from robustdd_bench.runs.reporter import NullReporter
 from robustdd_bench.toolkit.dsa import FAMILIES, Augmentation, AugmentationParams, apply
 from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
 from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.pooling import HalvingPool
 from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
 from robustdd_bench.toolkit.unroll import (
     Step,
@@ -158,6 +159,29 @@ def augmentation(images: int) -> Workload:
     return prepare
 
 
+def pooling(images: int, repeats: int) -> Workload:
+    """Average pooling of two by two pixels, forward and backward, of images of 32x8x8.
+
+    Variants: "torch" (`nn.AvgPool2d`), "ours".
+    """
+
+    def prepare(variant: str) -> Callable[[], object]:
+        source = torch.Generator().manual_seed(0)
+        x = torch.randn(images, 32, 8, 8, generator=source).requires_grad_()
+        cotangent = torch.randn(images, 32, 4, 4, generator=source)
+        pool = HalvingPool() if variant == "ours" else nn.AvgPool2d(2)
+
+        def both(repeats: int) -> Tensor:
+            for _ in range(repeats):
+                (gradient,) = torch.autograd.grad(pool(x), x, cotangent)
+            return gradient
+
+        both(1)
+        return lambda: both(repeats)
+
+    return prepare
+
+
 BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
     "engine-w64-b50-n30": (engine(64, 50, 30), "unrolled", "adjoint", "ConvNet-3 W=64, B=50, N=30"),
     "engine-w128-b10-n20": (
@@ -198,6 +222,12 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
         "pyautoattack",
         "ours",
         "APGD-CE and APGD-T on 5 students, 100 digits, against pyautoattack",
+    ),
+    "pool-digits": (
+        pooling(359, 200),
+        "torch",
+        "ours",
+        "pooling of 359 images of 32x8x8, 200 times",
     ),
     "dsa-b256": (augmentation(256), "loop", "batch", "six families, 256 images of 3x32x32"),
 }
