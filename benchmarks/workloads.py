@@ -41,8 +41,8 @@ def engine(width: int, images: int, steps: int) -> Workload:
     """Gradient of the matching loss for images and alpha, 3x32x32, ConvNet-3.
 
     Variants: "unrolled" (one graph of all steps), "adjoint" (the engine), and both with PyTorch's
-    own second derivative of group norm: "unrolled-groupnorm", which is what the field's code does,
-    and "groupnorm".
+    own second derivative of group norm: "unrolled-groupnorm", which is what the field's code does
+    (with PyTorch's pooling, too), and "groupnorm".
     """
 
     def prepare(variant: str) -> Callable[[], object]:
@@ -52,6 +52,8 @@ def engine(width: int, images: int, steps: int) -> Workload:
         network = FlatNetwork(nn.Sequential(nn.Identity(), body))
         if variant.endswith("groupnorm"):
             network.body = body
+        if variant == "unrolled-groupnorm":
+            _with_torchs_pooling(body)
         x = torch.randn(images, 3, 32, 32, generator=source)
         y = torch.arange(images) % 10
         start = network.theta()
@@ -64,6 +66,13 @@ def engine(width: int, images: int, steps: int) -> Workload:
         return lambda: function(network, x, y, alpha, start, outer, taken)
 
     return prepare
+
+
+def _with_torchs_pooling(network: nn.Module) -> None:
+    """Give a ConvNet the pooling that other people's code has."""
+    for name, layer in list(network.named_children()):
+        if isinstance(layer, HalvingPool):
+            setattr(network, name, nn.AvgPool2d(2))
 
 
 def _digits_task(folder: Path, width: int) -> DistillTask:
@@ -105,6 +114,7 @@ def experts(width: int, epochs: int, batch: int) -> Workload:
 
         def dataloader(epochs: int) -> list[Tensor]:
             network = task.network(0)
+            _with_torchs_pooling(network[1])
             optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
             data = TensorDataset(task.images, task.labels)
             order = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.toolkit.pooling import HalvingPool
@@ -95,6 +96,23 @@ def test_it_can_be_mapped_and_differentiated_as_a_function() -> None:
     grad = torch.func.grad(lambda x: pool(x).square().sum())(x[0])
     expected = F.interpolate(pool(x[0]) / 2, scale_factor=2)
     torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch uses it itself
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_forward_mode_and_reverse_over_forward_are_torchs() -> None:
+    x = draw(2, 3, 4, 4, dtype=torch.float64)
+    tangent = draw(2, 3, 4, 4, dtype=torch.float64, seed=1)
+    found = []
+    for pool in (nn.AvgPool2d(2), HalvingPool()):
+        direction = tangent.clone().requires_grad_()
+        with forward_ad.dual_level():
+            y = pool(forward_ad.make_dual(x.clone().requires_grad_(), direction))
+            slope = forward_ad.unpack_dual(y).tangent
+            assert slope is not None
+            (back,) = torch.autograd.grad(slope.sin().sum(), direction)
+        found.append((slope.detach(), back))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
 def test_the_convnet_reads_as_before() -> None:

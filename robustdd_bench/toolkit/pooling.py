@@ -30,6 +30,11 @@ class _Pool(torch.autograd.Function):
         spread: Tensor = _Spread.apply(cotangents[0])
         return spread
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        pooled: Tensor = _Pool.apply(tangents[0])
+        return pooled
+
 
 class _Spread(torch.autograd.Function):
     """The transpose of it: (B,C,H/2,W/2) -> (B,C,H,W)."""
@@ -46,6 +51,11 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Tensor:
         pooled: Tensor = _Pool.apply(cotangents[0])
         return pooled
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        spread: Tensor = _Spread.apply(tangents[0])
+        return spread
 
 
 class HalvingPool(nn.AvgPool2d):
