@@ -50,6 +50,13 @@ def factory(width: int) -> NetworkFactory:
     return NetworkFactory(convnet, {"width": width}, (3, 32, 32), 10, layer, images, CPU)
 
 
+def with_torchs_pooling(network: nn.Module) -> None:
+    """Give a ConvNet the pooling that other people's code has."""
+    for name, layer in list(network.named_children()):
+        if isinstance(layer, HalvingPool):
+            setattr(network, name, nn.AvgPool2d(2))
+
+
 def experts(width: int, flavour: str) -> Workload:
     """Training of one expert, four epochs of two batches of 256.
 
@@ -74,6 +81,7 @@ def experts(width: int, flavour: str) -> Workload:
 
         def loop(epochs: int) -> list[Tensor]:
             network = networks(seeds.seed("expert-init", 0))
+            with_torchs_pooling(network[1])
             optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
             order = seeds.generator("expert-order", 0)
             noise = seeds.generator("expert-noise", 0)
@@ -119,6 +127,7 @@ def students(width: int) -> Workload:
 
         def loop() -> object:
             network = networks(0)
+            with_torchs_pooling(network[1])
             optimiser = torch.optim.SGD(
                 network.parameters(), lr=spec.learning_rate, momentum=spec.momentum,
                 weight_decay=spec.weight_decay,
@@ -154,7 +163,7 @@ def attacks(width: int, name: str, **settings: object) -> Workload:
             flip=False, reporter=NullReporter(), compile=False,
         ).network  # fmt: skip
         tool, right = attack(name, **settings), torch.ones(100, dtype=torch.bool)
-        threat = ThreatModel("Linf", 0.004)
+        threat = ThreatModel("Linf", 0.02)
 
         def work() -> float:
             found = attack_student(

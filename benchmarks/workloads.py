@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from attack_workloads import pgd, suite, targeted
 from compiled_workloads import BENCHMARKS as COMPILED
+from compiled_workloads import with_torchs_pooling
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -26,6 +27,7 @@ from robustdd_bench.runs.reporter import NullReporter
 from robustdd_bench.toolkit.dsa import FAMILIES, Augmentation, AugmentationParams, apply
 from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
 from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.pooling import HalvingPool
 from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
 from robustdd_bench.toolkit.unroll import (
     Step,
@@ -41,9 +43,9 @@ def engine(width: int, images: int, steps: int) -> Workload:
     """Gradient of the matching loss for images and alpha, 3x32x32, ConvNet-3.
 
     Variants: "unrolled" (one graph of all steps), "adjoint" (the engine), both with PyTorch's own
-    second derivative of group norm: "unrolled-groupnorm", which is what the field's code does, and
-    "groupnorm"; "compiled", the engine with compiled kernels; "returned" and "kept", the engine
-    with two settings of the allocator.
+    second derivative of group norm: "unrolled-groupnorm", which is what the field's code does (with
+    PyTorch's pooling, too), and "groupnorm"; "compiled", the engine with compiled kernels;
+    "returned" and "kept", the engine with two settings of the allocator.
     """
 
     def prepare(variant: str) -> Callable[[], object]:
@@ -54,6 +56,8 @@ def engine(width: int, images: int, steps: int) -> Workload:
         network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=compiled)
         if variant.endswith("groupnorm"):
             network.body = body
+        if variant == "unrolled-groupnorm":
+            with_torchs_pooling(body)
         x = torch.randn(images, 3, 32, 32, generator=source)
         y = torch.arange(images) % 10
         start = network.theta()
@@ -107,6 +111,7 @@ def experts(width: int, epochs: int, batch: int) -> Workload:
 
         def dataloader(epochs: int) -> list[Tensor]:
             network = task.network(0)
+            with_torchs_pooling(network[1])
             optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
             data = TensorDataset(task.images, task.labels)
             order = torch.Generator().manual_seed(0)
@@ -188,6 +193,29 @@ def augmentation(images: int) -> Workload:
     return prepare
 
 
+def pooling(images: int, repeats: int) -> Workload:
+    """Average pooling of two by two pixels, forward and backward, of images of 32x8x8.
+
+    Variants: "torch" (`nn.AvgPool2d`), "ours".
+    """
+
+    def prepare(variant: str) -> Callable[[], object]:
+        source = torch.Generator().manual_seed(0)
+        x = torch.randn(images, 32, 8, 8, generator=source).requires_grad_()
+        cotangent = torch.randn(images, 32, 4, 4, generator=source)
+        pool = HalvingPool() if variant == "ours" else nn.AvgPool2d(2)
+
+        def both(repeats: int) -> Tensor:
+            for _ in range(repeats):
+                (gradient,) = torch.autograd.grad(pool(x), x, cotangent)
+            return gradient
+
+        both(1)
+        return lambda: both(repeats)
+
+    return prepare
+
+
 BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
     "engine-w64-b50-n30": (engine(64, 50, 30), "unrolled", "adjoint", "ConvNet-3 W=64, B=50, N=30"),
     "engine-w128-b10-n20": (
@@ -240,6 +268,12 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = {
         "pyautoattack",
         "ours",
         "APGD-CE and APGD-T on 5 students, 100 digits, against pyautoattack",
+    ),
+    "pool-digits": (
+        pooling(359, 200),
+        "torch",
+        "ours",
+        "pooling of 359 images of 32x8x8, 200 times",
     ),
     "dsa-b256": (augmentation(256), "loop", "batch", "six families, 256 images of 3x32x32"),
     **COMPILED,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -178,3 +180,9 @@ def test_what_is_not_paired_is_refused() -> None:
         mcnemar(bits(1, 5), bits(2, 5))
     with pytest.raises(UsageError, match="10 resamples are too few"):
         compare(bits(1, 1, 1, 5), bits(1, 1, 1, 5), 10)
+
+
+def test_tables_do_without_scipy_until_outcomes_are_compared() -> None:
+    code = "import sys, robustdd_bench.board.tables; print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import pickle
 import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +61,27 @@ def test_the_split_of_digits_never_changes() -> None:
     assert _sha256(held) == "35cf6ad1b1547ac74d4e478a976b24678b3ce2a2e59657a4373e15e7de6a9ecd"
     assert torch.equal(data.train.labels, labels[kept])
     assert torch.equal(data.test.labels, labels[held])
+
+
+def test_digits_are_those_of_scikit_learn_which_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from robustdd_bench.protocol.datasets import load_digits\n"
+        "load_digits(Path('unused'), False)\n"
+        "print('sklearn' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    ours = load_digits(Path("unused"), False)
+    import sklearn.datasets  # noqa: F401 (before its place is hidden)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    theirs = load_digits(Path("unused"), False)  # by scikit-learn's own function
+    for one, two in ((ours.train, theirs.train), (ours.test, theirs.test)):
+        assert one.sha256() == two.sha256()
 
 
 def test_another_split_seed_gives_another_split_of_the_same_size() -> None:

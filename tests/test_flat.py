@@ -53,6 +53,41 @@ def test_other_parameters_are_another_network_and_can_be_written_back(x):
     assert torch.equal(one(x), two(x))
 
 
+def test_the_body_keeps_its_own_parameters_also_after_an_error(x):
+    flat = FlatNetwork(network())
+    before = list(flat.body.parameters())
+    flat(flat.theta() + 1, x)
+    with pytest.raises(RuntimeError):
+        flat(flat.theta() + 1, x[:, :, :4])
+    assert all(a is b for a, b in zip(flat.body.parameters(), before, strict=True))
+
+
+def test_it_is_torchs_functional_call_also_where_layers_share_a_parameter(x):
+    plain = network()
+    layers = plain[1]
+    shared = nn.Conv2d(4, 4, 3, padding=1).double()
+    layers[4] = shared
+    layers.insert(8, shared)
+    layers.insert(9, nn.Conv2d(4, 4, 3, padding=1).double())
+    layers[9].weight = shared.weight
+    flat, other = FlatNetwork(plain), FlatNetwork(plain)
+    theta = (flat.theta() + 0.1).requires_grad_()
+    # Torch's function leaves such a body with parameters that are no longer shared.
+    expected = torch.func.functional_call(other.body, other.parameters(theta), (plain[0](x),))
+    assert torch.equal(flat(theta, x), expected)
+    assert flat.body[9].weight is flat.body[4].weight
+    gradients = [torch.autograd.grad(y.sum(), theta)[0] for y in (flat(theta, x), expected)]
+    assert torch.equal(*gradients)
+
+
+def test_another_body_is_noticed(x):
+    flat, other = FlatNetwork(network(1)), FlatNetwork(network(2))
+    theta = flat.theta()
+    expected = flat(theta, x)
+    flat.body = other.body
+    assert torch.equal(flat(theta, x), expected)
+
+
 def test_augmentation_acts_between_preprocessing_and_network(x):
     plain = network()
     flat = FlatNetwork(plain)

@@ -87,7 +87,8 @@ def test_the_gradient_of_logits_is_that_of_the_labels_through_softmax():
     weights = torch.randn(4, K, generator=torch.Generator().manual_seed(0))
     (logits.softmax(1) * weights).sum().backward()
     one.step(gradients(labels=weights))
-    torch.testing.assert_close(one.values()["labels"].grad, logits.grad)
+    # A tenth of the first gradient is Adam's first moment.
+    torch.testing.assert_close(one.state()["optimiser-labels.exp_avg"], 0.1 * logits.grad)
 
 
 def test_learned_labels_stay_distributions():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Normalise, Preprocessing
+from robustdd_bench.toolkit.pooling import HalvingPool
 
 CPU = torch.device("cpu")
 IMAGES = torch.linspace(0, 1, 5 * 3 * 8 * 8).view(5, 3, 8, 8)
@@ -36,7 +37,7 @@ def test_convnet_3_has_the_parameters_that_the_field_reports(classes: int, count
 def test_a_block_is_convolution_instance_norm_relu_and_pooling() -> None:
     network = convnet((1, 8, 8), 10, depth=2, width=6)
     kinds = [type(layer) for layer in network]
-    block = [nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.AvgPool2d]
+    block = [nn.Conv2d, nn.GroupNorm, nn.ReLU, HalvingPool]
     assert kinds == [*block, *block, nn.Flatten, nn.Linear]
     norm = network[1]
     assert (norm.num_groups, norm.num_channels, norm.affine) == (6, 6, True)

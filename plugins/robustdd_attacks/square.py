@@ -139,9 +139,10 @@ def side_of(p: float, size_HW: torch.Size, norm: str) -> int:
 def _offer(problem: Problem, held: Best, candidates_BCHW: Tensor) -> None:
     """Take what is better, except where the attack has succeeded."""
     logits, labels = problem.model(candidates_BCHW), problem.labels
-    success, score = judge(logits, labels, problem.threat.targeted)
-    if not problem.threat.targeted:
-        own = labels.unsqueeze(1)
+    if problem.threat.targeted:
+        success, score = judge(logits, labels, targeted=True)
+    else:
+        success, own = logits.argmax(1) != labels, labels.unsqueeze(1)
         rival = logits.scatter(1, own, -torch.inf).amax(1)
         score = rival - logits.gather(1, own).squeeze(1)
     held.offer(candidates_BCHW, success, score.masked_fill(held.success, -torch.inf))

@@ -41,7 +41,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from robustdd_bench.errors import UsageError
 
@@ -165,6 +164,8 @@ def mcnemar(a_UN: Bits, b_UN: Bits) -> float:
     """
     if a_UN.shape != b_UN.shape or a_UN.ndim != 2 or len(a_UN) == 0:
         raise UsageError(f"paired outcomes need one shape, not {a_UN.shape} and {b_UN.shape}")
+    from scipy.stats import binomtest  # .7 s, and every table imports this module
+
     found = []
     for only_a, only_b in zip((a_UN & ~b_UN).sum(1), (b_UN & ~a_UN).sum(1), strict=True):
         discordant = int(only_a + only_b)

@@ -7,12 +7,14 @@ Nothing is downloaded unless that is asked for.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -175,14 +177,28 @@ def load_digits(
     root: Path, download: bool, *, test_fraction: float = 0.2, split_seed: int = 0
 ) -> ImageData:
     """scikit-learn's digits: 1797 grey images of 8x8, 10 classes, part of the package."""
-    from sklearn.datasets import load_digits as load
-
-    bunch = load()
-    images = torch.from_numpy((bunch.images / 16).astype(np.float32)).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    table = _digits_table()
+    images = torch.from_numpy((table[:, :-1] / 16).astype(np.float32)).view(-1, 1, 8, 8)
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
     kept, held = stratified_holdout(labels, test_fraction, split_seed)
     everything = Split(images, labels)
     return ImageData(everything.take(kept), everything.take(held), 10)
+
+
+def _digits_table() -> npt.NDArray[np.float64]:
+    """The digits as scikit-learn has them, (1797,65): pixels from 0 to 16, and the class.
+
+    Its file is read in place: importing scikit-learn takes a second.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits as load  # another version, with the file elsewhere
+
+    bunch = load()
+    return np.column_stack([bunch.data, bunch.target])
 
 
 def _torchvision(

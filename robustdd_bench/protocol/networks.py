@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import BUILTIN, blame_stranger, plain_text
 from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.toolkit.pooling import HalvingPool
 from robustdd_bench.toolkit.seeds import isolated_rng
 
 
@@ -47,7 +48,7 @@ def convnet(
             nn.Conv2d(channels, width, 3, padding=1),
             nn.GroupNorm(width, width),
             nn.ReLU(),
-            nn.AvgPool2d(2),
+            HalvingPool(),
         ]
         channels = width
     features = width * (height >> depth) * (width_px >> depth)

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from robustdd_bench.toolkit.compile import DTYPES, kernels
 from robustdd_bench.toolkit.convolutions import FEW, Convolution, Tape
+from robustdd_bench.toolkit.pooling import HalvingPool
 
 
 class _Forward(torch.autograd.Function):
@@ -200,7 +201,7 @@ def _take_in(
 
 def _halves(module: nn.Module) -> bool:
     """Whether a module is average pooling of 2x2 pixels."""
-    if not _is_plain(module, nn.AvgPool2d):
+    if not _is_plain(module, nn.AvgPool2d) and not _is_plain(module, HalvingPool):
         return False
     return (
         module.kernel_size in (2, (2, 2))

@@ -89,26 +89,3 @@ class Checkpoint:
         metadata = {"format": _FORMAT, "key": self._key, "step": str(step)}
         write_safetensors(self.path, tensors, metadata)
         self._saved_at = time.monotonic()
-
-
-def optimiser_state(optimiser: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
-    """The state of an optimiser of one tensor, as tensors for a checkpoint."""
-    (parameter,) = optimiser.param_groups[0]["params"]
-    return {
-        f"{name}.{key}": value.detach()
-        for key, value in optimiser.state[parameter].items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_optimiser_state(
-    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], name: str
-) -> None:
-    """The inverse of `optimiser_state`."""
-    (parameter,) = optimiser.param_groups[0]["params"]
-    for key, value in tensors.items():
-        owner, _, field = key.partition(".")
-        if owner == name:
-            # Adam keeps its step count on the CPU, its moments beside the parameter.
-            device = "cpu" if field == "step" else parameter.device
-            optimiser.state[parameter][field] = value.to(device)

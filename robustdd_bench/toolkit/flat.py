@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from robustdd_bench.toolkit.blocks import compiled
 from robustdd_bench.toolkit.compile import trusted
@@ -55,6 +56,7 @@ class FlatNetwork:
         self.sizes = tuple(p.numel() for p in parameters.values())
         self.size = sum(self.sizes)
         self._values = tuple(parameters.values())
+        self._places: tuple[nn.Module | None, list[_Place]] = (None, [])
 
     @property
     def compiled(self) -> bool:
@@ -106,5 +108,42 @@ class FlatNetwork:
         features = self.preprocess(x_BCHW)
         if augment is not None:
             features = augment(features)
-        logits: Tensor = functional_call(self.body, self.parameters(theta), (features,))
+        with self._holding(theta):
+            logits: Tensor = self.body(features)
         return logits
+
+    @contextlib.contextmanager
+    def _holding(self, theta: Tensor) -> Iterator[None]:
+        """Within, the body's parameters are the slices of `theta`.
+
+        This is `torch.func.functional_call` for one body again and again: that one looks for the
+        places of the parameters in every call.
+        """
+        body, places = self._places
+        if body is not self.body:
+            places = _places(self.body)
+            self._places = self.body, places
+        values = self.parameters(theta)
+        before = [holder[key] for holder, key, _ in places]
+        try:
+            for holder, key, name in places:
+                holder[key] = values[name]
+            yield
+        finally:
+            for (holder, key, _), parameter in zip(places, before, strict=True):
+                holder[key] = parameter
+
+
+_Place = tuple[dict[str, Any], str, str]
+"""The parameters that a module holds, the key of one of them, and its name in the network."""
+
+
+def _places(network: nn.Module) -> list[_Place]:
+    """Where a network keeps its parameters; one that is shared has several places and one name."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return [
+        (module._parameters, key, names[id(parameter)])
+        for module in network.modules()
+        for key, parameter in module._parameters.items()
+        if parameter is not None
+    ]

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustdd_bench.toolkit.checkpoint import load_optimiser_state, optimiser_state
+from robustdd_bench.toolkit.optimiser import Optimiser
 from robustdd_bench.toolkit.trajectory_config import TrajectoryConfig
 from robustdd_bench.toolkit.unroll import Gradients
 
@@ -67,7 +67,7 @@ class Learned:
         for name in self._parameters:
             self._parameters[name] = tensors.get(name, self._parameters[name])
         self._optimisers = {
-            name: _optimiser(kind, self._parameters[name], rate, momentum)
+            name: Optimiser(kind, self._parameters[name], rate, momentum)
             for name, kind, rate, momentum in (
                 ("images", config.image_optimiser, config.image_lr, config.image_momentum),
                 ("alpha", config.alpha_optimiser, config.alpha_lr, config.alpha_momentum),
@@ -76,7 +76,7 @@ class Learned:
             if name in self._parameters
         }
         for name, optimiser in self._optimisers.items():
-            load_optimiser_state(optimiser, tensors, f"optimiser-{name}")
+            optimiser.load(tensors, f"optimiser-{name}")
 
     @property
     def images(self) -> Tensor:
@@ -98,28 +98,20 @@ class Learned:
     def step(self, gradients: Gradients) -> None:
         """One step of every optimiser."""
         alpha, labels = self.alpha, self.labels
-        self.images.grad = gradients.images
-        self._parameters["alpha"].grad = gradients.alpha * alpha if self._log else gradients.alpha
+        self._optimisers["images"].step(gradients.images)
+        self._optimisers["alpha"].step(gradients.alpha * alpha if self._log else gradients.alpha)
         if gradients.labels is not None:
             inner = (gradients.labels * labels).sum(1, keepdim=True)
-            self._parameters["labels"].grad = labels * (gradients.labels - inner)
-        for optimiser in self._optimisers.values():
-            optimiser.step()
+            self._optimisers["labels"].step(labels * (gradients.labels - inner))
         self._parameters["alpha"].clamp_(*self._range)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that goes on, for a checkpoint."""
         state = dict(self._parameters)
         for name, optimiser in self._optimisers.items():
-            state |= optimiser_state(optimiser, f"optimiser-{name}")
+            state |= optimiser.state(f"optimiser-{name}")
         return state
 
     def values(self) -> dict[str, Tensor]:
         """What must be finite."""
         return dict(self._parameters)
-
-
-def _optimiser(kind: str, tensor: Tensor, rate: float, momentum: float) -> torch.optim.Optimizer:
-    if kind == "adam":
-        return torch.optim.Adam([tensor], lr=rate)
-    return torch.optim.SGD([tensor], lr=rate, momentum=momentum)
