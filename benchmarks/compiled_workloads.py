@@ -25,6 +25,7 @@ from robustdd_bench.protocol.tracks import StudentSpec
 from robustdd_bench.runs.reporter import NullReporter
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
 from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
+from robustdd_bench.toolkit.pooling import HalvingPool
 from robustdd_bench.toolkit.seeds import Seeds
 
 Workload = Callable[[str], Callable[[], object]]
