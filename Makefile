@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only
+	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only --benchmark-quiet --tb=line $(BENCH)
 
 # Our PGD against foolbox's, in an environment of its own: foolbox is no dependency of ours.
 parity:

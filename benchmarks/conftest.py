@@ -1,8 +1,22 @@
-"""Benchmarks run on one thread and keep freed memory, as runs do."""
+"""What the benchmarks find is said at the end, a line each."""
 
-import torch
+import pytest
 
-from robustdd_bench.toolkit.allocator import keep_memory
+_LINES = pytest.StashKey[list[str]]()
 
-torch.set_num_threads(1)
-keep_memory()
+
+@pytest.fixture
+def verdict_lines(pytestconfig):
+    """The lines of the summary."""
+    return pytestconfig.stash.setdefault(_LINES, [])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Measured and committed ratio of each benchmark, and the verdict."""
+    lines = config.stash.get(_LINES, [])
+    if lines:
+        terminalreporter.section("ratios of this run beside the committed ones")
+        for found in lines:
+            terminalreporter.write_line(found)
+        fell = sum("FELL" in found for found in lines)
+        terminalreporter.write_line(f"{fell} of {len(lines)} fell by more than a fifth")

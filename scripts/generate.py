@@ -162,6 +162,16 @@ def readme() -> str:
     return with_section((ROOT / "README.md").read_text(encoding="utf-8"), _runs(), BOARD)
 
 
+def speed_page() -> str:
+    """docs/speed.md with the tables of the committed benchmarks between its marks."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import speed_page as page
+    finally:
+        sys.path.pop(0)
+    return page.with_measured((ROOT / "docs" / "speed.md").read_text(encoding="utf-8"))
+
+
 def board_json() -> str:
     """leaderboard/leaderboard.json: every published run, ranked."""
     return json_text(board(_runs(), BOARD).model_dump(mode="json"))
@@ -205,6 +215,7 @@ def _up_to_date(path: Path, wanted: str) -> bool:
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "docs/cli.md": cli_reference,
     "docs/plugins.md": plugin_table,
+    "docs/speed.md": speed_page,
     "README.md": readme,
     "leaderboard/leaderboard.json": board_json,
     "leaderboard/index.html": board_page,

@@ -66,3 +66,56 @@ def test_the_variants_of_a_workload_do_the_same_work(modules):
     naive, ours = (workloads.experts(4, 2, 256)(variant)() for variant in ("dataloader", "trainer"))
     assert len(naive) + 1 == len(ours)
     assert naive[0].shape == ours[0].shape
+
+
+@pytest.fixture(scope="module")
+def guard(modules):
+    import guard
+
+    return guard
+
+
+def measurements(cpu_s, peak_bytes):
+    return [
+        {"wall_s": 9 * t, "cpu_s": t, "peak_bytes": b}
+        for t, b in zip(cpu_s, peak_bytes, strict=True)
+    ]
+
+
+def made_up(modules, speed, memory):
+    """A committed result with these ratios."""
+    path = committed()["field-w64-b50-n30"]
+    result = modules[0].Result.model_validate_json(path.read_text(encoding="utf-8"))
+    return result.model_copy(update={"speedup_cpu": speed, "memory_ratio": memory})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fell"),
+    [(1.0, False), (1.24, False), (1.26, True), (0.5, False)],
+    ids=["as committed", "a little slower", "a fifth slower", "faster"],
+)
+def test_the_guard_reports_a_speed_ratio_that_fell_by_more_than_a_fifth(
+    modules, guard, seconds, fell
+):
+    naive = measurements([2.0, 2.5], [100, 100])
+    # On a machine that is ten times as slow, both variants are: the ratio alone counts.
+    for slow in (1, 10):
+        one = [m | {"cpu_s": slow * m["cpu_s"]} for m in naive]
+        ours = measurements([slow * seconds, slow * seconds * 3], [10, 10])
+        speed, memory = guard.judge(one, ours, made_up(modules, 2.0, 0.1))
+        assert (speed.fell, memory.fell) == (fell, False)
+        assert speed.measured == pytest.approx(2.0 / seconds)
+        assert ("FELL" in guard.line("name", [speed, memory])) == fell
+
+
+@pytest.mark.parametrize(("peak", "fell"), [(10, False), (12, False), (13, True), (5, False)])
+def test_the_guard_reports_a_memory_ratio_that_rose_by_as_much(modules, guard, peak, fell):
+    naive, ours = measurements([2.0], [100]), measurements([1.0], [peak])
+    speed, memory = guard.judge(naive, ours, made_up(modules, 2.0, 0.1))
+    assert (speed.fell, memory.fell) == (False, fell)
+
+
+def test_the_guard_judges_speed_alone_where_memory_is_not_the_point(modules, guard):
+    naive, ours = measurements([2.0], [100]), measurements([1.0], [900])
+    (speed,) = guard.judge(naive, ours, made_up(modules, 2.0, None))
+    assert speed.what == "speed"

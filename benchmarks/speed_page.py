@@ -1,0 +1,163 @@
+"""The tables of docs/speed.md, out of the committed results; `scripts/generate.py` puts them in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE / "peers")]
+try:
+    from bench_results import Machine, Result
+    from growth import committed
+    from peer_results import Agreement, PeerResult
+finally:
+    del sys.path[:2]
+
+BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
+
+
+def with_measured(text: str) -> str:
+    """The page with its tables between its marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"docs/speed.md lacks the marks {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{_measured()}\n{END}{tail}"
+
+
+def _measured() -> str:
+    parts = ["## Beside other codebases\n", *_peers(), "## Beside the naive form\n", *_naive()]
+    return "\n".join([*parts, "## How cost grows\n", *_growth()])
+
+
+def peers() -> list[PeerResult]:
+    """The committed comparisons with other codebases."""
+    folder = HERE / "peers" / "results"
+    return [
+        PeerResult.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    ]
+
+
+def _peers() -> Iterable[str]:
+    found = peers()
+    rows = [("workload", "peer", "ours", "speed", "memory", "values agree")]
+    for result in found:
+        for side in result.ours:
+            judged = [a for a in result.agreement if a.side == side.name]
+            rows.append(
+                (
+                    result.workload,
+                    f"[{result.peer.name}]({result.peer.url})",
+                    _way(side.name),
+                    _speed(side.times_as_fast_cpu),
+                    _share(side.memory_ratio),
+                    _agreed(judged),
+                )
+            )
+    yield _table(rows)
+    yield "What was driven, and how far the values lie apart:\n"
+    for result in found:
+        peer = result.peer
+        state = (
+            f"version {peer.version}" if peer.version else f"commit `{(peer.commit or '')[:12]}`"
+        )
+        yield f"- **{result.name}** ({peer.name}, {state}): {peer.driven}."
+        for value in result.agreement:
+            yield f"  - {_way(value.side)}, {value.what}: {value.value:.2g}{_judged(value)}."
+        if result.facts:
+            facts = "; ".join(f"{key} {value:.3g}" for key, value in result.facts.items())
+            yield f"  - {facts}."
+    yield "\n" + _where(found) + "\n"
+
+
+def _naive() -> Iterable[str]:
+    found = [
+        Result.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in sorted((HERE / "results").glob("*.json"))
+    ]
+    rows = [("benchmark", "workload", "naive form", "speed", "memory")]
+    for result in found:
+        memory = "" if result.memory_ratio is None else _share(result.memory_ratio)
+        rows.append(
+            (
+                f"`{result.name}`",
+                result.workload,
+                result.naive.name,
+                _speed(result.speedup_cpu),
+                memory,
+            )
+        )
+    yield _table(rows)
+    yield _where(found) + "\n"
+
+
+def _growth() -> Iterable[str]:
+    found = committed()
+    yield "![Processor time over each quantity, with the slope](images/growth.png)\n"
+    rows = [("cost of", "over", "from", "to", "slope", "last three", "expected", "verdict")]
+    rows += [
+        (
+            f"`{curve.name}`: {curve.workload}",
+            curve.quantity,
+            str(curve.x[0]),
+            str(curve.x[-1]),
+            f"{curve.slope:.2f}",
+            f"{curve.tail_slope:.2f}",
+            f"{curve.expected:g}",
+            "**above**" if curve.above else "not above",
+        )
+        for curve in found
+    ]
+    yield _table(rows)
+    yield _where(found) + "\n"
+
+
+def _way(side: str) -> str:
+    return "eager" if side == "ours" else side.removeprefix("ours-")
+
+
+def _speed(ratio: float) -> str:
+    text = f"{ratio:.2f} times as fast"
+    return f"**{text}**" if ratio < 1 else text
+
+
+def _share(ratio: float) -> str:
+    text = f"{ratio:.2f} of it"
+    return f"**{text}**" if ratio > 1 else text
+
+
+def _agreed(judged: Sequence[Agreement]) -> str:
+    failed = [a for a in judged if a.agrees is False]
+    return "**no**" if failed else "yes"
+
+
+def _judged(value: Agreement) -> str:
+    if value.at_most is None:
+        return " (shown, not judged)"
+    return f" ({'agrees' if value.agrees else '**differs**'}: at most {value.at_most:.2g})"
+
+
+def _where(found: Sequence[object]) -> str:
+    """Machines, n and versions of some results."""
+    machines, counts, torches = set[str](), set[int](), set[str]()
+    for result in found:
+        machine: Machine = result.machine  # type: ignore[attr-defined]
+        machines.add(f"{machine.processor}, {machine.cores} cores, {machine.platform}")
+        counts.add(result.n)  # type: ignore[attr-defined]
+        torches.add(result.versions["torch"])  # type: ignore[attr-defined]
+    return (
+        f"n = {' or '.join(map(str, sorted(counts)))}, one thread; {'; '.join(sorted(machines))}; "
+        f"torch {' and '.join(sorted(torches))}."
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n"
