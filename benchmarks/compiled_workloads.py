@@ -31,7 +31,7 @@ from robustdd_bench.toolkit.seeds import Seeds
 Workload = Callable[[str], Callable[[], object]]
 CPU = torch.device("cpu")
 BATCH = 256
-EPOCHS = 4
+EPOCHS = 6
 EPS = 1 / 255
 
 
@@ -59,7 +59,7 @@ def with_torchs_pooling(network: nn.Module) -> None:
 
 
 def experts(width: int, flavour: str) -> Workload:
-    """Training of one expert, four epochs of two batches of 256.
+    """Training of one expert, six epochs of two batches of 256.
 
     Variants: "loop" (module and torch's SGD; PGD by the same few lines), "compiled".
     """
@@ -184,10 +184,13 @@ BENCHMARKS: dict[str, tuple[Workload, str, str, str]] = (
             experts(width, flavour),
             "loop",
             "compiled",
-            f"expert, {what}, ConvNet-3 W={width}, batch 256 of 3x32x32, 8 steps",
+            f"expert, {what}, ConvNet-3 W={width}, batch 256 of 3x32x32, 12 steps",
         )
-        for width in (64, 128)
-        for flavour, what in (("natural", "natural"), ("pgd", "PGD-AT with 3 steps"))
+        for width, flavour, what in (
+            (64, "natural", "natural"),
+            (64, "pgd", "PGD-AT with 3 steps"),
+            (128, "natural", "natural"),
+        )
     }
     | {
         f"student-w{width}": (

@@ -22,7 +22,7 @@ from comparison import Call, Comparison, Prepared, Repository, Values, agreement
 from peer_results import Agreement
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from variants import PEER
+from variants import PEER, way
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.evaluation.students import train_student
@@ -137,6 +137,7 @@ def _ours(call: Call, epochs: int) -> Prepared:
             0,
             flip=False,
             reporter=NullReporter(),
+            compile=way(call.side).compile,
         ).network
 
     def values(trained: nn.Module) -> Values:

@@ -74,8 +74,9 @@ def _our_gradients(call: Call, width: int, start: Tensor, target: Tensor) -> Gra
     """By the engine, in the precision of `start`."""
     with isolated_rng(0):
         body = convnet((3, 32, 32), CLASSES, width=width).to(start.dtype)
-    network = FlatNetwork(nn.Sequential(nn.Identity(), body))
-    engine = AdjointEngine(network, **way(call.side).engine)
+    how = way(call.side)
+    network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=how.compile)
+    engine = AdjointEngine(network, **how.engine)
     outer = matching_loss(start, target)
 
     def gradients(images: Tensor, labels: Tensor, orders: list[Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,8 @@ class Way:
     """Variables of the child process, beside those that every side gets."""
     switch: Callable[[], None] | None = None
     """Called first thing in the child process, before networks are built."""
+    compile: bool = False
+    """Whether compiled kernels compute (`robustdd_bench.toolkit.blocks`)."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of `AdjointEngine`."""
     rehearse: bool = False
@@ -29,8 +31,9 @@ class Way:
 
 OURS: Mapping[str, Way] = {
     "ours": Way(),
+    "ours-compiled": Way(compile=True),
 }
-"""By name. A compiled way is a second line: `"ours-compiled": Way(environment={...})`."""
+"""By name."""
 
 
 def way(side: str) -> Way:

@@ -30,7 +30,7 @@ from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_l
 from robustdd_bench.toolkit.augment import Augmenter, put_drawn
 from robustdd_bench.toolkit.blocks import compiled
 from robustdd_bench.toolkit.capture import Inputs, Replayer
-from robustdd_bench.toolkit.compile import trusted
+from robustdd_bench.toolkit.compile import SAMPLE, trusted
 from robustdd_bench.toolkit.flat import Augment
 from robustdd_bench.toolkit.seeds import Seeds
 
@@ -175,18 +175,16 @@ class _Training:
         augment = put_drawn(self._inputs, params)
         key = size, params.family, rate
         if self._fast is not None:
-            self._hold(self._fast, where, augment)
+            self._hold(self._fast, where[:SAMPLE])
         self._replayer.run(key, lambda: self._step(where, augment, rate))
 
-    def _hold(self, fast: nn.Sequential, where: Tensor, augment: Augment | None) -> None:
+    def _hold(self, fast: nn.Sequential, where: Tensor) -> None:
         """Hold the first compiled gradients against eager ones, and compute with those."""
 
         def compute(network: nn.Sequential) -> tuple[Tensor, ...]:
             network.eval()  # running statistics are left alone
             x = self._images[where].requires_grad_()
-            loss = F.cross_entropy(
-                _Augmented(network[0], network[1], augment)(x), self._labels[where]
-            )
+            loss = F.cross_entropy(network(x), self._labels[where])
             found = torch.autograd.grad(loss, [x, *self._weights], allow_unused=True)
             network.train()
             return tuple(gradient for gradient in found if gradient is not None)

@@ -43,6 +43,8 @@ BASE = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fno-math-errno", "-fno-trappi
 TUNING = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
 """Tried one after the other: not every compiler knows its processor or has OpenMP."""
 TIMEOUT_S = 120
+SAMPLE = 16
+"""Images on which kernels are held against torch's, where a whole batch would cost a step."""
 ROUNDING = 1e-5
 """By how much of the largest tensor of a step any of its tensors may be off."""
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}

@@ -39,6 +39,7 @@ from robustdd_bench.toolkit.adversarial import (
 )
 from robustdd_bench.toolkit.augment import Augmenter, Drawn, put_drawn
 from robustdd_bench.toolkit.capture import Inputs, Replayer
+from robustdd_bench.toolkit.compile import SAMPLE
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.precision import check_precision, precision
 from robustdd_bench.toolkit.seeds import Seeds
@@ -290,17 +291,17 @@ class _Training:
         where = self._inputs.put("batch", batch)
         augment = put_drawn(self._inputs, params)
         if not self._held:
-            self._hold(where, augment)
+            self._hold(where[:SAMPLE])
         self._replayer.run((size, params.family), lambda: self._step(where, augment))
 
-    def _hold(self, where: Tensor, augment: Drawn | None) -> None:
+    def _hold(self, where: Tensor) -> None:
         """Hold the first compiled gradients, of weights and pixels, against eager ones."""
         self._held = True
         x, y = self.task.pixels(where), self.task.labels[where]
 
         def compute(network: FlatNetwork) -> tuple[Tensor, ...]:
             leaves = self.theta.detach().requires_grad_(), x.detach().requires_grad_()
-            return torch.autograd.grad(F.cross_entropy(network(*leaves, augment), y), leaves)
+            return torch.autograd.grad(F.cross_entropy(network(*leaves), y), leaves)
 
         self.network.hold(compute, self._note)
 

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.blocks import compiled
-from robustdd_bench.toolkit.compile import trusted
+from robustdd_bench.toolkit.compile import SAMPLE, trusted
 from robustdd_bench.toolkit.convolutions import Tape
 from robustdd_bench.toolkit.inputspace import split_network
 from robustdd_bench.toolkit.seeds import isolated_rng
-
-SAMPLE = 8
-"""Images on which compiled kernels are held against torch's."""
 
 
 class RedrawnNetwork:
