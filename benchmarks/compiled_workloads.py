@@ -134,7 +134,9 @@ def students(width: int) -> Workload:
                 weight_decay=spec.weight_decay,
             )  # fmt: skip
             order = torch.Generator().manual_seed(0)
-            for _ in range(spec.epochs):
+            for step in range(spec.epochs):
+                if step == int(spec.drop_at * spec.epochs):
+                    optimiser.param_groups[0]["lr"] *= spec.drop_factor
                 batch = torch.randperm(len(images), generator=order)
                 optimiser.zero_grad()
                 F.cross_entropy(network(images[batch]), labels[batch]).backward()

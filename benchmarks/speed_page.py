@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "peers")]
 try:
     from bench_results import Machine, Result
+    from floor_results import Floor
     from growth import committed
     from peer_results import Agreement, PeerResult
 finally:
@@ -33,6 +34,7 @@ def with_measured(text: str) -> str:
 
 def _measured() -> str:
     parts = ["## Beside other codebases\n", *_peers(), "## Beside the naive form\n", *_naive()]
+    parts += ["## The engine and its floor\n", *_floor()]
     return "\n".join([*parts, "## How cost grows\n", *_growth()])
 
 
@@ -82,7 +84,7 @@ def _naive() -> Iterable[str]:
         Result.model_validate_json(path.read_text(encoding="utf-8"))
         for path in sorted((HERE / "results").glob("*.json"))
     ]
-    rows = [("benchmark", "workload", "naive form", "speed", "memory")]
+    rows = [("benchmark", "workload", "naive form", "ours", "speed", "memory")]
     for result in found:
         memory = "" if result.memory_ratio is None else _share(result.memory_ratio)
         rows.append(
@@ -90,12 +92,54 @@ def _naive() -> Iterable[str]:
                 f"`{result.name}`",
                 result.workload,
                 result.naive.name,
+                result.ours.name,
                 _speed(result.speedup_cpu),
                 memory,
             )
         )
     yield _table(rows)
     yield _where(found) + "\n"
+
+
+def floors() -> list[Floor]:
+    """The committed floors of the engine."""
+    folder = HERE / "results" / "floor"
+    return [
+        Floor.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    ]
+
+
+def _floor() -> Iterable[str]:
+    found = floors()
+    names = {
+        "field": "the field's form, one graph of all steps",
+        "engine": "the engine, eager",
+        "compiled": "the engine with compiled kernels",
+        "inductor": "gradient and products under `torch.compile`",
+    }
+    rows = [("a student step of", "way", "speed", "operations", "share of the floor")]
+    for result in found:
+        for way in result.ways:
+            operations = "" if way.operations is None else f"{way.operations / 1e9:.1f} billion"
+            share = "" if way.share is None else f"{way.share:.0%}"
+            rows.append(
+                (result.workload, names[way.way], _speed(way.times_as_fast), operations, share)
+            )
+    yield _table(rows)
+    rates = ", ".join(f"{result.rate / 1e9:.0f}" for result in found)
+    yield (
+        f"A product of two large matrices ran at {rates} billion operations a second; the share "
+        "is the time that the counted operations would take at that rate, over the time taken."
+    )
+    slow = [result.compile_s for result in found if result.compile_s is not None]
+    if slow:
+        seconds = ", ".join(f"{value:.0f} s" for value in slow)
+        yield (
+            f"`torch.compile` took {seconds} to compile the two functions, for one batch size and "
+            "no augmentation; each further one compiles anew."
+        )
+    yield "\n" + _where(found) + "\n"
 
 
 def _growth() -> Iterable[str]:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustdd_bench.toolkit.compile import availability
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -55,6 +57,13 @@ def test_the_variants_of_a_workload_do_the_same_work(modules):
     naive, ours = (workloads.augmentation(5)(variant)() for variant in ("loop", "batch"))
     for a, b in zip(naive, ours, strict=True):
         torch.testing.assert_close(a, b)
+    if availability(torch.device("cpu")).active:
+        compiled, field = (
+            workloads.engine(4, 4, 3)(variant)() for variant in ("compiled", "unrolled-groupnorm")
+        )
+        torch.testing.assert_close(compiled.images, field.images, rtol=1e-2, atol=1e-5)
+        for name in ("experts-natural-w64", "student-w64"):
+            assert workloads.BENCHMARKS[name][1:3] == ("loop", "compiled")
     naive, ours, other = (
         workloads.engine(4, 4, 3)(variant)() for variant in ("unrolled", "adjoint", "groupnorm")
     )

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from commands import press_ctrl_c, robustdd
-from small_runs import TRACK, example, plan_of, run, without_costs
+from small_runs import TRACK, example, plan_of, registry, run, without_costs
 from tasks import InterruptedRunError, RecordingReporter, digits_task
 from test_students import small_set, spec_of, train
+from test_unroll import relative
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.robustness import attack_students, fast_copy
 from robustdd_bench.protocol.tracks import StudentSpec
-from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.runs.executors import Job, LocalExecutor
+from robustdd_bench.runs.progress import NullReporter
 from robustdd_bench.runs.records import read_record
+from robustdd_bench.runs.work import run_remote
 from robustdd_bench.toolkit import blocks
 from robustdd_bench.toolkit import compile as compile_module
 from robustdd_bench.toolkit.capture import Availability
@@ -283,3 +286,32 @@ def test_a_killed_matching_resumes_bit_for_bit(compiler, tmp_path):
                 distiller.distill(task, RecordingReporter(interrupt_at=interrupt))
         sets.append(distiller.distill(task, RecordingReporter()))
     assert torch.equal(sets[0].images, sets[1].images)
+
+
+def test_a_worker_without_kernels_says_so(monkeypatch, tmp_path):
+    found = Availability(False, "no C++ compiler is found")
+    monkeypatch.setattr("robustdd_bench.runs.workbench.availability", lambda device: found)
+    plan = dataclasses.replace(plan_of("random"), compile=True)
+    job = Job(
+        plan=plan, out=tmp_path, data_root=tmp_path, witnesses=False, run_here=None, finished=None
+    )
+    notes, reporter = [], NullReporter()
+    monkeypatch.setattr(reporter, "note", notes.append)
+    run_remote(job.message(), "distill", registry(), reporter)
+    assert notes[0] == "steps run eagerly: no C++ compiler is found"
+
+
+def test_compiled_students_are_those_of_the_naive_loop(compiler, tmp_path):
+    """The workloads of the benchmarks: a loop of torch's own and the compiled trainer."""
+    import sys
+
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        from compiled_workloads import students
+    finally:
+        sys.path.remove(folder)
+    loop, fast = students(8)("loop")(), students(8)("compiled")().network
+    # Batches are the whole set, so the order changes sums and nothing else.
+    for ours, theirs in zip(fast.parameters(), loop.parameters(), strict=True):
+        assert relative(ours.detach(), theirs.detach()) < 0.02

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from robustdd_bench import __version__
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
@@ -31,6 +33,7 @@ from robustdd_bench.runs.set_info import set_info
 from robustdd_bench.runs.work import threads as torch_threads
 from robustdd_bench.runs.workbench import Workbench
 from robustdd_bench.terminal import one_line
+from robustdd_bench.toolkit.compile import availability
 
 MOST_NOTES = 8
 """Settings of one attack that are named; a stranger's record may hold any number."""
@@ -234,6 +237,10 @@ def _notes(record: Record, plan: Plan) -> Iterator[str]:
         here, there = getattr(plan, what), getattr(recorded, what)
         if here != there:
             yield one_line(f"{what} {here} here, {there} in the record")
+    if plan.compile:
+        found = availability(torch.device(plan.device))
+        if not found.active:
+            yield one_line(f"compiled kernels in the record and none here: {found.reason}")
     for here, there in zip(plan.attacks, record.attacks, strict=True):
         ours = {"plugin": here.plugin, "version": here.version, **here.config}
         theirs = {"plugin": there.plugin, "version": there.version, **there.config}

@@ -139,7 +139,8 @@ def evaluate(
 
     SET is a `distilled.safetensors` written by `robustdd run`. It may also be the folder of a run,
     published or not: the run is then done again from its set on, with its method, seed and split,
-    under the version of its track that is installed (or under --track).
+    under the version of its track that is installed (or under --track), and with compiled kernels
+    if it had them (or as --compile says).
 
     With --format it is what others publish: see docs/importing.md.
     """

@@ -85,6 +85,8 @@ def run_remote(
         Path(message["data_root"]),
         witnesses=message["witnesses"],
     )
+    if bench.missing_kernels is not None:
+        reporter.note(bench.missing_kernels)
     with threads(plan.threads), logged(reporter.note):
         run_cell(bench, bench.cell(name), reporter)
 
