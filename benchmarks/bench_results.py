@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 from typing import Literal
 
@@ -20,6 +22,26 @@ class Machine(_Strict):
     platform: str
     load_average: float = Field(ge=0)
     """Of the last minute, before the first measurement: above 1, others were at work."""
+
+
+def this_machine(load: float) -> Machine:
+    """The machine at hand; `load` is the load average before the first measurement."""
+    from robustdd_bench.runs.environment import environment
+
+    return Machine(
+        processor=environment()["processor"],
+        cores=os.cpu_count() or 1,
+        platform=platform.system() + " " + platform.machine(),
+        load_average=round(load, 2),
+    )
+
+
+def this_commit() -> str:
+    """The commit of the code that is measured, "-dirty" behind it if it was changed since."""
+    from robustdd_bench.runs.environment import source_commit
+
+    commit = source_commit()
+    return "" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else "")
 
 
 class Variant(_Strict):

@@ -24,14 +24,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from allocator import ALLOCATORS, surroundings
-from bench_results import Machine
+from bench_results import this_commit, this_machine
 from compiled_workloads import with_torchs_pooling
 from floor_results import Floor, Share
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.runs.environment import environment, source_commit
 from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.seeds import isolated_rng
 from robustdd_bench.toolkit.unroll import (
@@ -141,7 +140,6 @@ def measure(name: str, n: int, inductor: bool) -> Floor:
         call, stdout=subprocess.PIPE, text=True, check=True, env=surroundings("kept")
     )
     found = json.loads(done.stdout)
-    commit = source_commit()
     width, images = CASES[name]
     ways = [
         Share(
@@ -160,15 +158,10 @@ def measure(name: str, n: int, inductor: bool) -> Floor:
         name=name,
         workload=f"ConvNet-3 W={width}, B={images} of 3x32x32, {STEPS} student steps; a step",
         command=f"python benchmarks/floor.py {name} --n {n}{' --inductor' if inductor else ''}",
-        commit="" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else ""),
+        commit=this_commit(),
         allocator=dict(ALLOCATORS["kept"]),
         n=n,
-        machine=Machine(
-            processor=environment()["processor"],
-            cores=os.cpu_count() or 1,
-            platform=platform.system() + " " + platform.machine(),
-            load_average=round(load, 2),
-        ),
+        machine=this_machine(load),
         versions={"python": platform.python_version(), "torch": torch.__version__},
         rate=found["rate"],
         compile_s=found["compile_s"],

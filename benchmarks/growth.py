@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from allocator import ALLOCATORS, surroundings
-from bench_results import Machine
+from bench_results import this_commit, this_machine
 from growth_results import MARGIN, TAIL, Growth, slope
 
 ROOT = Path(__file__).resolve().parent
@@ -54,8 +54,6 @@ def measure(name: str, n: int) -> Growth:
     """Measure a curve, each point `n` times."""
     from growth_curves import CURVES
 
-    from robustdd_bench.runs.environment import environment, source_commit
-
     curve, load = CURVES[name], os.getloadavg()[0]
     done = subprocess.run(
         [sys.executable, __file__, "--child", name, str(n)],
@@ -67,7 +65,6 @@ def measure(name: str, n: int) -> Growth:
     taken: list[list[float]] = json.loads(done.stdout)
     fastest = [min(values) for values in taken]
     tail = slope(curve.x[-TAIL:], fastest[-TAIL:])
-    commit = source_commit()
     return Growth(
         schema_version=1,
         name=name,
@@ -75,16 +72,11 @@ def measure(name: str, n: int) -> Growth:
         quantity=curve.quantity,
         workload=curve.workload,
         command=f"python benchmarks/growth.py {name} --n {n}",
-        commit="" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else ""),
+        commit=this_commit(),
         allocator=dict(ALLOCATORS["kept"]),
         threads=1,
         n=n,
-        machine=Machine(
-            processor=environment()["processor"],
-            cores=os.cpu_count() or 1,
-            platform=platform.system() + " " + platform.machine(),
-            load_average=round(load, 2),
-        ),
+        machine=this_machine(load),
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
         x=list(curve.x),

@@ -25,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench_results import Machine, Result, Variant
+from bench_results import Result, Variant, this_commit, this_machine
 
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "numpy", "robustdd-bench")
@@ -81,8 +81,6 @@ def measure(name: str, n: int) -> Result:
     """Measure both variants of a benchmark `n` times each."""
     from workloads import BENCHMARKS
 
-    from robustdd_bench.runs.environment import environment, source_commit
-
     _, naive, ours, text = BENCHMARKS[name]
     load = os.getloadavg()[0]
     taken: dict[str, list[dict[str, float]]] = {naive: [], ours: []}
@@ -106,7 +104,6 @@ def measure(name: str, n: int) -> Result:
             median_cpu_s=statistics.median(cpu),
             median_peak_bytes=statistics.median(peak),
         )
-    commit = source_commit()
     one, two = variants[naive], variants[ours]
     about_memory = "unrolled" in naive or naive == "returned"
     return Result(
@@ -114,15 +111,10 @@ def measure(name: str, n: int) -> Result:
         name=name,
         workload=text,
         command=f"python benchmarks/measure.py {name} --n {n}",
-        commit="" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else ""),
+        commit=this_commit(),
         threads=1,
         n=n,
-        machine=Machine(
-            processor=environment()["processor"],
-            cores=os.cpu_count() or 1,
-            platform=platform.system() + " " + platform.machine(),
-            load_average=round(load, 2),
-        ),
+        machine=this_machine(load),
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
         naive=one,

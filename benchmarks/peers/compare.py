@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from allocator import ALLOCATORS, surroundings  # noqa: E402
-from bench_results import Machine, Variant  # noqa: E402
+from bench_results import Variant, this_commit, this_machine  # noqa: E402
 from measure import _resident  # noqa: E402
 from peer_results import Agreement, Ours, Peer, PeerResult, ratios  # noqa: E402
 from variants import OURS, PEER, way  # noqa: E402
@@ -109,8 +109,6 @@ def compare(
     """
     import torch
 
-    from robustdd_bench.runs.environment import environment, source_commit
-
     comparison = comparisons()[name]
     comparison.peer.check(peer)
     identity = comparison.peer.identity(peer)
@@ -155,7 +153,6 @@ def compare(
             variant = _variant(side, taken[side])
             ours.append(Ours(**variant.model_dump(), **ratios(theirs, variant)))
             agreement += comparison.agreement(side, values[PEER], values[side])
-    commit = source_commit()
     place = "" if peer is None else " --peer FOLDER"
     chosen = "" if allocator == "kept" else f" --allocator {allocator}"
     return PeerResult(
@@ -169,16 +166,11 @@ def compare(
             **identity,
         ),
         command=f"python benchmarks/peers/compare.py {name}{place} --n {n}{chosen}",
-        commit="" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else ""),
+        commit=this_commit(),
         allocator=dict(ALLOCATORS[allocator]),
         threads=1,
         n=n,
-        machine=Machine(
-            processor=environment()["processor"],
-            cores=os.cpu_count() or 1,
-            platform=platform.system() + " " + platform.machine(),
-            load_average=round(load, 2),
-        ),
+        machine=this_machine(load),
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
         theirs=theirs,
