@@ -136,7 +136,8 @@ def suite(variant: str) -> Work:
 def targeted(variant: str) -> Work:
     """APGD-CE, then APGD-T with nine targets on what is left: 100 examples, 100 steps.
 
-    Variants: "pyautoattack": its own, student by student; "ours".
+    Variants: "pyautoattack": its own, student by student; "ours"; and "compiled", ours on copies
+    that compiled kernels compute.
     """
     networks, images, labels = students()
     images, labels = images[:100], labels[:100]
@@ -151,9 +152,12 @@ def targeted(variant: str) -> Work:
         left = list(right)
         for tool in tools:
             found = [
-                attack_student(network, images, labels, tool, THREAT, r, BATCH, left[r])
+                attack_student(
+                    network, images, labels, tool, THREAT, r, BATCH, left[r],
+                    compile=variant == "compiled",
+                )
                 for r, network in enumerate(networks)
-            ]
+            ]  # fmt: skip
             left = [outcome.robust for outcome in found]
         return _accuracy(found)
 
