@@ -41,7 +41,7 @@ class Floor(_Strict):
     rate: float = Field(gt=0)
     """Operations a second of a product of two matrices of 2048 x 2048."""
     compile_s: float | None = None
-    """Wall time of `torch.compile`, where it was measured; compiled kernels take two seconds."""
+    """Wall time of `torch.compile`, where it was measured; compiled kernels take a few seconds."""
     ways: list[Share]
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from torch import nn
 
 from robustdd_bench.protocol.architectures import alexnet, mlp, resnet18, vgg11
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.toolkit import blocks, unroll
+from robustdd_bench.toolkit import blocks, convolutions, unroll
 from robustdd_bench.toolkit.blocks import NormBlock, compiled
 from robustdd_bench.toolkit.compile import availability
 from robustdd_bench.toolkit.convolutions import Convolution, Tape
@@ -246,6 +246,34 @@ def test_a_convolution_equals_torchs_up_to_second_derivatives(channels, options)
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("side", [8, 16, 32])
+@pytest.mark.parametrize("bias", [True, False])
+def test_grey_images_are_convolved_by_kernels(side, bias, monkeypatch):
+    called = []
+    real = convolutions.kernels()
+    monkeypatch.setattr(
+        convolutions, "kernels", lambda: lambda name, *a: called.append(name) or real(name, *a)
+    )
+    with isolated_rng(0):
+        plain = nn.Conv2d(1, 5, 3, padding=1, bias=bias).double()
+    ours, results = Convolution(plain), []
+    for module in (ours, plain):
+        x = draw(3, 1, side, side).requires_grad_()
+        leaves = [x, *module.parameters()]
+        y = module(x)
+        d = draw(*y.shape, seed=2).requires_grad_()
+        first = torch.autograd.grad(y, leaves, d, create_graph=True)
+        cotangents = [draw(*g.shape, seed=i) for i, g in enumerate(first, 3)]
+        second = torch.autograd.grad(first, [d, x, module.weight], cotangents)
+        (d_x,) = torch.autograd.grad(module(x), x, d)  # as an attack asks for it
+        results.append([y, *first, *second, d_x])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    assert {"convolve", "convolve_back"} <= set(called)
+    mapped = torch.func.vmap(lambda v: ours(v.unsqueeze(0)).squeeze(0))(draw(3, 1, side, side))
+    torch.testing.assert_close(mapped, plain(draw(3, 1, side, side)))
+
+
 def test_convolutions_of_other_kinds_stay_torchs():
     for other in (
         nn.Conv2d(4, 4, 3, groups=2),
@@ -336,8 +364,8 @@ def test_wrong_kernels_are_found_out_by_the_first_step_and_not_used(monkeypatch)
     p, network = fast_problem()
     real = blocks.kernels()
 
-    def wrong(name, tensors, x, *numbers):
-        real(name, tensors, x, *numbers)
+    def wrong(name, tensors, *numbers):
+        real(name, tensors, *numbers)
         if name == "second":
             tensors[-2].mul_(1.5)
 

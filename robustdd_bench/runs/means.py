@@ -41,7 +41,7 @@ def resolve_device(device: str) -> str:
 def resolve_compile(choice: str, device: str) -> bool:
     """Whether runs on a device compute with compiled kernels.
 
-    They are compiled here, if no earlier process did: that takes two seconds, once on a machine.
+    They are compiled here, if no earlier process did: that takes a few seconds, once on a machine.
 
     Args:
         choice: "auto": where they can be had; "on": they must be; "off".

@@ -28,13 +28,14 @@ they are pooled, g, b, p, q are (C,), m and r (B,C).
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustdd_bench.toolkit.compile import DTYPES, kernels
+from robustdd_bench.toolkit.compile import kernels, plain
 from robustdd_bench.toolkit.convolutions import FEW, Convolution, Tape
 from robustdd_bench.toolkit.pooling import HalvingPool
 
@@ -50,15 +51,36 @@ class _Forward(torch.autograd.Function):
         y = x.new_empty((B, C, H // 2, W // 2) if pooled else x.shape)
         means, scales = x.new_empty(B, C), x.new_empty(B, C)
         tensors = (x, weight, bias, y, means, scales)
-        kernels()("forward", tensors, x, epsilon, relu, pooled)
+        kernels()("forward", tensors, B * C, C, H, W, epsilon, relu, pooled)
         ctx.save_for_backward(x, weight, bias, means, scales)
         ctx.options = relu, pooled
         return y
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        products = _Backward.apply(cotangents[0], *ctx.saved_tensors, *ctx.options)
+        if torch.is_grad_enabled():  # a second derivative may follow
+            products = _Backward.apply(cotangents[0], *ctx.saved_tensors, *ctx.options)
+        else:
+            d_x, d_weight, d_bias = _cotangents(cotangents[0], ctx.saved_tensors, ctx.options)
+            _, of_weight, of_bias, *_ = ctx.needs_input_grad
+            products = (
+                d_x,
+                d_weight.sum(0) if of_weight else None,
+                d_bias.sum(0) if of_bias else None,
+            )
         return *products, None, None, None
+
+
+def _cotangents(
+    e: Tensor, saved: Sequence[Tensor], options: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cotangents of x, and of weight and bias for each image (B,C)."""
+    x, weight, bias, means, scales = saved
+    B, C, H, W = x.shape
+    d_x, (d_weight, d_bias) = torch.empty_like(x), x.new_empty(2, B, C)
+    tensors = (e.contiguous(), x, weight, bias, means, scales, d_x, d_weight, d_bias)
+    kernels()("backward", tensors, B * C, C, H, W, *options)
+    return d_x, d_weight, d_bias
 
 
 class _Backward(torch.autograd.Function):
@@ -77,11 +99,9 @@ class _Backward(torch.autograd.Function):
         pooled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         e = e.contiguous()
-        d_x, (d_weight, d_bias) = torch.empty_like(x), x.new_empty(2, *means.shape)
-        tensors = (e, x, weight, bias, means, scales, d_x, d_weight, d_bias)
-        kernels()("backward", tensors, x, relu, pooled)
         ctx.save_for_backward(e, x, weight, bias, means, scales)
         ctx.options = relu, pooled
+        d_x, d_weight, d_bias = _cotangents(e, (x, weight, bias, means, scales), ctx.options)
         return d_x, d_weight.sum(0), d_bias.sum(0)
 
     @staticmethod
@@ -92,7 +112,8 @@ class _Backward(torch.autograd.Function):
         u, p, q = (cotangent.contiguous() for cotangent in cotangents)
         to_e, to_x, to_weight = torch.empty_like(e), torch.empty_like(x), torch.empty_like(means)
         tensors = (u, p, q, e, x, weight, bias, means, scales, to_e, to_x, to_weight)
-        kernels()("second", tensors, x, *ctx.options)
+        B, C, H, W = x.shape
+        kernels()("second", tensors, B * C, C, H, W, *ctx.options)
         return to_e, to_x, to_weight.sum(0), None, None, None, None, None
 
 
@@ -114,7 +135,7 @@ class NormBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B,C,H,W) to the same shape, or (B,C,H//2,W//2); in the precision of the weights."""
         x_BCHW = x_BCHW.to(self.weight.dtype)  # under autocast it may come in bfloat16
-        if not _computable(x_BCHW):
+        if x_BCHW.ndim != 4 or not plain(x_BCHW):
             return self.formula(x_BCHW)
         # Here and not inside: what is saved there must be what the graph leads to.
         inputs = x_BCHW.contiguous(), self.weight.contiguous(), self.bias.contiguous()
@@ -130,17 +151,6 @@ class NormBlock(nn.Module):
     def extra_repr(self) -> str:
         """The channels and what follows the norm."""
         return f"{len(self.weight)}, eps={self.eps}, relu={self.relu}, pooled={self.pooled}"
-
-
-def _computable(x: Tensor) -> bool:
-    """Whether kernels can take a tensor: plain data, with no transform of functions around."""
-    return (
-        x.ndim == 4
-        and x.device.type == "cpu"
-        and x.dtype in DTYPES
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
-    )
 
 
 def compiled(network: nn.Module, tape: Tape | None = None) -> nn.Module:

@@ -4,7 +4,7 @@ The networks of this field are small: on a CPU their norms, ReLUs and poolings t
 their convolutions, since each of torch's kernels reads and writes whole tensors. `kernels.cpp` does
 the three in one pass (see `robustdd_bench.toolkit.blocks`, which says what is computed).
 
-A C++ compiler makes a library of it in two seconds, for the processor at hand. The library is kept
+A C++ compiler makes a library of it in a few seconds, for the processor at hand. The library is kept
 in the user's cache under a name with a hash of the source, the compiler's options and the
 processor, so other workers, runs and days find it. Where there is no compiler, or it fails,
 networks compute with torch's kernels; the reason is told in one line.
@@ -59,6 +59,8 @@ _ARGUMENTS = {
     "forward": (*(_POINTER,) * 6, *_SHAPE, _NUMBER, *(_FLAG,) * 3),
     "backward": (*(_POINTER,) * 9, *_SHAPE, *(_FLAG,) * 3),
     "second": (*(_POINTER,) * 12, *_SHAPE, *(_FLAG,) * 3),
+    "convolve": (*(_POINTER,) * 4, *_SHAPE, _FLAG),
+    "convolve_back": (*(_POINTER,) * 3, *_SHAPE, _FLAG),
 }
 
 
@@ -73,17 +75,12 @@ class Kernels:
     path: Path
     functions: dict[tuple[str, torch.dtype], Callable[..., None]]
 
-    def __call__(
-        self, name: str, tensors: Sequence[Tensor], x_BCHW: Tensor, *numbers: float
-    ) -> None:
-        """Call `name` on contiguous tensors of the dtype of `x_BCHW`, whose shape it is told."""
-        B, C, H, W = x_BCHW.shape
-        self.functions[name, x_BCHW.dtype](
-            *(tensor.data_ptr() for tensor in tensors),
-            B * C,
-            C,
-            H,
-            W,
+    def __call__(self, name: str, tensors: Sequence[Tensor | None], *numbers: float) -> None:
+        """Call `name` on contiguous tensors of one dtype, and the numbers that follow them."""
+        first = tensors[0]
+        assert first is not None
+        self.functions[name, first.dtype](
+            *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
             *numbers,
             torch.get_num_threads(),
         )
@@ -112,6 +109,16 @@ def kernels() -> Kernels:
     if isinstance(found, str):
         raise CompilerError(found)
     return found
+
+
+def plain(x: Tensor) -> bool:
+    """Whether kernels can take a tensor: plain data, with no transform of functions around."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
 
 
 def trusted(

@@ -31,9 +31,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustdd_bench.toolkit.compile import kernels, plain
+
 FEW = 4
 """Input channels up to which d_x is a matrix product with the weights, added up over the patches.
 oneDNN pads channels to its vectors: for the three of an image its d_x takes three times as long."""
+GREY_SIDES = (8, 16, 32)
+"""Sides of images of one channel that compiled kernels convolve, in half of oneDNN's time."""
 WORTH = 256
 """Operations for each number of a result from which on it is kept rather than computed again."""
 
@@ -107,10 +111,16 @@ class _Shape:
     dilation: tuple[int, ...]
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = torch.ops.aten.convolution(
+        if self._grey(x, weight):
+            y = x.new_empty(len(x), len(weight), *x.shape[2:])
+            bias = None if bias is None else bias.contiguous()
+            sizes = len(x), 1, len(weight), x.shape[2]
+            kernels()("convolve", (x, weight, bias, y), *sizes)
+            return y
+        made: Tensor = torch.ops.aten.convolution(
             x, weight, bias, self.stride, self.padding, self.dilation, False, (0, 0), 1
         )
-        return y
+        return made
 
     def backward(
         self, d: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
@@ -125,13 +135,51 @@ class _Shape:
         )  # fmt: skip
         return (self._patches(d, x, weight), *found[1:]) if few else found
 
+    def _grey(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether kernels compute it: 3x3 on images of one channel and a usual size."""
+        return (
+            weight.shape[1:] == (1, 3, 3)
+            and x.shape[2] == x.shape[3]
+            and x.shape[2] in GREY_SIDES
+            and (self.stride, self.padding, self.dilation) == ((1, 1), (1, 1), (1, 1))
+            and x.is_contiguous()
+            and weight.is_contiguous()
+            and x.dtype == weight.dtype
+        )
+
     def _patches(self, d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """The cotangent of x, patch by patch."""
+        if self._grey(x, weight):
+            d_x = torch.empty_like(x)
+            sizes = len(x), 1, len(weight), x.shape[2]
+            kernels()("convolve_back", (d.contiguous(), weight, d_x), *sizes)
+            return d_x
         # `matmul` would copy d to make one product of it.
         patches = torch.bmm(weight.flatten(1).t().expand(len(d), -1, -1), d.flatten(2))
         return nn.functional.fold(
             patches, x.shape[2:], weight.shape[2:], self.dilation, self.padding, self.stride
         )
+
+    def cotangents(
+        self, d: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, ...]:
+        """Those of x, weight and bias that are wanted, by way of the tape."""
+        of_x, of_weight, of_bias = wanted
+        d_x = None
+        if self.tape is not None and self.tape.replays:
+            if of_x:
+                d_x = self.result(
+                    "d_x", 0, lambda: self.backward(d, x, weight, (True, False, False))[0]
+                )
+            # Their values are never read; their derivatives do not depend on them.
+            d_weight = weight.new_zeros(()).expand(weight.shape) if of_weight else None
+            d_bias = weight.new_zeros(()).expand(len(weight)) if of_bias else None
+            return d_x, d_weight, d_bias
+        found = self.backward(d, x, weight, wanted)
+        if of_x:
+            worth = 2 * len(weight) * weight[0, 0].numel()
+            d_x = self.result("d_x", worth, lambda: found[0])
+        return d_x, found[1] if of_weight else None, found[2] if of_bias else None
 
     def result(self, name: str, worth: int, compute: Callable[[], Tensor]) -> Tensor:
         """See `Tape.result`."""
@@ -157,7 +205,11 @@ class _Forward(torch.autograd.Function):
         tape = ctx.shape.tape
         if tape is not None and tape.replays and x.grad_fn is None:
             of_x = False  # images are leaves: their gradient is asked for later, not here
-        products = _Backward.apply(cotangents[0], x, weight, ctx.shape, (of_x, *others))
+        wanted = of_x, *others
+        if torch.is_grad_enabled():  # a second derivative may follow
+            products = _Backward.apply(cotangents[0], x, weight, ctx.shape, wanted)
+        else:
+            products = ctx.shape.cotangents(cotangents[0], x, weight, wanted)
         return *products, None
 
 
@@ -176,22 +228,7 @@ class _Backward(torch.autograd.Function):
         ctx.save_for_backward(d, x, weight)
         ctx.shape = shape
         ctx.set_materialize_grads(False)
-        of_x, of_weight, of_bias = wanted
-        d_x = None
-        if shape.tape is not None and shape.tape.replays:
-            if of_x:
-                d_x = shape.result(
-                    "d_x", 0, lambda: shape.backward(d, x, weight, (True, False, False))[0]
-                )
-            # Their values are never read; their derivatives do not depend on them.
-            d_weight = weight.new_zeros(()).expand(weight.shape) if of_weight else None
-            d_bias = weight.new_zeros(()).expand(len(weight)) if of_bias else None
-            return d_x, d_weight, d_bias
-        found = shape.backward(d, x, weight, wanted)
-        if of_x:
-            worth = 2 * len(weight) * weight[0, 0].numel()
-            d_x = shape.result("d_x", worth, lambda: found[0])
-        return d_x, found[1] if of_weight else None, found[2] if of_bias else None
+        return shape.cotangents(d, x, weight, wanted)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -261,7 +298,7 @@ class Convolution(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B,C,H,W) to (B,O,H',W')."""
-        if torch.is_autocast_enabled(x_BCHW.device.type) or x_BCHW.ndim != 4:
+        if torch.is_autocast_enabled(x_BCHW.device.type) or x_BCHW.ndim != 4 or not plain(x_BCHW):
             shape = self._shape
             y: Tensor = nn.functional.conv2d(
                 x_BCHW, self.weight, self.bias, shape.stride, shape.padding, shape.dilation

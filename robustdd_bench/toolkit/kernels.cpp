@@ -1,11 +1,12 @@
-// Instance norm, ReLU and 2x2 average pooling in one pass, with first and second derivatives.
+// Instance norm, ReLU and 2x2 average pooling in one pass, with first and second derivatives; and
+// 3x3 convolutions of few input channels, which are those of images.
 //
-// The formulas and their symbols are those of robustdd_bench/toolkit/blocks.py. A plane is one
+// Formulas and symbols are those of robustdd_bench/toolkit/blocks.py. A plane is one
 // channel of one image: n = H W numbers that fit the first cache, so that each tensor is read from
 // memory once and written once. Planes are independent, so the result does not depend on the
 // number of threads. Sums over the batch are left to the caller.
 //
-// Nothing of torch is included: the file compiles in two seconds, for any version of it.
+// Nothing of torch is included: the file compiles in a few seconds, for any version of it.
 
 #include <cmath>
 #include <cstdint>
@@ -40,8 +41,10 @@ template <class T, int SIDE> void pool(const T* from, T* to, const Shape<SIDE>& 
     for (int64_t i = 0; i < rows; ++i) {
         const T *upper = from + 2 * i * s.columns(), *lower = upper + s.columns();
         T* out = to + i * columns;
-        for (int64_t j = 0; j < columns; ++j)
-            out[j] = (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1]) * T(0.25);
+        for (int64_t j = 0; j < columns; ++j) {
+            const T left = upper[2 * j] + lower[2 * j], right = upper[2 * j + 1] + lower[2 * j + 1];
+            out[j] = (left + right) * T(0.25);
+        }
     }
 }
 
@@ -185,6 +188,81 @@ void second(const T* u_all, const T* p_all, const T* q_all, const T* e_all, cons
     }
 }
 
+// A plane of SIDE x SIDE with a border of zeros.
+template <class T, int SIDE> void bordered(const T* plane, T* to) {
+    constexpr int wide = SIDE + 2;
+    for (int j = 0; j < wide; ++j) to[j] = to[(SIDE + 1) * wide + j] = T(0);
+    for (int i = 0; i < SIDE; ++i) {
+        T* row = to + (i + 1) * wide;
+        row[0] = row[SIDE + 1] = T(0);
+        for (int j = 0; j < SIDE; ++j) row[j + 1] = plane[i * SIDE + j];
+    }
+}
+
+// Adds the correlation of a bordered plane with a 3x3 kernel.
+template <class T, int SIDE> void correlate(const T* plane, const T* kernel, T* to) {
+    constexpr int wide = SIDE + 2;
+    const T a = kernel[0], b = kernel[1], c = kernel[2], d = kernel[3], e = kernel[4],
+            f = kernel[5], g = kernel[6], h = kernel[7], k = kernel[8];
+    for (int i = 0; i < SIDE; ++i) {
+        const T *u = plane + i * wide, *v = u + wide, *w = v + wide;
+        T* out = to + i * SIDE;
+        for (int j = 0; j < SIDE; ++j)
+            out[j] += a * u[j] + b * u[j + 1] + c * u[j + 2] + d * v[j] + e * v[j + 1] +
+                      f * v[j + 2] + g * w[j] + h * w[j + 1] + k * w[j + 2];
+    }
+}
+
+struct Layer {
+    int64_t images, inputs, outputs;
+    int threads;
+};
+
+// y = w * x + b for 3x3 kernels with a border of one.
+template <class T, int SIDE>
+void convolve(const T* x_all, const T* weight, const T* bias, T* y_all, const Layer s) {
+    constexpr int n = SIDE * SIDE, padded = (SIDE + 2) * (SIDE + 2);
+#pragma omp parallel num_threads(s.threads) if (s.threads > 1)
+    {
+        std::vector<T> planes(s.inputs * padded);
+#pragma omp for
+        for (int64_t i = 0; i < s.images; ++i) {
+            for (int64_t c = 0; c < s.inputs; ++c)
+                bordered<T, SIDE>(x_all + (i * s.inputs + c) * n, planes.data() + c * padded);
+            for (int64_t o = 0; o < s.outputs; ++o) {
+                T* y = y_all + (i * s.outputs + o) * n;
+                for (int j = 0; j < n; ++j) y[j] = bias ? bias[o] : T(0);
+                for (int64_t c = 0; c < s.inputs; ++c)
+                    correlate<T, SIDE>(planes.data() + c * padded,
+                                       weight + (o * s.inputs + c) * 9, y);
+            }
+        }
+    }
+}
+
+// The cotangent of x from that of y.
+template <class T, int SIDE>
+void convolve_back(const T* d_all, const T* weight, T* dx_all, const Layer s) {
+    constexpr int n = SIDE * SIDE;
+#pragma omp parallel num_threads(s.threads) if (s.threads > 1)
+    {
+        std::vector<T> plane((SIDE + 2) * (SIDE + 2));
+#pragma omp for
+        for (int64_t i = 0; i < s.images; ++i) {
+            T* dx = dx_all + i * s.inputs * n;
+            for (int64_t j = 0; j < s.inputs * n; ++j) dx[j] = T(0);
+            for (int64_t o = 0; o < s.outputs; ++o) {
+                bordered<T, SIDE>(d_all + (i * s.outputs + o) * n, plane.data());
+                for (int64_t c = 0; c < s.inputs; ++c) {
+                    T turned[9];
+                    for (int j = 0; j < 9; ++j) turned[j] = weight[(o * s.inputs + c) * 9 + 8 - j];
+                    correlate<T, SIDE>(plane.data(), turned, dx + c * n);
+                }
+            }
+        }
+    }
+}
+
 // Calls `work(shape, relu, pooled)`, with constants where they are the usual ones.
 template <class T, class Work>
 void dispatch(const Sizes& sizes, const bool relu, const bool pooled, const Work work) {
@@ -198,6 +276,13 @@ void dispatch(const Sizes& sizes, const bool relu, const bool pooled, const Work
         }
     }
     work(Shape<0>(sizes), relu, pooled);
+}
+
+// Calls `work(side)` with a constant.
+template <class Work> void by_side(const int64_t side, const Work work) {
+    if (side == 8) return work(std::integral_constant<int, 8>());
+    if (side == 16) return work(std::integral_constant<int, 16>());
+    if (side == 32) return work(std::integral_constant<int, 32>());
 }
 
 }  // namespace
@@ -233,6 +318,25 @@ void dispatch(const Sizes& sizes, const bool relu, const bool pooled, const Work
                       relu, pooled);                                                              \
         });                                                                                       \
     }
+#define CONVOLUTIONS(T, name)                                                                     \
+    extern "C" void convolve_##name(const T* x, const T* weight, const T* bias, T* y,            \
+                                    int64_t images, int64_t inputs, int64_t outputs,             \
+                                    int64_t side, int threads) {                                 \
+        by_side(side, [&](auto size) {                                                           \
+            convolve<T, decltype(size)::value>(x, weight, bias, y,                               \
+                                               {images, inputs, outputs, threads});              \
+        });                                                                                       \
+    }                                                                                             \
+    extern "C" void convolve_back_##name(const T* d, const T* weight, T* dx, int64_t images,     \
+                                         int64_t inputs, int64_t outputs, int64_t side,          \
+                                         int threads) {                                          \
+        by_side(side, [&](auto size) {                                                           \
+            convolve_back<T, decltype(size)::value>(d, weight, dx,                               \
+                                                    {images, inputs, outputs, threads});         \
+        });                                                                                       \
+    }
 
+CONVOLUTIONS(float, float32)
+CONVOLUTIONS(double, float64)
 ENTRIES(float, float32)
 ENTRIES(double, float64)
