@@ -2,9 +2,10 @@
 
 The networks of this field are small: on a CPU their norms, ReLUs and poolings take longer than
 their convolutions, since each of torch's kernels reads and writes whole tensors. `kernels.cpp` does
-the three in one pass (see `robustdd_bench.toolkit.blocks`, which says what is computed).
+the three in one pass (see `robustdd_bench.toolkit.blocks`, which says what is computed), and the
+convolutions of grey images.
 
-A C++ compiler makes a library of it in a few seconds, for the processor at hand. The library is kept
+A C++ compiler makes a library of it in a few seconds, for the processor at hand. It is kept
 in the user's cache under a name with a hash of the source, the compiler's options and the
 processor, so other workers, runs and days find it. Where there is no compiler, or it fails,
 networks compute with torch's kernels; the reason is told in one line.
