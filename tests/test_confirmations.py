@@ -316,7 +316,7 @@ def test_a_confirmation_of_something_else_is_refused(root, tmp_path) -> None:
 
 
 def test_what_a_run_is_made_with_is_named_in_one_place() -> None:
-    assert {"version", "device", "threads", "torch", "harness"} == MEANS
+    assert {"version", "device", "threads", "torch", "harness", "compile"} == MEANS
 
 
 def test_publish_says_what_a_run_confirms(root, tmp_path, capsys, monkeypatch) -> None:
