@@ -28,7 +28,8 @@ from bench_results import this_commit, this_machine
 from compiled_workloads import with_torchs_pooling
 from floor_results import Floor, Share
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.toolkit.flat import FlatNetwork
@@ -44,6 +45,22 @@ RESULTS = Path(__file__).with_name("results") / "floor"
 CASES = {"engine-w64-b50": (64, 50), "engine-w128-b10": (128, 10)}
 STEPS = 10
 MATRIX = 2048
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the operations of convolutions and matrix products by torch's own formulas.
+
+    `FlopCounterMode` follows modules by hooks that a gradient of a gradient does not allow.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore
+        found = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=found)
+        return found
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -109,9 +126,9 @@ def child(name: str, n: int, inductor: bool) -> None:
     operations = {}
     for way, (work, steps) in ways.items():
         if way != "inductor":
-            with FlopCounterMode(display=False) as counter:
+            with _Counter() as counter:
                 work()
-            operations[way] = counter.get_total_flops() / steps
+            operations[way] = counter.total / steps
     taken: dict[str, list[float]] = {way: [] for way in ways}
     rate: list[float] = []
     for _ in range(n):

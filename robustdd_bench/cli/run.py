@@ -296,7 +296,10 @@ def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
         return
     facts = [
         ("run id", plan.run_id()),
-        ("identity", f"{plan.identity()} (the same with other versions, device, threads or kernels)"),
+        (
+            "identity",
+            f"{plan.identity()} (the same with other versions, device, threads or kernels)",
+        ),
         ("folder", folder),
         ("method", f"{plan.method} (plugin {plan.plugin}, {plan.distribution} {plan.version})"),
         *((f"  {key}", value) for key, value in plan.config.items()),
