@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +134,31 @@ def test_another_source_or_processor_is_another_library(compiler, fresh, monkeyp
     source.write_text(compile_module.SOURCE.read_text() + "// more\n")
     monkeypatch.setattr(compile_module, "SOURCE", source)
     assert len({first, second, compile_module._library()}) == 3
+
+
+def test_the_width_of_vectors_changes_no_bit(compiler, fresh, monkeypatch):
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("the options are those of x86")
+    monkeypatch.setattr(compile_module, "TUNING", (("-march=x86-64-v2",),))
+    narrow = compile_module._load(compile_module._library())
+    monkeypatch.undo()
+    wide = kernels()
+    source = torch.Generator().manual_seed(0)
+    for side, dtype in itertools.product((4, 5, 8, 32), (torch.float32, torch.float64)):
+        x, u, d = (torch.randn(2, 3, side, side, generator=source, dtype=dtype) for _ in range(3))
+        weight, bias = torch.randn(2, 3, generator=source, dtype=dtype)
+        results = []
+        for library in (narrow, wide):
+            y, d_x, to_x = (torch.empty_like(x) for _ in range(3))
+            to_e = torch.empty_like(x)
+            means, scales, *sums = (torch.empty(2, 3, dtype=dtype) for _ in range(5))
+            norm = (weight, bias, means, scales)
+            sizes = (6, 3, side, side)
+            library("forward", (x, weight, bias, y, means, scales), *sizes, 1e-5, 1, 0)
+            library("backward", (d, x, *norm, d_x, *sums[:2]), *sizes, 1, 0)
+            library("second", (u, weight, bias, d, x, *norm, to_e, to_x, sums[2]), *sizes, 1, 0)
+            results.append([y, means, scales, d_x, to_e, to_x, *sums])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_what_differs_from_the_eager_step_is_told_and_not_trusted():

@@ -40,7 +40,15 @@ from robustdd_bench.toolkit.capture import TOLERANCE, Availability
 CACHE = "ROBUSTDD_CACHE"
 SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("g++", "clang++", "c++")
-BASE = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+BASE = (
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+)
 TUNING = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
 """Tried one after the other: not every compiler knows its processor or has OpenMP."""
 TIMEOUT_S = 120
