@@ -115,7 +115,7 @@ def match_gradients(
     seeds = task.seeds
     key = f"{method} ipc={ipc} {seeds} {replace(recipe, checkpoint_seconds=0)}"
     checkpoint = Checkpoint(task.work_dir / f"{method}.safetensors", recipe.checkpoint_seconds, key)
-    network = RedrawnNetwork(task, seeds.seed("network", 0), reporter.note)
+    network = RedrawnNetwork(task, seeds.seed("network", 0), order=2, note=reporter.note)
     layer = network.layer
     labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
     saved = checkpoint.load(task.device)

@@ -117,7 +117,7 @@ class DM(Distiller):
             augmentation = augmentation.without("flip")
         key = f"dm ipc={ipc} {seeds} {augmentation} {replace(config, checkpoint_seconds=0)}"
         checkpoint = Checkpoint(task.work_dir / "dm.safetensors", config.checkpoint_seconds, key)
-        network = RedrawnNetwork(task, seeds.seed("network", 0), reporter.note)
+        network = RedrawnNetwork(task, seeds.seed("network", 0), note=reporter.note)
         layer = network.layer
         labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
         saved = checkpoint.load(task.device)

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from robustdd_bench.files import file_sha256
 from robustdd_bench.toolkit.capture import TOLERANCE, Availability
+from robustdd_bench.toolkit.seeds import isolated_rng
 
 CACHE = "ROBUSTDD_CACHE"
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -137,12 +138,15 @@ def trusted(
 ) -> bool:
     """Whether compiled kernels do what torch's do, on the first thing they are to compute.
 
+    Both draw the same from the global generator, which is left as it was: a network may have
+    dropout, and a run that is gone on with holds its kernels once more.
+
     Args:
         compiled: computes it with compiled kernels.
         eager: computes it without.
         note: told, in one line, what is wrong.
     """
-    found, expected = ([t.detach().double() for t in compute()] for compute in (compiled, eager))
+    found, expected = (_values(compute) for compute in (compiled, eager))
     sizes = [float(tensor.norm()) for tensor in expected]
     # The gradient of a bias before a norm is nothing but rounding, of the size of other gradients.
     rounding = ROUNDING * max((size for size in sizes if math.isfinite(size)), default=0.0)
@@ -156,6 +160,11 @@ def trusted(
         )
         return False
     return True
+
+
+def _values(compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    with isolated_rng(0):
+        return [tensor.detach().double() for tensor in compute()]
 
 
 @functools.cache

@@ -17,44 +17,54 @@ from robustdd_bench.toolkit.blocks import compiled
 from robustdd_bench.toolkit.compile import SAMPLE, trusted
 from robustdd_bench.toolkit.convolutions import Tape
 from robustdd_bench.toolkit.inputspace import split_network
-from robustdd_bench.toolkit.seeds import isolated_rng
 
 
 class RedrawnNetwork:
     """A network of a task, in train mode, whose tensors stay where they are.
 
-    Where the task wants compiled kernels, they compute it, derivatives up to the second included.
+    Where the task wants compiled kernels, they compute it.
 
     Args:
         task: gives the networks; all have one architecture.
         seed: of the first.
+        order: of the derivatives that the method takes, 1 or 2; kernels are held against torch's
+            in these, and a network need not have more.
         note: told, in one line, why kernels are not used although the task wants them.
     """
 
     def __init__(
-        self, task: DistillTask, seed: int, note: Callable[[str], object] = lambda text: None
+        self,
+        task: DistillTask,
+        seed: int,
+        *,
+        order: int = 1,
+        note: Callable[[str], object] = lambda text: None,
     ) -> None:
-        self._task = task
+        self._task, self._order = task, order
         self.layer, body = split_network(task.network(seed))
         self.body = body.train()
         if task.compile:
-            fast = compiled(body, Tape())
+            fast = compiled(body, Tape() if order > 1 else None)
             if trusted(lambda: self._sample(fast), lambda: self._sample(body), note):
                 self.body = fast
 
     def _sample(self, body: nn.Module) -> list[Tensor]:
         """Derivatives of a network at a few training images."""
         weights = [p for p in body.parameters() if p.requires_grad]
-        with isolated_rng(0), _kept_buffers(body):
+        with _kept_buffers(body):
             x = self.layer(self._task.pixels(torch.arange(SAMPLE) % len(self._task.images)))
             x = x.detach().requires_grad_()
             first = torch.autograd.grad(
-                body(x).logsumexp(1).sum(), [x, *weights], create_graph=True, allow_unused=True
+                body(x).logsumexp(1).sum(),
+                [x, *weights],
+                create_graph=self._order > 1,
+                allow_unused=True,
             )
-            used = [gradient for gradient in first if gradient is not None]
-            size = torch.stack([gradient.square().sum() for gradient in used[1:]]).sum()
-            second = torch.autograd.grad(size, x)
-        return [*used, *second]
+            found = [gradient for gradient in first if gradient is not None]
+            if self._order > 1:
+                size = torch.stack([gradient.square().sum() for gradient in found]).sum()
+                found += torch.autograd.grad(size, x)
+        return found
 
     def draw(self, seed: int) -> None:
         """Make it the network of a seed: its parameters and buffers."""
