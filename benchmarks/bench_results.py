@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Nothing unknown, no NaN."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Machine(_Strict):
+class Machine(Strict):
     """Where it was measured."""
 
     processor: str = Field(min_length=1)
@@ -44,7 +47,7 @@ def this_commit() -> str:
     return "" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else "")
 
 
-class Variant(_Strict):
+class Variant(Strict):
     """The measurements of one variant, one process each."""
 
     name: str
@@ -72,18 +75,34 @@ class Variant(_Strict):
         return self
 
 
-class Result(_Strict):
-    """One benchmark."""
+class Measured(Strict):
+    """What every committed result says of itself."""
 
     schema_version: Literal[1]
     name: str
     workload: str
     command: str
     commit: str
-    threads: int = Field(ge=1)
-    n: int = Field(ge=5)
+    """Of the harness."""
+    n: int
+    """Measurements of each variant or point."""
     machine: Machine
     versions: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> list[Self]:
+        """The results in a folder, in the order of their names."""
+        return [
+            cls.model_validate_json(path.read_text(encoding="utf-8"))
+            for path in sorted(folder.glob("*.json"))
+        ]
+
+
+class Result(Measured):
+    """One benchmark."""
+
+    threads: int = Field(ge=1)
+    n: int = Field(ge=5)
     naive: Variant
     ours: Variant
     speedup: float

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bench_results import Machine
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from bench_results import Measured, Strict
+from pydantic import Field, model_validator
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Share(_Strict):
+class Share(Strict):
     """One way of computing a student step."""
 
     way: Literal["field", "engine", "compiled", "inductor"]
@@ -26,18 +22,11 @@ class Share(_Strict):
     """Time that the operations would take at the rate of a matrix product, over `step_s`."""
 
 
-class Floor(_Strict):
+class Floor(Measured):
     """One case."""
 
-    schema_version: Literal[1]
-    name: str
-    workload: str
-    command: str
-    commit: str
     allocator: dict[str, str]
     n: int = Field(ge=3)
-    machine: Machine
-    versions: dict[str, str]
     rate: float = Field(gt=0)
     """Operations a second of a product of two matrices of 2048 x 2048."""
     compile_s: float | None = None

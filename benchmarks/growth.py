@@ -91,10 +91,7 @@ def measure(name: str, n: int) -> Growth:
 
 def committed(folder: Path = RESULTS) -> list[Growth]:
     """The curves that are in the repository, in the order of the names in `growth_curves`."""
-    found = [
-        Growth.model_validate_json(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    ]
+    found = Growth.read(folder)
     places = ("engine", "dc", "dm", "suite")
     return sorted(found, key=lambda g: (places.index(g.name.partition("-")[0]), g.name))
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-from bench_results import Machine, _Strict
+from bench_results import Measured
 from pydantic import Field, model_validator
 
 MARGIN = 0.15
@@ -21,21 +21,14 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     return statistics.linear_regression([math.log(x) for x in xs], [math.log(y) for y in ys]).slope
 
 
-class Growth(_Strict):
+class Growth(Measured):
     """Processor time over one quantity."""
 
-    schema_version: Literal[1]
-    name: str
     title: str
     quantity: str
-    workload: str
-    command: str
-    commit: str
     allocator: dict[str, str]
     threads: Literal[1]
     n: int = Field(ge=3)
-    machine: Machine
-    versions: dict[str, str]
     x: list[int] = Field(min_length=4)
     cpu_s: list[list[float]]
     """For each x the n measurements."""

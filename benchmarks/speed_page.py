@@ -40,11 +40,7 @@ def _measured() -> str:
 
 def peers() -> list[PeerResult]:
     """The committed comparisons with other codebases."""
-    folder = HERE / "peers" / "results"
-    return [
-        PeerResult.model_validate_json(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    ]
+    return PeerResult.read(HERE / "peers" / "results")
 
 
 def _peers() -> Iterable[str]:
@@ -80,10 +76,7 @@ def _peers() -> Iterable[str]:
 
 
 def _naive() -> Iterable[str]:
-    found = [
-        Result.model_validate_json(path.read_text(encoding="utf-8"))
-        for path in sorted((HERE / "results").glob("*.json"))
-    ]
+    found = Result.read(HERE / "results")
     rows = [("benchmark", "workload", "naive form", "ours", "speed", "memory")]
     for result in found:
         memory = "" if result.memory_ratio is None else _share(result.memory_ratio)
@@ -103,11 +96,7 @@ def _naive() -> Iterable[str]:
 
 def floors() -> list[Floor]:
     """The committed floors of the engine."""
-    folder = HERE / "results" / "floor"
-    return [
-        Floor.model_validate_json(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    ]
+    return Floor.read(HERE / "results" / "floor")
 
 
 def _floor() -> Iterable[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bench_results import Machine, Variant, _Strict
+from bench_results import Measured, Strict, Variant
 from pydantic import Field, model_validator
 
 _ROUNDING = 1e-6
 
 
-class Peer(_Strict):
+class Peer(Strict):
     """The other codebase."""
 
     name: str = Field(min_length=1)
@@ -40,7 +40,7 @@ class Ours(Variant):
     """Median peak memory of ours over that of the peer: below 1, ours needs less."""
 
 
-class Agreement(_Strict):
+class Agreement(Strict):
     """How far a value of ours lies from the peer's."""
 
     side: str
@@ -59,22 +59,14 @@ class Agreement(_Strict):
         return self
 
 
-class PeerResult(_Strict):
+class PeerResult(Measured):
     """One comparison."""
 
-    schema_version: Literal[1]
-    name: str
-    workload: str
     peer: Peer
-    command: str
-    commit: str
-    """Of the harness."""
     allocator: dict[str, str]
     """Variables of glibc's allocator, the same for all sides; empty: its defaults."""
     threads: Literal[1]
     n: int = Field(ge=5)
-    machine: Machine
-    versions: dict[str, str]
     theirs: Variant
     ours: list[Ours] = Field(min_length=1)
     agreement: list[Agreement] = Field(min_length=1)
