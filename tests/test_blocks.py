@@ -331,7 +331,7 @@ def _bytes(kept):
     return sum(t.numel() * t.element_size() for held in kept.values() for t in held)
 
 
-def test_a_replay_computes_no_dear_convolution_again(monkeypatch):
+def test_a_replay_computes_no_expensive_convolution_again(monkeypatch):
     p, network = fast_problem(body=convnet((3, 8, 8), CLASSES, depth=2, width=16), channels=3)
     calls = []
     shape = type(network.body[0]._shape)
@@ -352,11 +352,11 @@ def test_a_replay_computes_no_dear_convolution_again(monkeypatch):
         with tape.reading(kept):
             unroll._step_graph(network, p.start, p.images, p.labels, Step())
         # The first layer is cheap and large; the second is taken from the tape.
-        dear = {("forward", 2), ("backward", 2)}
+        expensive = {("forward", 2), ("backward", 2)}
         assert ("forward", 1) in calls
-        assert (dear & set(calls) == set()) == (budget > 0)
+        assert (expensive & set(calls) == set()) == (budget > 0)
         if budget == 0:
-            assert dear <= set(calls)
+            assert expensive <= set(calls)
         assert not any(kept.values())
 
 

@@ -11,9 +11,9 @@ of which torch's own form makes more: its `to w` is a convolution with kernels a
 
 The adjoint recursion (`robustdd_bench.toolkit.unroll`) computes a student step twice: forward, for
 its gradient, and again, for the products with that gradient. What the second time needs of the
-first are outputs of convolutions and their cotangents. A `Tape` keeps the dear ones, those of more
-than `WORTH` operations a number, and a replay takes them from it, so that little is computed twice
-and little is kept. A replay leaves out the gradients of weights: nothing reads their values.
+first are outputs of convolutions and their cotangents. A `Tape` keeps those that cost more than
+`WORTH` operations a number, and a replay takes them from it: little is computed twice, and little
+is kept. A replay leaves out the gradients of weights, since nothing reads their values.
 
 The cotangent of an input of few channels, such as an image, is a matrix product (see `FEW`).
 
