@@ -1,9 +1,9 @@
 """Kernels in C++ that are compiled on the user's machine, once, and kept for all later processes.
 
 The networks of this field are small: on a CPU their norms, ReLUs and poolings take about as long
-as their convolutions, since each of torch's kernels reads and writes whole tensors. `kernels.cpp` does
-the three in one pass (see `robustdd_bench.toolkit.blocks`, which says what is computed), and the
-convolutions of grey images.
+as their convolutions, since each of torch's kernels reads and writes whole tensors. `kernels.cpp`
+does the three in one pass (see `robustdd_bench.toolkit.blocks`, which says what is computed), and
+the convolutions of grey images.
 
 A C++ compiler makes a library of it in a few seconds, for the processor at hand. It is kept
 in the user's cache under a name with a hash of the source, the compiler's options and the
