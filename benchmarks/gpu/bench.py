@@ -267,6 +267,8 @@ class Bench:
 
     def _arguments(self) -> list[str]:
         options = ["--budget", f"{self.options.budget:g}"]
+        if self.options.train_files != 5:
+            options += ["--train-files", str(self.options.train_files)]
         return options + (["--tiny"] if self.tiny else [])
 
     def summary(self) -> None:
@@ -345,6 +347,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--data-root", type=Path, default=Path("data"), help="folder of CIFAR-10")
     made.add_argument("--budget", type=float, default=540, help="seconds to stay within")
     made.add_argument("--tiny", action="store_true", help="rehearse at a size for a CPU")
+    made.add_argument(
+        "--train-files", type=int, default=5, choices=range(1, 6), metavar="N",
+        help="files of CIFAR-10's training images to use, where not all of them are at hand",
+    )  # fmt: skip
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return made
 

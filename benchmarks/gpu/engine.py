@@ -33,6 +33,7 @@ from robustdd_bench.toolkit.unroll import (
 
 SIZES = {"C10 ipc 1, N=50": (10, 50), "C10 ipc 10, N=30": (100, 30), "C10 ipc 50, N=30": (500, 30)}
 TINY = {"tiny, N=2": (4, 2)}
+COMPILED = "compiled body"
 
 
 class Problem:
@@ -123,7 +124,7 @@ def variants(problem: Problem) -> dict[str, Callable[[], Gradients]]:
         ),
         "captured": lambda: engine.gradients(*arguments, steps),
         "reverse over forward": lambda: reverse_over_forward(problem),
-        "compiled body": compiled(problem),
+        COMPILED: compiled(problem),
     }
 
 
@@ -137,40 +138,41 @@ def main(arguments: list[str] | None = None) -> None:
     images, count = next(iter(sizes.values()))
     exact = _float64(Problem(images, count, width, device, torch.float64, "none"))
     strategies = ("none",) if tiny else ("none", "color_crop_cutout_flip_scale_rotate")
-    for name, (images, count) in sizes.items():
-        for strategy in strategies:
-            workload = name if strategy == "none" else f"{name}, DSA"
-            problem = Problem(images, count, width, device, torch.float32, strategy)
-            for variant, call in variants(problem).items():
-                if tiny and variant == "compiled body":
-                    continue  # a minute of compiling, and nothing to learn from it
+    first = next(iter(sizes))
 
-                def work(
-                    call: Callable[[], Gradients] = call,
-                    compared: bool = strategy == "none" and name == next(iter(sizes)),
-                ) -> dict[str, float]:
-                    found = call()
-                    if not compared:
-                        return {}
-                    return {
-                        "image_gradient_error": relative(found.images, exact.images),
-                        "alpha_gradient_error": relative(found.alpha, exact.alpha),
-                        "loss": float(found.loss),
-                    }
+    def measure(name: str, strategy: str, chosen: Callable[[str], bool]) -> None:
+        images, count = sizes[name]
+        workload = name if strategy == "none" else f"{name}, DSA"
+        compared = strategy == "none" and name == first
+        problem = Problem(images, count, width, device, torch.float32, strategy)
+        for variant, call in variants(problem).items():
+            if not chosen(variant):
+                continue
 
-                operations = None
-                if variant == "adjoint":
-                    operations = count_operations(call)
-                for arithmetic in (
-                    ("tf32",) if tiny or variant != "captured" else ("tf32", "float32")
-                ):
-                    label = variant if arithmetic == "tf32" else f"{variant}, {arithmetic}"
-                    with precision(arithmetic, device):
-                        bench.measure(
-                            workload, label, work, items=count, unit="steps", repeats=5,
-                            arithmetic=arithmetic, operations=operations,
-                        )  # fmt: skip
-            del problem
+            def work(call: Callable[[], Gradients] = call) -> dict[str, float]:
+                found = call()
+                if not compared:
+                    return {}
+                return {
+                    "image_gradient_error": relative(found.images, exact.images),
+                    "alpha_gradient_error": relative(found.alpha, exact.alpha),
+                    "loss": float(found.loss),
+                }
+
+            operations = count_operations(call) if variant == "adjoint" else None
+            for arithmetic in ("tf32",) if tiny or variant != "captured" else ("tf32", "float32"):
+                label = variant if arithmetic == "tf32" else f"{variant}, {arithmetic}"
+                with precision(arithmetic, device):
+                    bench.measure(
+                        workload, label, work, items=count, unit="steps", repeats=5,
+                        arithmetic=arithmetic, operations=operations,
+                    )  # fmt: skip
+
+    for strategy in strategies:
+        for name in sizes:
+            measure(name, strategy, lambda variant: variant != COMPILED)
+    if not tiny:  # a minute of compiling, and nothing to learn from it at that size
+        measure(first, "none", lambda variant: variant == COMPILED)
     bench.summary()
 
 

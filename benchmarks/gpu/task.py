@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,17 @@ NORMALISE = Preprocessing("normalise", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
-def splits(root: Path, tiny: bool) -> tuple[Split, Split]:
-    """Training and test images (N,3,32,32) uint8 with labels."""
+def splits(root: Path, tiny: bool, files: int = 5) -> tuple[Split, Split]:
+    """Training and test images (N,3,32,32) uint8 with labels.
+
+    Args:
+        root: folder of CIFAR-10.
+        tiny: something of its shape instead.
+        files: how many of the five files of training images to use.
+    """
+    if not tiny and files < 5:
+        names = [f"data_batch_{i + 1}" for i in range(files)]
+        return _read(root, names), _read(root, ["test_batch"])
     if not tiny:
         data = collect(get_plugin_manager()).get("datasets", "cifar10").load()(root, False)
         return data.train, data.test
@@ -32,6 +42,17 @@ def splits(root: Path, tiny: bool) -> tuple[Split, Split]:
         return Split(x, torch.arange(count) % 10)
 
     return images(20), images(10)
+
+
+def _read(root: Path, names: list[str]) -> Split:
+    """The images of some of CIFAR-10's own files."""
+    images, labels = [], []
+    for name in names:
+        with (root / "cifar-10-batches-py" / name).open("rb") as file:
+            content = pickle.load(file, encoding="bytes")
+        images.append(torch.from_numpy(content[b"data"]).view(-1, 3, 32, 32))
+        labels.append(torch.tensor(content[b"labels"]))
+    return Split(torch.cat(images), torch.cat(labels))
 
 
 def task(train: Split, device: torch.device, tiny: bool, folder: Path) -> DistillTask:
