@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -347,9 +348,11 @@ def test_nothing_waits_for_the_gpu(name, norm):
     images = torch.rand(5, 1, 4, 4, dtype=torch.float64, device="cuda")
     labels = torch.arange(5, device="cuda") % 4
     generator = ExampleGenerator(0, torch.arange(5, device="cuda"))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        found = attack.perturb(model, images, labels, threat, generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the mode a prototype, each time it is set
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = attack.perturb(model, images, labels, threat, generator)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     assert found.shape == images.shape

@@ -16,6 +16,7 @@ from robustdd_bench.toolkit.capture import (
     availability,
     difference,
 )
+from robustdd_bench.toolkit.precision import precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -219,6 +220,19 @@ def test_inputs_of_one_name_shape_and_type_share_a_tensor() -> None:
     ]
     assert len({tensor.data_ptr() for tensor in (first, *others)}) == 5
     assert first.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16"])
+def test_another_arithmetic_has_graphs_of_its_own(name, monkeypatch) -> None:
+    # Without, a graph captured in TF32 answered where float32 was asked for: seen on an H200.
+    monkeypatch.setenv("ROBUSTDD_CAPTURE", "rehearse")
+    done = []
+    replayer = Replayer(CPU, [])
+    for i, arithmetic in enumerate(("default", name, "default", name)):
+        with precision(arithmetic, CPU):
+            replayer.run("key", lambda i=i: done.append(i))
+    # A rehearsed step is the first that was given for its key.
+    assert done == [0, 1, 0, 1]
 
 
 def test_inputs_are_copies() -> None:

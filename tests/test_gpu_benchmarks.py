@@ -92,6 +92,17 @@ def test_every_way_of_training_an_expert_runs(bench, tmp_path) -> None:
     assert 5 < pgd.operations / natural["resident"].operations < 12
 
 
+def test_a_step_is_told_kernel_by_kernel_beside_its_floors(tmp_path) -> None:
+    done = rehearse("kernels", tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["steps"]
+    assert {name.split(",")[0] for name in steps} == {"training", "adversary", "matching"}
+    for one in steps.values():
+        assert one["ms"] > one["floor_operations_ms"] > 0 < one["floor_bytes_ms"]
+        assert "convolution" in one["longest"][0]["name"]
+        assert 0.3 < sum(row["share"] for row in one["longest"]) <= 1.0
+
+
 def test_what_there_is_no_time_for_is_listed(bench, tmp_path) -> None:
     done = rehearse("engine", tmp_path, "--budget", "0")
     assert done.returncode == 0, done.stderr

@@ -154,7 +154,7 @@ def test_a_plan_is_priced_whole_and_a_method_unknown_here_is_told(monkeypatch, c
     words = ["--method", "mtt", "--track", "digits-ipc1", "--preset", "quick", "--rate", "1e-3"]
     cost.main(words)
     head, row = capsys.readouterr().out.splitlines()
-    assert head.startswith("seconds at an assumed 0.001 TFLOP/s")
+    assert head.startswith("seconds at 0.001 TFLOP/s")
     assert row.startswith("mtt on digits-ipc1, seed 0")
     bound = [float(word) for word in row.split()[5:9]]
     cost.main([*words, "--right", ".5", "--standing", ".1"])
@@ -175,14 +175,13 @@ def test_minutes_leaves_most_of_ten_minutes_to_the_attacks():
     assert {run.plan.preset for run in runs} == {"minutes"}
     for run in runs:
         it = cost.facts(run.plan, registry())
-        assert (
-            sum(cost.before_attacks(it).values()) < 150 * 60e12
-        )  # two and a half minutes at an assumed 60 TFLOP/s
+        # Two and a half minutes at 60 TFLOP/s, for which the preset was made; 19 were measured.
+        assert sum(cost.before_attacks(it).values()) < 150 * 60e12
 
 
 @pytest.mark.slow
 def test_minutes_fits_a_call_if_half_the_images_are_right_and_half_of_these_stand(capsys):
-    words = ["--sweep", str(SWEEP), "--right", ".5", "--standing", ".25"]
+    words = ["--sweep", str(SWEEP), "--right", ".5", "--standing", ".25", "--rate", "60"]
     cost.main(words)
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == 4

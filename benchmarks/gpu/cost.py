@@ -1,15 +1,16 @@
 """Floating-point operations of a run, stage by stage, before it is run.
 
     python benchmarks/gpu/cost.py --method mat --track cifar10-ipc10 --preset minutes
-    python benchmarks/gpu/cost.py --sweep benchmarks/gpu/board.toml --rate 60
+    python benchmarks/gpu/cost.py --sweep benchmarks/gpu/board.toml --rate 19
 
 What one image costs in a forward pass, in a gradient and in a student step differentiated again is
 counted from the program, as are an attack's passes; the rest is multiplied from plan and preset.
 
-Seconds are operations divided by `--rate` (TFLOP/s). THE RATE IS AN ASSUMPTION, and what computes
-nothing is left out: launches, memory, the fit of ZCA, sanity checks, files. Attacks are bounded
-from above as if every test image stayed right; `--right` and `--standing` say which share is
-expected to be right without an attack, and still after the first ones.
+Seconds are operations divided by `--rate` (TFLOP/s): 19 is what experts of width 128 sustained on
+an H200 (benchmarks/results/gpu/experts.json); small batches sustain less. What computes nothing is
+left out: launches, memory, the fit of ZCA, sanity checks, files. Attacks are bounded from above as
+if every test image stayed right; `--right` and `--standing` say which share is expected to be right
+without an attack, and still after the first ones.
 """
 
 from __future__ import annotations
@@ -377,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table: seconds of each stage at the rate, and Peta-operations in all."""
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     chosen.add_options(made)
-    made.add_argument("--rate", type=float, default=60, help="TFLOP/s that are sustained: assumed")
+    made.add_argument("--rate", type=float, default=19, help="TFLOP/s that are sustained")
     made.add_argument("--right", type=float, default=1.0, help="share right without an attack")
     made.add_argument("--standing", type=float, default=1.0, help="share that attacks leave")
     made.add_argument("--limit", type=float, default=540, help="seconds that a call may take")
@@ -390,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RobustDDError as error:
         made.error(str(error))
     head = "".join(f"{stage:>10}" for stage in STAGES)
-    print(f"seconds at an assumed {options.rate:g} TFLOP/s{'':16}{head}{'all':>9}{'PFLOP':>9}")
+    print(f"seconds at {options.rate:g} TFLOP/s{'':27}{head}{'all':>9}{'PFLOP':>9}")
     for run, stages in zip(runs, found, strict=True):
         seconds = {stage: count / options.rate / 1e12 for stage, count in stages.items()}
         each = "".join(f"{seconds[stage]:10.1f}" for stage in STAGES)

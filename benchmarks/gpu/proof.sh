@@ -3,7 +3,7 @@
 #
 #     benchmarks/gpu/proof.sh OUT DATA_ROOT [TRAIN_FILES]
 #
-# In about five minutes: doctor, `pytest -m gpu`, then the engine, experts and students, each with a
+# In about five minutes: doctor, `pytest -m gpu`, then kernels, the engine, experts and students, each with a
 # budget. A step that fails or takes too long costs the others nothing; logs and results are in OUT.
 # TINY=--tiny rehearses it on a CPU.
 set -u
@@ -21,15 +21,15 @@ step() { # seconds name command...
 }
 
 step 60 doctor python3 -m robustdd_bench doctor
-step 100 pytest python3 -m pytest -m gpu -n 4 --durations=5 tests/test_gpu.py tests/test_capture.py \
+step 100 pytest python3 -m pytest -m gpu -p no:benchmark -n 4 --durations=5 tests/test_gpu.py tests/test_capture.py \
     tests/test_engine.py tests/test_randomness.py tests/test_cli_doctor.py \
     tests/test_attacks_properties.py
-for script in engine:85 experts:85 students:60; do
+for script in kernels:30 engine:85 experts:85 students:60; do
     name=${script%:*} budget=${script#*:}
     step $((budget + 25)) "$name" python3 "benchmarks/gpu/$name.py" --out "$out" \
         --data-root "$data" --train-files "$files" --budget "$budget" ${TINY:-}
 done
-for name in doctor pytest engine experts students; do
+for name in doctor pytest kernels engine experts students; do
     echo "== $name"
     tail -n 30 "$out/$name.log" | grep -v '^[{} ]' | cut -c 1-150
 done

@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustdd_bench.toolkit.precision import settings
+
 Step = Callable[[], None]
 
 VARIABLE = "ROBUSTDD_CAPTURE"
@@ -121,7 +123,11 @@ class Replayer:
         return self._active or self._rehearsed
 
     def run(self, key: Hashable, step: Step) -> None:
-        """Do one step: replay the graph of its key, which is captured at the first call."""
+        """Do one step: replay the graph of its key, which is captured at the first call.
+
+        Steps of the same key in another arithmetic (`precision`) have graphs of their own.
+        """
+        key = key, settings(self._device)
         if self._rehearsed:
             step = self._first.setdefault(key, step)
         if not self._active:

@@ -44,6 +44,19 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+def settings(device: torch.device) -> tuple[bool, bool, torch.dtype | None]:
+    """What decides the arithmetic on a device: TF32 in products, TF32 in convolutions, autocast.
+
+    A captured step computes for ever as it was captured, so these are part of its key.
+    """
+    cast = torch.is_autocast_enabled(device.type)
+    return (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_autocast_dtype(device.type) if cast else None,
+    )
+
+
 def check_precision(name: str, what: str = "precision") -> None:
     """Raise ValueError, which names the setting, unless it is one of `PRECISIONS`."""
     if name not in PRECISIONS:

@@ -1,0 +1,130 @@
+"""Where the time of a step goes, kernel by kernel: an expert, its adversary, the matching.
+
+ConvNet-3 of width 128 on 3x32x32, each step done eagerly under torch's profiler after a warm-up.
+Beside the kernels stand two floors: the counted operations over the measured rate of a large matrix
+product, and the bytes of activations (each written once forward, read once and written once
+backward, in float32) over the measured rate of a large copy. What a kernel takes above both can be
+saved by fusing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from bench import Bench, count_operations, parse
+from engine import Problem
+from torch.profiler import ProfilerActivity, profile
+
+from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
+from robustdd_bench.toolkit.precision import precision
+from robustdd_bench.toolkit.unroll import adjoint_gradients
+
+SHOWN = 12
+
+
+def works(problem: Problem) -> dict[str, Callable[[], object]]:
+    """By name: one step of each kind on all images of the problem."""
+    network, theta = problem.network, problem.start.detach().requires_grad_()
+    pixels, labels = problem.images, problem.labels
+    adversary = Adversary(threat=ThreatModel("Linf", 2 / 255), steps=1, step_size=1 / 255)
+    noise = torch.Generator(device=pixels.device).manual_seed(0)
+
+    def train() -> object:
+        return torch.autograd.grad(F.cross_entropy(network(theta, pixels), labels), theta)
+
+    def attack() -> object:
+        fixed = theta.detach()
+        return attack_batch(
+            "pgd", lambda x: network(fixed, x), pixels.clamp(0, 1), labels, adversary, noise
+        )
+
+    def match() -> object:
+        return adjoint_gradients(network, *problem.arguments(), problem.steps[:1])
+
+    return {"training": train, "adversary": attack, "matching": match}
+
+
+def measured(work: Callable[[], object], device: torch.device, repeats: int) -> dict[str, Any]:
+    """Seconds of a step by kernel, the longest first."""
+    for _ in range(min(3, repeats)):
+        work()
+    cuda = device.type == "cuda"
+    kinds = [ProfilerActivity.CUDA] if cuda else [ProfilerActivity.CPU]
+    with profile(activities=kinds) as seen:
+        for _ in range(repeats):
+            work()
+        if cuda:
+            torch.cuda.synchronize()
+    rows = [
+        (
+            event.self_device_time_total if cuda else event.self_cpu_time_total,
+            event.count / repeats,
+            event.key,
+        )
+        for event in seen.key_averages()
+    ]
+    rows.sort(reverse=True)
+    total = sum(row[0] for row in rows)
+    return {
+        "ms": total / repeats / 1e3,
+        "kernels": sum(row[1] for row in rows),
+        "longest": [
+            {"share": time / total, "count": count, "name": name[:110]}
+            for time, count, name in rows[:SHOWN]
+        ],
+    }
+
+
+def activation_bytes(problem: Problem) -> int:
+    """Bytes of the outputs of all layers, for all images."""
+    sizes: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel() * 4))
+        for module in problem.body.modules()
+        if not list(module.children())
+    ]
+    with torch.no_grad():
+        problem.body(problem.images)
+    for hook in hooks:
+        hook.remove()
+    return sum(sizes)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Profile everything; one file and one table."""
+    options = parse(__doc__, arguments)
+    bench = Bench("kernels", options)
+    tiny, device = bench.tiny, bench.device
+    sizes = {"256 images": 4} if tiny else {"256 images": 256, "50 images": 50}
+    found: dict[str, Any] = {"ceilings": bench.ceilings, "machine": options.device, "steps": {}}
+    if device.type == "cuda":
+        found["machine"] = torch.cuda.get_device_name()
+    for size, images in sizes.items():
+        problem = Problem(images, 1, 4 if tiny else 128, device, torch.float32, "none")
+        moved = 3 * activation_bytes(problem) / bench.ceilings["copy"] * 1e3
+        for arithmetic in ("tf32",) if tiny else ("tf32", "float32"):
+            with precision(arithmetic, device):
+                for name, work in works(problem).items():
+                    one = measured(work, device, 2 if tiny else 20)
+                    computed = count_operations(work) / bench.ceilings[arithmetic] * 1e3
+                    one |= {"floor_operations_ms": computed, "floor_bytes_ms": moved}
+                    found["steps"][f"{name}, {size}, {arithmetic}"] = one
+                    options.out.mkdir(parents=True, exist_ok=True)
+                    path = options.out / "kernels.json"
+                    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                    print(
+                        f"{name}, {size}, {arithmetic}: {one['ms']:.3f} ms in {one['kernels']:.0f} "
+                        f"kernels; floors {computed:.3f} ms, {moved:.3f} ms"
+                    )
+                    for row in one["longest"]:
+                        print(f"  {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name']}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
