@@ -46,6 +46,11 @@ name = "pgd"
 """
 
 
+def variant_of(name: str) -> str:
+    """What follows the number of images in a track's name, such as "at"."""
+    return name.partition("-ipc")[2].partition("-")[2]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_embedded_track_loads_under_its_registered_name(name: str) -> None:
     track = load_track(name, REGISTRY)
@@ -66,7 +71,7 @@ def test_the_registered_summary_agrees_with_the_file(name: str) -> None:
     assert f"{images} per class" in track.summary
     dataset = {"digits": "digits 8x8", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
     assert summary.split(",")[0] == dataset[track.data.dataset]
-    variant = name.partition(f"-ipc{track.data.ipc}-")[2]
+    variant = variant_of(name)
     assert track.summary.split(",")[0] == dataset[track.data.dataset]
     assert name.partition("-ipc")[2].split("-")[0] == str(track.data.ipc)
     if variant.startswith("transfer-"):
@@ -92,6 +97,22 @@ def test_cifar_tracks_measure_at_1_2_4_8_over_255(name: str) -> None:
     assert (threat.norm, threat.headline) == ("Linf", 2 / 255)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cifar10-small")])
+def test_small_tracks_of_cifar_10_have_all_training_images_and_200_test_images_a_class(
+    name: str,
+) -> None:
+    track = load_track(name, REGISTRY)
+    assert track.data.options == {"test_per_class": 200}
+    assert round(track.data.validation_fraction * 5000) == 200
+    assert track.network.options == {"depth": 3, "width": 64}
+    assert (track.ranked_seeds, track.seed_scheme) == (5, 2)
+    ladder = [attack.name for attack in track.attacks if attack.at == "ladder"]
+    assert ladder == ["noise", "fgsm", "pgd", "apgd-ce", "apgd-dlr", "apgd-t"]
+    students = track.students.adversarial
+    if students is not None:  # from its random start it reaches every corner of the ball
+        assert students.steps * students.relative_step >= 2.5
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("digits")])
 def test_digits_are_never_mirrored(name: str) -> None:
     track = load_track(name, REGISTRY)
@@ -100,10 +121,10 @@ def test_digits_are_never_mirrored(name: str) -> None:
 
 
 def test_tracks_of_one_dataset_differ_only_in_ipc_and_in_its_name() -> None:
-    for family in ("digits", "cifar10", "cifar100"):
+    for family in ("digits", "cifar10", "cifar10-small", "cifar100"):
         rest = []
         for name in NAMES:
-            if name.startswith(f"{family}-ipc") and name.count("-") == 1:
+            if name.startswith(f"{family}-ipc") and not variant_of(name):
                 fields = load_track(name, REGISTRY).model_dump()
                 del fields["name"], fields["summary"], fields["data"]["ipc"]
                 rest.append(fields)
@@ -111,10 +132,10 @@ def test_tracks_of_one_dataset_differ_only_in_ipc_and_in_its_name() -> None:
         assert all(fields == rest[0] for fields in rest)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.count("-") > 1])
+@pytest.mark.parametrize("name", [name for name in NAMES if variant_of(name)])
 def test_a_variant_differs_from_its_track_only_in_its_students(name: str) -> None:
     track = load_track(name, REGISTRY)
-    base = load_track("-".join(name.split("-")[:2]), REGISTRY)
+    base = load_track(name.removesuffix(f"-{variant_of(name)}"), REGISTRY)
     variant, plain = track.model_dump(), base.model_dump()
     for fields in (variant, plain):
         del fields["name"], fields["summary"]
