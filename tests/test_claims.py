@@ -287,6 +287,8 @@ def test_intervals_in_a_studys_table_are_computed_or_marked() -> None:
     spec.loader.exec_module(module)
     seen = {module.COMPUTED: 0, module.NOT_KEPT: 0}
     for path in sorted(STUDIES.glob("*.md")):
+        if path.stem == "normalised-pixels":  # drawn whole from its outcomes: test_studies.py
+            continue
         text = path.read_text(encoding="utf-8")
         results = path.with_suffix(".json")
         rows = [line for line in text.splitlines() if PAIR.search(line) and line.startswith("|")]

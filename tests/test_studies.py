@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from made_up import made_up, share
 from small_runs import example
 
@@ -16,6 +17,9 @@ from robustdd_bench.board.kept import differences, keep, kept_bits
 from robustdd_bench.board.standings import standings
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import read_json, write_json
+from robustdd_bench.protocol.networks import convnet
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.toolkit.seeds import isolated_rng
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = {
@@ -23,6 +27,7 @@ STUDIES = {
     "attacks-digits": "study_attacks",
     "expert-precision": "study_sweep",
     "mat-cifar10": "study_sweep",
+    "normalised-pixels": "study_normalised",
 }
 
 
@@ -217,3 +222,58 @@ def test_runs_of_several_seeds_are_compared_over_seeds() -> None:
     swapped = [keep(record) for record in reversed(records["b"])]
     with pytest.raises(UsageError, match="differ in seed"):
         differences([keep(record) for record in records["a"]], swapped)
+
+
+@pytest.fixture(scope="module")
+def student():
+    """A network behind a normalisation, images and labels."""
+    layer = Preprocessing("normalise", (0.4,), (0.25,)).layer(torch.zeros(1, 1, 8, 8))
+    with isolated_rng(0):
+        body = convnet((1, 8, 8), 10, depth=2, width=4).eval()
+    images = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    network = torch.nn.Sequential(layer, body)
+    return network, images, network(images).argmax(1)
+
+
+def test_an_image_clamped_as_published_loses_what_is_darker_than_the_mean(student) -> None:
+    module = script("study_normalised")
+    network, images, labels = student
+    found = module.normalised_spaces(network, images, labels)
+    brightened = network(images.clamp(min=0.4, max=0.65)).argmax(1) == labels
+    assert torch.equal(found["published: no attack"], brightened)
+    assert found["normalised: no attack"].all()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd_l2"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_an_attack_of_the_published_protocol_stays_in_its_ball_and_does_harm(
+    name, targeted, student
+) -> None:
+    module = script("study_normalised")
+    (layer, body), images, labels = student
+    z, aim = layer(images), (labels + 1) % 10 if targeted else labels
+
+    def valid(x):
+        return x.clamp(float(layer(torch.zeros(1))), float(layer(torch.ones(1))))
+
+    moved = getattr(module, name)(body, z, aim, valid, targeted)
+    delta = (moved - z).flatten(1)
+    size = delta.norm(dim=1) if name == "pgd_l2" else delta.abs().amax(1)
+    assert float(size.max()) <= (module.L2_EPS if name == "pgd_l2" else module.EPS) + 1e-5
+    loss = torch.nn.functional.cross_entropy
+    with torch.no_grad():
+        change = float(loss(body(moved), aim) - loss(body(z), aim))
+    assert change < -0.01 if targeted else change > 0.01
+    pixels = moved * 0.25 + 0.4
+    assert pixels.min() > -1e-6
+    assert pixels.max() < 1 + 1e-6
+
+
+def test_where_nothing_is_normalised_both_spaces_are_one(student) -> None:
+    module = script("study_normalised")
+    (_, body), images, _ = student
+    network = torch.nn.Sequential(torch.nn.Identity(), body)
+    labels = body(images).argmax(1)
+    found = module.normalised_spaces(network, images, labels)
+    for name in module.ATTACKS:
+        assert torch.equal(found[f"published: {name}"], found[f"normalised: {name}"])
