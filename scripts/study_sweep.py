@@ -1,6 +1,7 @@
 """A study made of sweeps: collect validation runs into a JSON file, and draw the study's tables.
 
     python scripts/study_sweep.py collect STUDY.json FOLDER [FOLDER ...] [--repeats]
+    python scripts/study_sweep.py missing STUDY.json SWEEP.toml
     python scripts/study_sweep.py draw STUDY.md
     python scripts/study_sweep.py compare STUDY.json RUN OTHER
     python scripts/study_sweep.py compare FOLDER OTHER_FOLDER
@@ -11,6 +12,9 @@ and example, from which intervals are computed again. What is in STUDY.json alre
 of several machines and calls come together in one file; a run that is there without its outcomes
 gets them. A run that is there with other figures (another machine, another torch) is refused, or
 with `--repeats` kept as a row of its own.
+
+`missing` prints the runs of a sweep that STUDY.json has not, as options of `robustdd sweep`. A run
+is the same if method, settings, track and seed are: machine and versions do not matter.
 
 `draw` writes the tables between the marks of STUDY.md from STUDY.json alone: the runs, and where
 the file names `comparisons`, their differences. Each comparison is computed from the outcomes that
@@ -31,12 +35,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from robustdd_bench import plugins
 from robustdd_bench.board.kept import differences, keep
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.comparison import Difference
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import Record, read_record
+from robustdd_bench.runs.sweep_plan import plan_sweep
 from robustdd_bench.tables import markdown
 from robustdd_bench.terminal import duration_text
 
@@ -123,6 +129,28 @@ def collect(study: Path, folders: Sequence[Path], *, repeats: bool = False) -> N
         key=lambda row: (row["track"], _settings_key(row), row["seed"], row["results_sha256"]),
     )
     write_json(study, known | {"runs": order})
+
+
+def missing(study: Path, sweep: Path) -> list[str]:
+    """The ids of a sweep's runs that a study has not.
+
+    Args:
+        study: the JSON file; none has no runs.
+        sweep: the sweep's file.
+
+    Raises:
+        UsageError: the sweep is wrong.
+    """
+    runs = read_json(study)["runs"] if study.exists() else []
+    known = {(_settings_key(row), row["track"], row["seed"]) for row in runs}
+    planned = plan_sweep(sweep, plugins.collect(plugins.get_plugin_manager()), compile="auto").runs
+    found = []
+    for run in planned:
+        plan = run.plan
+        facts = {"method": plan.method, "config": dict(plan.config)}
+        if (_settings_key(facts), plan.track.id, plan.seed) not in known:
+            found.append(run.run_id)
+    return found
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, str]:
@@ -299,6 +327,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collecting.add_argument("study", type=Path, help="the JSON file")
     collecting.add_argument("folders", type=Path, nargs="+", help="folders of runs")
     collecting.add_argument("--repeats", action="store_true", help="keep other figures as well")
+    lacking = commands.add_parser("missing", help="the runs of a sweep that a study has not")
+    lacking.add_argument("study", type=Path, help="the JSON file")
+    lacking.add_argument("sweep", type=Path, help="the sweep's file")
     drawing = commands.add_parser("draw", help="write a study's tables")
     drawing.add_argument("study", type=Path, help="the Markdown file")
     comparing = commands.add_parser("compare", help="paired differences of two runs")
@@ -309,6 +340,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "compare":
             print(differences_text(_compare(options.runs)), end="")
+        elif options.command == "missing":
+            words = [f"--only {run_id}" for run_id in missing(options.study, options.sweep)]
+            print(" ".join(words))
         elif options.command == "collect":
             collect(options.study, options.folders, repeats=options.repeats)
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_up import made_up, share
-from small_runs import example
+from small_runs import example, registry
 
 from robustdd_bench.board.compare import compare_standings
 from robustdd_bench.board.kept import differences, keep, kept_bits
@@ -222,6 +222,22 @@ def test_runs_of_several_seeds_are_compared_over_seeds() -> None:
     swapped = [keep(record) for record in reversed(records["b"])]
     with pytest.raises(UsageError, match="differ in seed"):
         differences([keep(record) for record in records["a"]], swapped)
+
+
+def test_the_runs_of_a_sweep_that_a_study_lacks_are_told(tmp_path) -> None:
+    module = script("study_sweep")
+    sweep = ROOT / "examples" / "sweeps" / "mat-cifar10-slice.toml"
+    study = ROOT / "docs" / "studies" / "mat-cifar10.json"
+    every = module.missing(tmp_path / "none.json", sweep)
+    lacking = module.missing(study, sweep)
+    # Kept are random, MTT, and MAT at 1/255, at 2/255 and with natural experts: two were not run.
+    assert (len(every), len(lacking)) == (7, 2)
+    planned = {
+        run.run_id: run.plan.config
+        for run in module.plan_sweep(sweep, registry(), device="cpu").runs
+    }
+    assert [planned[run_id]["ema"] for run_id in lacking] == [0.9, 0.0]
+    assert [round(255 * planned[run_id]["eps"]) for run_id in lacking] == [4, 2]
 
 
 @pytest.fixture(scope="module")

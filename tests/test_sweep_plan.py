@@ -115,6 +115,16 @@ def test_only_some_runs_are_chosen_by_patterns(tmp_path):
         planned(tmp_path, text, only=["mat", "mat/slow"])
 
 
+def test_a_run_is_chosen_by_its_id(tmp_path):
+    text = 'methods = ["random", "mat"]\nseeds = [0, 1]'
+    _, second, third, _ = planned(tmp_path, text).runs
+    chosen = planned(tmp_path, text, only=[second.run_id, third.run_id[:6]])
+    assert [run.run_id for run in chosen.runs] == [second.run_id, third.run_id]
+    for pattern in (third.run_id[:5], "0123456789ab"):
+        with pytest.raises(UsageError, match=f"--only '{pattern}' fits no run of the sweep"):
+            planned(tmp_path, text, only=[pattern])
+
+
 @pytest.mark.parametrize(
     ("source", "mat", "mtt"),
     [(sweep_file.__doc__, 18, 12), (PAGE.read_text(encoding="utf-8"), 14, 12)],

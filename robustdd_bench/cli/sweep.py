@@ -32,7 +32,7 @@ NAMED_FAILURES = 3
 @click.option(
     "--only",
     multiple=True,
-    metavar="METHOD[/TRACK]",
+    metavar="METHOD[/TRACK]|RUN_ID",
     help="Only these runs of the file; * stands for any text; repeatable.",
 )
 @place_options

@@ -38,6 +38,9 @@ from robustdd_bench.runs.sweep_file import (
     read_sweep_file,
 )
 
+SHORTEST_ID = 6
+"""Digits of a run id that may stand for it."""
+
 Found = Literal["new", "started", "running", "failed", "there"]
 
 
@@ -99,8 +102,8 @@ def plan_sweep(
         device: see `make_plan`.
         threads: see `make_plan`.
         compile: see `make_plan`.
-        only: patterns METHOD or METHOD/TRACK with `*` for any text; empty: all runs. The whole
-            file has to be right all the same.
+        only: patterns METHOD or METHOD/TRACK with `*` for any text, or run ids (six digits of one
+            at least); empty: all runs. The whole file has to be right all the same.
         loading: called before torch is imported, if the file can be read and names nothing unknown.
 
     Raises:
@@ -188,6 +191,8 @@ def _chosen(runs: Sequence[SweepRun], only: Sequence[str]) -> tuple[SweepRun, ..
             if fnmatch.fnmatchcase(run.plan.method, method)
             and (not slash or fnmatch.fnmatchcase(run.plan.track.name, track))
         }
+        if not fitting and len(pattern) >= SHORTEST_ID:
+            fitting = {run.run_id for run in runs if run.run_id.startswith(pattern)}
         if not fitting:
             raise UsageError(f"--only {pattern!r} fits no run of the sweep")
         chosen |= fitting
