@@ -23,13 +23,13 @@ _TRACKS = {
     "cifar10-ipc10-transfer-vgg11": "CIFAR-10, 10 images per class; students: VGG11",
     "cifar10-ipc10-transfer-vit-tiny": "CIFAR-10, 10 images per class; students: ViT-tiny",
     "cifar10-ipc50": "CIFAR-10, 50 images per class",
-    "cifar10-small-ipc1": "CIFAR-10, 1 image per class; width 64, for machines without a GPU",
-    "cifar10-small-ipc5": "CIFAR-10, 5 images per class; width 64, for machines without a GPU",
-    "cifar10-small-ipc5-at": "CIFAR-10, 5 images per class; width 64, students by PGD-AT",
+    "cifar10-small-ipc1": "CIFAR-10, 1 image per class; width 32, for machines without a GPU",
+    "cifar10-small-ipc5": "CIFAR-10, 5 images per class; width 32, for machines without a GPU",
+    "cifar10-small-ipc5-at": "CIFAR-10, 5 images per class; width 32, students by PGD-AT",
     "cifar10-small-ipc5-transfer-resnet18": (
-        "CIFAR-10, 5 images per class; width 64; students: ResNet18"
+        "CIFAR-10, 5 images per class; width 32; students: ResNet18"
     ),
-    "cifar10-small-ipc10": "CIFAR-10, 10 images per class; width 64, for machines without a GPU",
+    "cifar10-small-ipc10": "CIFAR-10, 10 images per class; width 32, for machines without a GPU",
     "cifar100-ipc1": "CIFAR-100, 1 image per class",
     "cifar100-ipc10": "CIFAR-100, 10 images per class",
     "cifar100-ipc50": "CIFAR-100, 50 images per class",

@@ -234,7 +234,7 @@ def test_the_runs_of_a_sweep_that_a_study_lacks_are_told(tmp_path) -> None:
     assert (len(every), len(lacking)) == (7, 2)
     planned = {
         run.run_id: run.plan.config
-        for run in module.plan_sweep(sweep, registry(), device="cpu").runs
+        for run in module.plan_sweep(sweep, registry(), compile="auto").runs
     }
     assert [planned[run_id]["ema"] for run_id in lacking] == [0.9, 0.0]
     assert [round(255 * planned[run_id]["eps"]) for run_id in lacking] == [4, 2]

@@ -104,7 +104,7 @@ def test_small_tracks_of_cifar_10_have_all_training_images_and_200_test_images_a
     track = load_track(name, REGISTRY)
     assert track.data.options == {"test_per_class": 200}
     assert round(track.data.validation_fraction * 5000) == 200
-    assert track.network.options == {"depth": 3, "width": 64}
+    assert track.network.options == {"depth": 3, "width": 32}
     assert (track.ranked_seeds, track.seed_scheme) == (5, 2)
     ladder = [attack.name for attack in track.attacks if attack.at == "ladder"]
     assert ladder == ["noise", "fgsm", "pgd", "apgd-ce", "apgd-dlr", "apgd-t"]
