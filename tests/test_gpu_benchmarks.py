@@ -92,15 +92,65 @@ def test_every_way_of_training_an_expert_runs(bench, tmp_path) -> None:
     assert 5 < pgd.operations / natural["resident"].operations < 12
 
 
-def test_a_step_is_told_kernel_by_kernel_beside_its_floors(tmp_path) -> None:
+def test_a_step_is_told_kernel_by_kernel_beside_its_floors_and_fused(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     done = rehearse("kernels", tmp_path)
     assert done.returncode == 0, done.stderr
-    steps = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["steps"]
+    told = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
+    assert told["failed"] == {}
+    steps = {name: one for name, one in told["steps"].items() if not name.endswith("fused")}
     assert {name.split(",")[0] for name in steps} == {"training", "adversary", "matching"}
-    for one in steps.values():
+    for name, one in steps.items():
         assert one["ms"] > one["floor_operations_ms"] > 0 < one["floor_bytes_ms"]
-        assert "convolution" in one["longest"][0]["name"]
+        assert any("convolution" in row["name"] for row in one["longest"])
         assert 0.3 < sum(row["share"] for row in one["longest"]) <= 1.0
+        assert told["steps"][f"{name}, fused"]["difference"] < 1e-4
+
+
+FUSED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import fused, torch
+from torch import nn
+from robustdd_bench.toolkit.blocks import NormBlock
+
+for relu, pooled, shape in [(True, True, (8, 4)), (True, False, (5, 3)), (False, False, (4, 4))]:
+    norm = nn.GroupNorm(3, 3).double()
+    torch.manual_seed(0)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    block = NormBlock(norm, relu=relu, pooled=pooled)
+
+    def everything(f):
+        torch.manual_seed(1)
+        x = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
+        y = f(x)
+        e = torch.randn_like(y).requires_grad_()
+        inputs = (x, norm.weight, norm.bias)
+        first = torch.autograd.grad(y, inputs, e, create_graph=True)
+        cotangents = [torch.randn_like(one) for one in first]
+        second = torch.autograd.grad(
+            first, (*inputs, e), cotangents, allow_unused=True, materialize_grads=True
+        )
+        return y, *first, *second
+
+    exact = everything(block.formula)
+    with fused.computed():
+        found = everything(block)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    print(relu, pooled, len(found))
+"""
+
+
+def test_the_fused_candidate_is_the_naive_form_up_to_its_second_derivative(monkeypatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when triton is imported
+    done = subprocess.run(
+        [sys.executable, "-c", FUSED, FOLDER], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["True True 8", "True False 8", "False False 8"]
 
 
 def test_what_there_is_no_time_for_is_listed(bench, tmp_path) -> None:

@@ -4,7 +4,8 @@ ConvNet-3 of width 128 on 3x32x32, each step done eagerly under torch's profiler
 Beside the kernels stand two floors: the counted operations over the measured rate of a large matrix
 product, and the bytes of activations (each written once forward, read once and written once
 backward, in float32) over the measured rate of a large copy. What a kernel takes above both can be
-saved by fusing.
+saved by fusing: the same steps follow with the norms, ReLUs and poolings of `fused.py`, and by how
+much their results differ.
 """
 
 from __future__ import annotations
@@ -14,38 +15,42 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import fused
 import torch
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse
+from bench import Bench, count_operations, parse, relative
 from engine import Problem
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
+from robustdd_bench.toolkit.flat import FlatNetwork
 from robustdd_bench.toolkit.precision import precision
 from robustdd_bench.toolkit.unroll import adjoint_gradients
 
 SHOWN = 12
 
 
-def works(problem: Problem) -> dict[str, Callable[[], object]]:
-    """By name: one step of each kind on all images of the problem."""
-    network, theta = problem.network, problem.start.detach().requires_grad_()
+def works(problem: Problem, network: FlatNetwork) -> dict[str, Callable[[], Tensor]]:
+    """By name: one step of each kind on all images of the problem; what it computes."""
+    theta = problem.start.detach().requires_grad_()
     pixels, labels = problem.images, problem.labels
     adversary = Adversary(threat=ThreatModel("Linf", 2 / 255), steps=1, step_size=1 / 255)
     noise = torch.Generator(device=pixels.device).manual_seed(0)
 
-    def train() -> object:
-        return torch.autograd.grad(F.cross_entropy(network(theta, pixels), labels), theta)
+    def train() -> Tensor:
+        return torch.autograd.grad(F.cross_entropy(network(theta, pixels), labels), theta)[0]
 
-    def attack() -> object:
+    def attack() -> Tensor:
         fixed = theta.detach()
+        noise.manual_seed(0)
         return attack_batch(
             "pgd", lambda x: network(fixed, x), pixels.clamp(0, 1), labels, adversary, noise
         )
 
-    def match() -> object:
-        return adjoint_gradients(network, *problem.arguments(), problem.steps[:1])
+    def match() -> Tensor:
+        return adjoint_gradients(network, *problem.arguments(), problem.steps[:1]).images
 
     return {"training": train, "adversary": attack, "matching": match}
 
@@ -102,28 +107,62 @@ def main(arguments: list[str] | None = None) -> None:
     bench = Bench("kernels", options)
     tiny, device = bench.tiny, bench.device
     sizes = {"256 images": 4} if tiny else {"256 images": 256, "50 images": 50}
-    found: dict[str, Any] = {"ceilings": bench.ceilings, "machine": options.device, "steps": {}}
+    found: dict[str, Any] = {
+        "ceilings": bench.ceilings,
+        "machine": options.device,
+        "steps": {},
+        "failed": {},
+    }
     if device.type == "cuda":
         found["machine"] = torch.cuda.get_device_name()
     for size, images in sizes.items():
         problem = Problem(images, 1, 4 if tiny else 128, device, torch.float32, "none")
         moved = 3 * activation_bytes(problem) / bench.ceilings["copy"] * 1e3
+        candidate = FlatNetwork(nn.Sequential(nn.Identity(), problem.body), compile=True)
         for arithmetic in ("tf32",) if tiny else ("tf32", "float32"):
             with precision(arithmetic, device):
-                for name, work in works(problem).items():
-                    one = measured(work, device, 2 if tiny else 20)
-                    computed = count_operations(work) / bench.ceilings[arithmetic] * 1e3
-                    one |= {"floor_operations_ms": computed, "floor_bytes_ms": moved}
-                    found["steps"][f"{name}, {size}, {arithmetic}"] = one
+                plain = works(problem, problem.network)
+                for name, work in plain.items():
+                    title = f"{name}, {size}, {arithmetic}"
+                    floors = {
+                        "floor_operations_ms": 1e3
+                        * count_operations(work)
+                        / bench.ceilings[arithmetic],
+                        "floor_bytes_ms": moved,
+                    }
+                    found["steps"][title] = measured(work, device, 2 if tiny else 20) | floors
+                    expected = work()
+                    try:
+                        with fused.computed():
+                            again = works(problem, candidate)[name]
+                            one = measured(again, device, 2 if tiny else 20)
+                            one["difference"] = relative(again(), expected)
+                        found["steps"][f"{title}, fused"] = one | floors
+                    except Exception as error:  # a candidate must not cost the rest
+                        found["failed"][title] = f"{type(error).__name__}: {error}"[:300]
+                    show(found, title)
                     options.out.mkdir(parents=True, exist_ok=True)
                     path = options.out / "kernels.json"
                     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                    print(
-                        f"{name}, {size}, {arithmetic}: {one['ms']:.3f} ms in {one['kernels']:.0f} "
-                        f"kernels; floors {computed:.3f} ms, {moved:.3f} ms"
-                    )
-                    for row in one["longest"]:
-                        print(f"  {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name']}")
+
+
+def show(found: dict[str, Any], title: str) -> None:
+    """Print a step, its longest kernels, and what fusing does to it."""
+    one = found["steps"][title]
+    print(
+        f"{title}: {one['ms']:.3f} ms in {one['kernels']:.0f} kernels; floors "
+        f"{one['floor_operations_ms']:.3f} ms, {one['floor_bytes_ms']:.3f} ms"
+    )
+    for row in one["longest"]:
+        print(f"  {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name']}")
+    fast = found["steps"].get(f"{title}, fused")
+    if fast is None:
+        print(f"  fused: {found['failed'].get(title)}")
+    else:
+        print(
+            f"  fused: {fast['ms']:.3f} ms, {one['ms'] / fast['ms']:.2f} times as fast, "
+            f"{fast['difference']:.1e} apart"
+        )
 
 
 if __name__ == "__main__":
