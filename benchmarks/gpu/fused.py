@@ -1,9 +1,9 @@
 """Instance norm, ReLU and 2x2 average pooling in one pass on a GPU: a candidate, to be measured.
 
 What `robustdd_bench.toolkit.blocks` has compiled in C++ for the CPU, in Triton: one program for
-each image and channel, whose pixels fit into its registers. Names, arguments and formulas are those of
-blocks.py, so that `computed()` lets the modules there use these kernels. `kernels.py` measures them
-beside torch's; nothing else uses them until that has said that they are right and faster.
+each image and channel, whose pixels fit into its registers. Names, arguments and formulas are those
+of blocks.py, so that `computed()` lets the modules there use these kernels. `kernels.py` measures
+them beside torch's; nothing else uses them until that has said that they are right and faster.
 
 TRITON_INTERPRET=1 computes them on a CPU, for the tests.
 """
