@@ -127,10 +127,12 @@ def normalised_spaces(student: nn.Module, images: Tensor, labels: Tensor) -> dic
     return found
 
 
-def judge(bench: Workbench, registry: Registry, index: int) -> dict[str, Tensor]:
-    """Who is still right by each measure, of one student."""
+def judge(
+    bench: Workbench, registry: Registry, index: int, examples: int | None
+) -> dict[str, Tensor]:
+    """Who is still right by each measure, of one student and the first images."""
     student, data = bench.student(index), bench.evaluation
-    images, labels = data.pixels(), data.labels
+    images, labels = data.pixels()[:examples], data.labels[:examples]
     found: dict[str, list[Tensor]] = {}
     size = bench.plan.track.threat.batch_size
     for x, y in zip(images.split(size), labels.split(size), strict=True):
@@ -151,7 +153,9 @@ def judge(bench: Workbench, registry: Registry, index: int) -> dict[str, Tensor]
     return ours | joined
 
 
-def measure(name: str, run: Path, registry: Registry, data_root: Path) -> dict[str, Any]:
+def measure(
+    name: str, run: Path, registry: Registry, data_root: Path, examples: int | None
+) -> dict[str, Any]:
     """What is kept of a run: outcomes of each student by each measure.
 
     Raises:
@@ -165,14 +169,15 @@ def measure(name: str, run: Path, registry: Registry, data_root: Path) -> dict[s
     if plan.track.preprocessing.kind != "normalise":
         raise UsageError(f"{run}: track {plan.track.name} does not normalise")
     with threads(1):
-        students = [judge(bench, registry, r) for r in range(plan.track.students.count)]
+        count = plan.track.students.count
+        students = [judge(bench, registry, r, examples) for r in range(count)]
     return {
         "method": name or plan.method,
         "settings": {k: v for k, v in plan.config.items() if k in ("eps", "ema", "flavour")},
         "track": plan.track.id,
         "split": plan.split,
         "run_id": record.run_id,
-        "examples": len(bench.evaluation.labels),
+        "examples": len(bench.evaluation.labels[:examples]),
         "headline": f"{PIXELS}: PGD {eps_label(plan.track.threat.headline)}",
         "bits": {name: [pack_bits(s[name]) for s in students] for name in students[0]},
     }
@@ -266,6 +271,7 @@ def main() -> int:
     measuring = actions.add_parser("measure")
     measuring.add_argument("runs", nargs="+", metavar="[NAME=]RUN")
     measuring.add_argument("--write", type=Path, required=True, metavar="FILE")
+    measuring.add_argument("--examples", type=int, help="only so many images, from the start")
     measuring.add_argument("--data-root", type=Path, default=Path("data"))
     drawing = actions.add_parser("draw")
     drawing.add_argument("study", type=Path, metavar="FILE.md")
@@ -278,7 +284,7 @@ def main() -> int:
     rows = {row["run_id"]: row for row in kept}
     for text in call.runs:
         name, _, run = text.rpartition("=")
-        row = measure(name, Path(run), registry, call.data_root)
+        row = measure(name, Path(run), registry, call.data_root, call.examples)
         rows[row["run_id"]] = row
         print(f"{row['method']} on {row['track']}: {row['run_id']}", file=sys.stderr, flush=True)
         write_json(call.write, {"schema_version": 1, "rows": list(rows.values())})

@@ -40,7 +40,7 @@ from robustdd_bench.board.kept import differences, keep
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.comparison import Difference
 from robustdd_bench.files import read_json, write_json, write_text
-from robustdd_bench.protocol.tracks import eps_label
+from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.runs.records import Record, read_record
 from robustdd_bench.runs.sweep_plan import plan_sweep
 from robustdd_bench.tables import markdown
@@ -63,6 +63,7 @@ def run_facts(record: Record, folder: Path) -> dict[str, Any]:
         "run_id": record.run_id,
         "method": record.method.name,
         "track": f"{record.track.name}@{record.track.version}",
+        "network": network_text(record.track),
         "seed": record.seed,
         "config": dict(record.method.config),
         "ladder": list(record.track.threat.ladder),
@@ -80,6 +81,12 @@ def run_facts(record: Record, folder: Path) -> dict[str, Any]:
         "results_sha256": record.results_sha256,
         "outcomes": keep(record),
     }
+
+
+def network_text(track: Track) -> str:
+    """The network of a track, as in "convnet, depth 3, width 64"."""
+    options = (f"{name} {value}" for name, value in sorted(track.network.options.items()))
+    return ", ".join((track.network.name, *options))
 
 
 def final_loss(path: Path) -> float | None:
@@ -126,7 +133,7 @@ def collect(study: Path, folders: Sequence[Path], *, repeats: bool = False) -> N
         ids.add(record.run_id)
     order = sorted(
         runs.values(),
-        key=lambda row: (row["track"], _settings_key(row), row["seed"], row["results_sha256"]),
+        key=lambda row: (*_where(row), _settings_key(row), row["seed"], row["results_sha256"]),
     )
     write_json(study, known | {"runs": order})
 
@@ -142,13 +149,14 @@ def missing(study: Path, sweep: Path) -> list[str]:
         UsageError: the sweep is wrong.
     """
     runs = read_json(study)["runs"] if study.exists() else []
-    known = {(_settings_key(row), row["track"], row["seed"]) for row in runs}
+    known = {(_settings_key(row), *_where(row), row["seed"]) for row in runs}
     planned = plan_sweep(sweep, plugins.collect(plugins.get_plugin_manager()), compile="auto").runs
     found = []
     for run in planned:
         plan = run.plan
         facts = {"method": plan.method, "config": dict(plan.config)}
-        if (_settings_key(facts), plan.track.id, plan.seed) not in known:
+        here = {(plan.track.id, network_text(plan.track)), (plan.track.id, "")}
+        if not any((_settings_key(facts), *where, plan.seed) in known for where in here):
             found.append(run.run_id)
     return found
 
@@ -164,8 +172,8 @@ def _settings_key(row: dict[str, Any]) -> tuple[str, str]:
 def tables(results: dict[str, Any]) -> str:
     """Markdown: a table for each track, its methods one after the other."""
     parts = []
-    for track in dict.fromkeys(row["track"] for row in results["runs"]):
-        rows = [row for row in results["runs"] if row["track"] == track]
+    for track, network in dict.fromkeys(map(_where, results["runs"])):
+        rows = [row for row in results["runs"] if _where(row) == (track, network)]
         varied = _varied(rows)
         steps = ["clean", *(eps_label(eps) for eps in rows[0]["ladder"])]
         headings = ["method", "settings", "seed", *steps, "loss", "rate", "time", "run"]
@@ -174,8 +182,9 @@ def tables(results: dict[str, Any]) -> str:
             headings.append("machine")
             cells = [[*line, row["device"]] for line, row in zip(cells, rows, strict=True)]
         about = rows[0]
+        where = f"{track} ({network})" if network else track
         parts.append(
-            f"{track}: mean ± standard deviation over {about['students']} students in %, "
+            f"{where}: mean ± standard deviation over {about['students']} students in %, "
             f"{about['examples']} validation images; loss: mean of the last tenth of the "
             "distillation; rate: the learning rate that the set asks for.\n"
         )
@@ -185,6 +194,11 @@ def tables(results: dict[str, Any]) -> str:
     if results.get("comparisons"):
         parts.append(comparisons_text(results))
     return "\n".join(parts)
+
+
+def _where(row: dict[str, Any]) -> tuple[str, str]:
+    """A run's track, and its network where the file says it: a search may try several."""
+    return row["track"], row.get("network", "")
 
 
 def _varied(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
