@@ -92,6 +92,7 @@ def test_every_way_of_training_an_expert_runs(bench, tmp_path) -> None:
     assert 5 < pgd.operations / natural["resident"].operations < 12
 
 
+@pytest.mark.slow
 def test_a_step_is_told_kernel_by_kernel_beside_its_floors_and_fused(tmp_path, monkeypatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(__doc__, arguments)
     bench = Bench("kernels", options)
     tiny, device = bench.tiny, bench.device
-    sizes = {"256 images": 4} if tiny else {"256 images": 256, "50 images": 50}
+    sizes = {"256 images": 2} if tiny else {"256 images": 256, "50 images": 50}
     found: dict[str, Any] = {
         "ceilings": bench.ceilings,
         "machine": options.device,
@@ -130,12 +130,12 @@ def main(arguments: list[str] | None = None) -> None:
                         / bench.ceilings[arithmetic],
                         "floor_bytes_ms": moved,
                     }
-                    found["steps"][title] = measured(work, device, 2 if tiny else 20) | floors
+                    found["steps"][title] = measured(work, device, 1 if tiny else 20) | floors
                     expected = work()
                     try:
                         with fused.computed():
                             again = works(problem, candidate)[name]
-                            one = measured(again, device, 2 if tiny else 20)
+                            one = measured(again, device, 1 if tiny else 20)
                             one["difference"] = relative(again(), expected)
                         found["steps"][f"{title}, fused"] = one | floors
                     except Exception as error:  # a candidate must not cost the rest
