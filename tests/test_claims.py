@@ -83,6 +83,7 @@ class KeptClaim(NamedTuple):
 MAT_CIFAR = "docs/studies/mat-cifar10.md"
 MAT_SLICE, MTT_SLICE, RANDOM_SLICE = "e6775036b7a4", "4d4f8ab2af10", "e6c86b5d13af"
 MAT_2_SLICE = "0f1f6ae00f3c"
+MAT_W32, MTT_W32 = "77a94e74c457", "ebbc545cd9d6"
 MAT_10K, MTT_10K, RANDOM_10K = "6d6665463943", "a079596a68bb", "89d88dd090dc"
 KEPT = [
     KeptClaim(MAT_CIFAR, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
@@ -95,6 +96,9 @@ KEPT = [
     KeptClaim(MAT_CIFAR, "4.4 to 10.4", "mat-cifar10", MAT_10K, MTT_10K, "2/255"),
     KeptClaim(MAT_CIFAR, "3.8 to 9.7", "mat-cifar10", MAT_10K, MTT_10K, "clean"),
     KeptClaim(MAT_CIFAR, "0.6 to 5.0", "mat-cifar10", MTT_10K, RANDOM_10K, "2/255"),
+    KeptClaim(MAT_CIFAR, "0.1 to 5.4", "mat-cifar10", MAT_W32, MTT_W32, "2/255"),
+    KeptClaim(MAT_CIFAR, "-2.0 to 5.2", "mat-cifar10", MAT_W32, MTT_W32, "clean"),
+    KeptClaim(README, "0.1 to 5.4", "mat-cifar10", MAT_W32, MTT_W32, "2/255"),
     KeptClaim(README, "4.4 to 10.4", "mat-cifar10", MAT_10K, MTT_10K, "2/255"),
     KeptClaim(README, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
 ]
