@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustdd_bench.errors import UsageError
 from robustdd_bench.terminal import one_line
 
 Raw = str | bool | int | float | None
@@ -213,3 +214,23 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     lines = [line(headings), "|" + " --- |" * len(headings), *map(line, rows)]
     return "\n".join(lines) + "\n"
+
+
+def marked(text: str, mark: str, made: str, what: str) -> str:
+    """A text with the part between `<!-- begin MARK -->` and `<!-- end MARK -->` replaced.
+
+    Args:
+        text: what has the marks.
+        mark: their word.
+        made: what comes between them.
+        what: the text's name, for the error.
+
+    Raises:
+        UsageError: the marks are missing.
+    """
+    first, last = f"<!-- begin {mark} -->", f"<!-- end {mark} -->"
+    head, begin, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
+    if not begin or not end:
+        raise UsageError(f"{what} lacks the marks {first} and {last}")
+    return f"{head}{first}\n\n{made}\n{last}{tail}"

@@ -25,13 +25,12 @@ from typing import Any
 from robustdd_bench.board.kept import keep
 from robustdd_bench.files import atomic_write, read_json, write_json
 from robustdd_bench.runs.records import read_record
-from robustdd_bench.tables import markdown
+from robustdd_bench.tables import markdown, marked
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "docs" / "studies" / "mat-digits.md"
 RESULTS = STUDY.with_suffix(".json")
 PLOT = ROOT / "docs" / "images" / "mat-digits.png"
-BEGIN, END = "<!-- begin tables -->", "<!-- end tables -->"
 
 TRACK = "digits-ipc10"
 EMA = (0.0, 0.9, 0.99, 0.999)
@@ -274,11 +273,7 @@ def plot(results: dict[str, Any]) -> None:
 def draw() -> None:
     """Write the tables and the plot."""
     results = read_json(RESULTS)
-    head, begin, rest = STUDY.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"error: {STUDY} lacks the marks {BEGIN} and {END}")
-    text = f"{head}{BEGIN}\n\n{tables(results)}\n{END}{tail}"
+    text = marked(STUDY.read_text(encoding="utf-8"), "tables", tables(results), str(STUDY))
     with atomic_write(STUDY) as file:
         file.write(text.encode())
     plot(results)

@@ -34,9 +34,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdd_bench.config import build_config
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.comparison import compare
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
+from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
@@ -44,9 +45,8 @@ from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import read_record
 from robustdd_bench.runs.work import threads
 from robustdd_bench.runs.workbench import Workbench
-from robustdd_bench.tables import markdown
+from robustdd_bench.tables import markdown, marked
 
-BEGIN, END = "<!-- begin tables -->", "<!-- end tables -->"
 EPS, STEP = 8 / 255, 2 / 225
 L2_EPS, L2_STEP = 128 / 255, 15 / 255
 STEPS = 10
@@ -142,9 +142,7 @@ def judge(
     kind = registry.get("attacks", "pgd").load()
     tool = kind(build_config(kind.Config, {"steps": STEPS}, "pgd"))
     seed = bench.seeds.shared().seed("attack", "pgd", index)
-    with torch.no_grad():
-        right = torch.cat([student(x).argmax(1) == y for x, y in
-                           zip(images.split(size), labels.split(size), strict=True)])  # fmt: skip
+    right = classified(student, images, labels, size)
     ours = {f"{PIXELS}: no attack": right}
     for eps in sorted({bench.plan.track.threat.headline, EPS}):
         threat = bench.threat(eps)
@@ -257,11 +255,9 @@ def tables(results: dict[str, Any]) -> str:
 
 def draw(path: Path) -> None:
     """Write the tables between the marks of a study."""
+    made = tables(read_json(path.with_suffix(".json")))
     text = path.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    found = tables(read_json(path.with_suffix(".json")))
-    write_text(path, f"{before}{BEGIN}\n\n{found}\n\n{END}{after}")
+    write_text(path, marked(text, "tables", f"{made}\n", str(path)))
 
 
 def main() -> int:
@@ -276,9 +272,18 @@ def main() -> int:
     drawing = actions.add_parser("draw")
     drawing.add_argument("study", type=Path, metavar="FILE.md")
     call = parser.parse_args()
-    if call.action == "draw":
-        draw(call.study)
-        return 0
+    try:
+        if call.action == "draw":
+            draw(call.study)
+        else:
+            measure_all(call)
+    except (RobustDDError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
+def measure_all(call: argparse.Namespace) -> None:
+    """Measure the runs of a call; the file is written anew after each."""
     registry = collect(get_plugin_manager())
     kept = read_json(call.write)["rows"] if call.write.exists() else []
     rows = {row["run_id"]: row for row in kept}
@@ -288,7 +293,6 @@ def main() -> int:
         rows[row["run_id"]] = row
         print(f"{row['method']} on {row['track']}: {row['run_id']}", file=sys.stderr, flush=True)
         write_json(call.write, {"schema_version": 1, "rows": list(rows.values())})
-    return 0
 
 
 if __name__ == "__main__":

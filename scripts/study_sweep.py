@@ -43,10 +43,9 @@ from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.runs.records import Record, read_record
 from robustdd_bench.runs.sweep_plan import plan_sweep
-from robustdd_bench.tables import markdown
+from robustdd_bench.tables import markdown, marked
 from robustdd_bench.terminal import duration_text
 
-BEGIN, END = "<!-- begin tables -->", "<!-- end tables -->"
 NOT_KEPT = "not kept: stated once, cannot be computed again"
 COMPUTED = "kept: computed from them"
 LAST = 0.1
@@ -311,15 +310,11 @@ def draw(study: Path) -> None:
     """Write the tables into the study.
 
     Raises:
-        SystemExit: the marks are not there.
+        UsageError: the marks are not there.
     """
     text = study.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"error: {study} lacks the marks {BEGIN} and {END}")
     made = tables(read_json(study.with_suffix(".json")))
-    write_text(study, f"{head}{BEGIN}\n\n{made}\n{END}{tail}")
+    write_text(study, marked(text, "tables", made, str(study)))
 
 
 def _compare(words: Sequence[str]) -> list[tuple[float, Difference]]:

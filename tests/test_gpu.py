@@ -16,7 +16,7 @@ from attack_models import quick_attack, registered_attacks
 from simulated_device import simulated_gpu
 from small_runs import plan_of, run
 from tasks import RecordingReporter, digits_task
-from test_on_device import DISTILLERS, DSA_FAMILIES, RECIPE
+from test_on_device import DISTILLERS, DSA_FAMILIES, RECIPE, victims_of
 from test_students import fresh, small_set, spec_of
 from torch import Tensor
 
@@ -24,11 +24,10 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_students
 from robustdd_bench.evaluation.students import train_student
-from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.tracks import AdversarialSpec
 from robustdd_bench.toolkit.experts import family_seeds, train_expert
 from robustdd_bench.toolkit.precision import precision
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.seeds import Seeds
 
 pytestmark = pytest.mark.gpu
 
@@ -126,12 +125,7 @@ def test_students(flavour, soft) -> None:
 @pytest.mark.parametrize("layout", ["loop", "vmap"])
 @pytest.mark.parametrize("name", registered_attacks())
 def test_attacks(name, layout) -> None:
-    networks = []
-    for r in range(3):
-        with isolated_rng(r):
-            networks.append(convnet((1, 8, 8), 10, depth=2, width=4).eval())
-    images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    labels = torch.stack([n(images).argmax(1) for n in networks]).mode(0).values
+    networks, images, labels = victims_of(40)
     attack = quick_attack(name)
     threat = ThreatModel("Linf", 0.02) if "Linf" in attack.norms else ThreatModel("L2", 0.15)
 

@@ -135,16 +135,20 @@ def test_students(flavour, soft) -> None:
     assert gpu.replays > len(gpu.graphs) > 0
 
 
-@pytest.fixture(scope="module")
-def victims():
-    """Three networks, images and labels."""
+def victims_of(count):
+    """Three networks, so many images and labels."""
     networks = []
     for r in range(3):
         with isolated_rng(r):
             networks.append(convnet((1, 8, 8), 10, depth=2, width=4).eval())
-    images = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.stack([n(images).argmax(1) for n in networks]).mode(0).values
     return networks, images, labels
+
+
+@pytest.fixture(scope="module")
+def victims():
+    return victims_of(7)
 
 
 @pytest.mark.parametrize("name", registered_attacks())

@@ -17,7 +17,7 @@ from small_runs import example
 from robustdd_bench.board import submissions
 from robustdd_bench.board.build import build, publish_and_build
 from robustdd_bench.board.publish import published
-from robustdd_bench.board.readme import BEGIN, END, with_section
+from robustdd_bench.board.readme import with_section
 from robustdd_bench.board.sets import read_set
 from robustdd_bench.board.submissions import Report, check_folders, check_revisions
 from robustdd_bench.errors import UsageError
@@ -216,7 +216,7 @@ def repository(base, new, tmp_path) -> Repository:
     board = found.folder / "leaderboard"
     shutil.copytree(base, board, ignore=shutil.ignore_patterns(".lock"))
     readme = found.folder / "README.md"
-    readme.write_text(f"# A board\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    readme.write_text("# A board\n\n<!-- begin board -->\n<!-- end board -->\n\nThe end.\n")
     readme.write_text(with_section(readme.read_text(), published(board), board))
     (found.folder / "code.py").write_text("x = 1\n")
     found.commit()

@@ -90,7 +90,8 @@ class Result(Report):
     left_out: list[str]
     """Variants for which there was no time."""
     ratios: dict[str, dict[str, float]]
-    """Workload -> variant -> median of the first variant over the variant's: above 1, faster."""
+    """Workload -> variant -> seconds an item of the first variant over the variant's: above 1,
+    faster."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Result:
@@ -110,8 +111,9 @@ def ratios(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
     for one in measurements:
         if one.median_s is None:
             continue
-        base = first.setdefault(one.workload, one.median_s)
-        found.setdefault(one.workload, {})[one.variant] = base / one.median_s
+        each = one.median_s / one.items
+        base = first.setdefault(one.workload, each)
+        found.setdefault(one.workload, {})[one.variant] = base / each
     return found
 
 

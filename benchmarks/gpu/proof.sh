@@ -7,6 +7,10 @@
 # budget. A step that fails or takes too long costs the others nothing; logs and results are in OUT.
 # TINY=--tiny rehearses it on a CPU.
 set -u
+if [ $# -lt 2 ]; then
+    echo "usage: $0 OUT DATA_ROOT [TRAIN_FILES]" >&2
+    exit 2
+fi
 out=$1 data=$2 files=${3:-5}
 here=$(dirname "$0")
 cd "$here/../.." || exit

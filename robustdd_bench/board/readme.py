@@ -18,9 +18,7 @@ from robustdd_bench.files import atomic_write
 from robustdd_bench.protocol.suite import worst_case_over
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.records import Record
-from robustdd_bench.tables import markdown_table
-
-BEGIN, END = "<!-- begin board -->", "<!-- end board -->"
+from robustdd_bench.tables import markdown_table, marked
 
 
 def section(runs: list[Published], root: Path) -> str:
@@ -63,11 +61,7 @@ def with_section(text: str, runs: list[Published], root: Path) -> str:
     Raises:
         UsageError: the marks are missing.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise UsageError(f"the README lacks the marks {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n\n{section(runs, root)}\n{END}{tail}"
+    return marked(text, "board", section(runs, root), "the README")
 
 
 def plot(path: Path, runs: list[Published], track: str) -> None:
