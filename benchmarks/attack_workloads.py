@@ -27,8 +27,8 @@ from robustdd_bench.protocol.datasets import load_digits
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import StudentSpec, load_track
-from robustdd_bench.runs.reporter import NullReporter
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.seeds import Seeds
 
 THREAT = ThreatModel("Linf", 0.1)
 BATCH = 512

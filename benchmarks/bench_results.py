@@ -29,7 +29,7 @@ class Machine(Strict):
 
 def this_machine(load: float) -> Machine:
     """The machine at hand; `load` is the load average before the first measurement."""
-    from robustdd_bench.runs.environment import environment
+    from robustdd_bench.records.environment import environment
 
     return Machine(
         processor=environment()["processor"],
@@ -41,7 +41,7 @@ def this_machine(load: float) -> Machine:
 
 def this_commit() -> str:
     """The commit of the code that is measured, "-dirty" behind it if it was changed since."""
-    from robustdd_bench.runs.environment import source_commit
+    from robustdd_bench.records.environment import source_commit
 
     commit = source_commit()
     return "" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else "")

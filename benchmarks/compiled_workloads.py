@@ -20,13 +20,13 @@ from robustdd_bench.distillers import DistilledSet, DistillTask
 from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
+from robustdd_bench.protocol.pooling import HalvingPool
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import StudentSpec
-from robustdd_bench.runs.reporter import NullReporter
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
-from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
-from robustdd_bench.toolkit.pooling import HalvingPool
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, family_seeds, train_expert
 
 Workload = Callable[[str], Callable[[], object]]
 CPU = torch.device("cpu")

@@ -33,9 +33,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import isolated_rng
-from robustdd_bench.toolkit.unroll import (
+from robustdd_bench.seeds import isolated_rng
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.unroll import (
     Step,
     adjoint_gradients,
     matching_loss,

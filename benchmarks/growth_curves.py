@@ -26,11 +26,11 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import AttackOutcome, attack_students
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.runs.reporter import NullReporter
-from robustdd_bench.toolkit.engine import AdjointEngine
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
-from robustdd_bench.toolkit.unroll import Step, matching_loss
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
+from robustdd_bench.toolkit.trajectories.unroll import Step, matching_loss
 
 Work = Callable[[], object]
 

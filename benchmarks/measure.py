@@ -6,7 +6,7 @@ Each measurement is one process of one thread that prepares its workload, calls 
 wall time, processor time and peak resident set above what it had before; the variants take turns,
 so that a busy machine troubles both alike.
 
-Freed memory is kept as in runs (`robustdd_bench.toolkit.allocator`), on both sides, so that no
+Freed memory is kept as in runs (`robustdd_bench.toolkit.fast.allocator`), on both sides, so that no
 ratio owes anything to the allocator. The variant "returned", of benchmarks of that setting, opts
 out. What is free is given back before the call, so that a peak is that of the call.
 """
@@ -36,8 +36,8 @@ def child(name: str, variant: str) -> None:
     import torch
     from workloads import BENCHMARKS
 
-    from robustdd_bench.runs.environment import PeakMemory
-    from robustdd_bench.toolkit.allocator import VARIABLE, give_back, keep_memory
+    from robustdd_bench.records.environment import PeakMemory
+    from robustdd_bench.toolkit.fast.allocator import VARIABLE, give_back, keep_memory
 
     if variant == "returned":
         os.environ[VARIABLE] = "off"

@@ -22,14 +22,14 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.datasets import load_digits
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
+from robustdd_bench.protocol.pooling import HalvingPool
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.runs.reporter import NullReporter
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.seeds import Seeds, isolated_rng
 from robustdd_bench.toolkit.dsa import FAMILIES, Augmentation, AugmentationParams, apply
-from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.pooling import HalvingPool
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
-from robustdd_bench.toolkit.unroll import (
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, family_seeds, train_expert
+from robustdd_bench.toolkit.trajectories.unroll import (
     Step,
     adjoint_gradients,
     matching_loss,

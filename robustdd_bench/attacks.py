@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 Model = Callable[[Tensor], Tensor]
 Norm = Literal["Linf", "L2"]

@@ -70,7 +70,7 @@ def robustdd_register_networks(register: Register) -> None:
 def robustdd_register_tracks(register: Register) -> None:
     """The embedded tracks."""
     for name, summary in _TRACKS.items():
-        register(name, f"robustdd_bench.protocol:{name}.toml", summary)
+        register(name, f"robustdd_bench.protocol:tracks/{name}.toml", summary)
 
 
 @hookimpl

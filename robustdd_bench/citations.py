@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from robustdd_bench import __version__
 from robustdd_bench.errors import PluginError, UsageError
-from robustdd_bench.latex import unescape
-from robustdd_bench.models import read_bounded
 from robustdd_bench.plugins import SINGULAR, Entry
-from robustdd_bench.tables import LONGEST
-from robustdd_bench.terminal import one_line
+from robustdd_bench.strict import read_bounded
+from robustdd_bench.text.latex import unescape
+from robustdd_bench.text.tables import LONGEST
+from robustdd_bench.text.terminal import one_line
 
 KINDS = ("distillers", "attacks", "datasets")
 """Kinds of registered things that may be cited."""

@@ -23,7 +23,7 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.identity import identity
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.seeds import Seeds
 
 
 class Progress(Protocol):
@@ -91,8 +91,8 @@ class DistillTask:
     network_with: Callable[[Preprocessing], Callable[[int], torch.nn.Module]] | None = None
     """`network_with(preprocessing)`: what `network` is, behind another preprocessing layer."""
     compile: bool = False
-    """Whether the run computes with compiled kernels (`robustdd_bench.toolkit.blocks`), where the
-    method has a use for them; a method that has none may pass over it."""
+    """Whether the run computes with compiled kernels (`robustdd_bench.toolkit.fast.blocks`), where
+    the method has a use for them; a method that has none may pass over it."""
 
     def behind(self, preprocessing: Preprocessing) -> DistillTask:
         """The same task with its networks behind another preprocessing layer.

@@ -18,10 +18,11 @@ from typing import Any
 
 import pluggy
 
-from robustdd_bench import hookspecs, installed
+from robustdd_bench import hookspecs
 from robustdd_bench.errors import PluginError, PluginWarning, UsageError, unknown_name
 from robustdd_bench.guard import guard, known_as, told
-from robustdd_bench.names import NAME_PATTERN, refusal
+from robustdd_bench.registry import installed
+from robustdd_bench.registry.names import NAME_PATTERN, refusal
 
 __all__ = [
     "DISABLED_VARIABLE",

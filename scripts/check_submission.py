@@ -20,12 +20,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustdd_bench.board.overlaps import DataAtHand
-from robustdd_bench.board.submissions import Report, check_folders, check_revisions
-from robustdd_bench.board.trees import commit, git
+from robustdd_bench.board.admission.overlaps import DataAtHand
+from robustdd_bench.board.pull_requests.check import Report, check_folders, check_revisions
+from robustdd_bench.board.pull_requests.trees import commit, git
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.terminal import one_line
+from robustdd_bench.text.terminal import one_line
 
 TARGETS = ("origin/main", "main")
 EXAMPLES = 500

@@ -23,14 +23,14 @@ import click
 import pydantic
 
 from robustdd_bench.board.build import board
-from robustdd_bench.board.content import board_schema
-from robustdd_bench.board.page import page
 from robustdd_bench.board.publish import Published, current, published
-from robustdd_bench.board.readme import plot, with_section
+from robustdd_bench.board.schema import board_schema
+from robustdd_bench.board.views.page import page
+from robustdd_bench.board.views.readme import plot, with_section
 from robustdd_bench.cli.main import COMMANDS, cli
 from robustdd_bench.files import json_text
 from robustdd_bench.plugins import SINGULAR, Entry, collect, get_plugin_manager
-from robustdd_bench.runs.records import json_schema
+from robustdd_bench.records.record import json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARD = ROOT / "leaderboard"

@@ -22,10 +22,10 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_students
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
-from robustdd_bench.runs.records import read_record
+from robustdd_bench.records.record import read_record
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.work import threads
-from robustdd_bench.runs.workbench import Workbench
-from robustdd_bench.tables import markdown
+from robustdd_bench.text.tables import markdown
 
 BEYOND: tuple[tuple[str, dict[str, Any]], ...] = (
     ("apgd-t", {"steps": 100}),

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from robustdd_bench.board.fresh import SIGNIFICANCE
 from robustdd_bench.board.pairing import outcomes_of
-from robustdd_bench.evaluation.agreement import TOLERANCE
-from robustdd_bench.evaluation.randomisation import Values, compare_groups
-from robustdd_bench.runs.records import read_record
+from robustdd_bench.evaluation.statistics.randomisation import Values, compare_groups
+from robustdd_bench.records.record import read_record
+from robustdd_bench.verification.agreement import TOLERANCE
+from robustdd_bench.verification.fresh import SIGNIFICANCE
 
 
 def residuals(root: Path, track: str) -> Values:

@@ -24,8 +24,8 @@ from typing import Any
 
 from robustdd_bench.board.kept import keep
 from robustdd_bench.files import atomic_write, read_json, write_json
-from robustdd_bench.runs.records import read_record
-from robustdd_bench.tables import markdown, marked
+from robustdd_bench.records.record import read_record
+from robustdd_bench.text.tables import markdown, marked
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "docs" / "studies" / "mat-digits.md"

@@ -35,17 +35,17 @@ from torch import Tensor, nn
 
 from robustdd_bench.config import build_config
 from robustdd_bench.errors import RobustDDError, UsageError
-from robustdd_bench.evaluation.comparison import compare
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student
+from robustdd_bench.evaluation.statistics.comparison import compare
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import eps_label
-from robustdd_bench.runs.records import read_record
+from robustdd_bench.records.record import read_record
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.work import threads
-from robustdd_bench.runs.workbench import Workbench
-from robustdd_bench.tables import markdown, marked
+from robustdd_bench.text.tables import markdown, marked
 
 EPS, STEP = 8 / 255, 2 / 225
 L2_EPS, L2_STEP = 128 / 255, 15 / 255

@@ -38,13 +38,13 @@ from typing import Any
 from robustdd_bench import plugins
 from robustdd_bench.board.kept import differences, keep
 from robustdd_bench.errors import RobustDDError, UsageError
-from robustdd_bench.evaluation.comparison import Difference
+from robustdd_bench.evaluation.statistics.comparison import Difference
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import Track, eps_label
-from robustdd_bench.runs.records import Record, read_record
-from robustdd_bench.runs.sweep_plan import plan_sweep
-from robustdd_bench.tables import markdown, marked
-from robustdd_bench.terminal import duration_text
+from robustdd_bench.records.record import Record, read_record
+from robustdd_bench.sweeps.plan import plan_sweep
+from robustdd_bench.text.tables import markdown, marked
+from robustdd_bench.text.terminal import duration_text
 
 NOT_KEPT = "not kept: stated once, cannot be computed again"
 COMPUTED = "kept: computed from them"

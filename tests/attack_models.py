@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel
-from robustdd_bench.evaluation.suite_checks import Strength
+from robustdd_bench.evaluation.sanity.suite_checks import Strength
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 torch.set_num_threads(1)  # on such small tensors threads only wait for each other
 

@@ -18,8 +18,8 @@ from small_runs import example
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.files import json_text
-from robustdd_bench.runs.records import write_record
-from robustdd_bench.runs.set_info import set_info
+from robustdd_bench.records.record import write_record
+from robustdd_bench.records.set_info import set_info
 
 SET = "distilled.safetensors"
 PREVIEW = "distilled.png"

@@ -26,7 +26,7 @@ import torch
 from robustdd_bench import files
 from robustdd_bench.runs import cells, pipeline
 from robustdd_bench.runs.executors import LocalExecutor
-from robustdd_bench.runs.progress import NullReporter
+from robustdd_bench.runs.progress.displays import NullReporter
 
 
 def die(*_):

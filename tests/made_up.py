@@ -10,12 +10,12 @@ import torch
 from small_runs import example
 
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.drawing.figures import save_distilled
 from robustdd_bench.evaluation.outcomes import pack_bits
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.runs.figures import save_distilled
-from robustdd_bench.runs.records import Record, aggregate_students, make_record, write_record
-from robustdd_bench.runs.set_info import set_info
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.records.record import Record, aggregate_students, make_record, write_record
+from robustdd_bench.records.set_info import set_info
+from robustdd_bench.seeds import Seeds
 
 STUDENTS, EXAMPLES = 2, 90
 

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from robustdd_bench.board.content import BoardContent
-from robustdd_bench.board.page import page
 from robustdd_bench.board.publish import Published, published
+from robustdd_bench.board.schema import BoardContent
+from robustdd_bench.board.views.page import page
 
 BOARD = Path(__file__).parent.parent / "leaderboard"
 

@@ -10,12 +10,12 @@ from small_runs import TRACK, example, registry
 from strangers import HOOK
 
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.drawing.figures import save_distilled
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
-from robustdd_bench.runs.figures import save_distilled
-from robustdd_bench.runs.records import Record, make_record, write_record
-from robustdd_bench.runs.set_info import set_info
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.records.record import Record, make_record, write_record
+from robustdd_bench.records.set_info import set_info
+from robustdd_bench.seeds import Seeds
 
 __all__ = ["copied", "forged", "install_fast", "installed", "refitted", "registry"]
 

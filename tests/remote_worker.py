@@ -7,7 +7,7 @@ import sys
 
 import small_runs
 
-from robustdd_bench.runs.progress import NullReporter
+from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.runs.work import run_remote
 
 for line in sys.stdin:

@@ -9,8 +9,8 @@ from commands import press_ctrl_c
 from small_runs import MATCHING, TRACK, registry
 
 from robustdd_bench.runs.executors import LocalExecutor
-from robustdd_bench.runs.sweep import run_sweep
-from robustdd_bench.runs.sweep_plan import plan_sweep
+from robustdd_bench.sweeps.plan import plan_sweep
+from robustdd_bench.sweeps.run import run_sweep
 
 MTT = "[settings.mtt]\n" + "\n".join(MATCHING) + "\n"
 

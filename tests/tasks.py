@@ -12,8 +12,8 @@ from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.datasets import load_digits
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.capture import Replayer
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.fast.capture import Replayer
 
 NORMALISE = Preprocessing("normalise", (0.3,), (0.38,))
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.protocol.networks import convnet
+from robustdd_bench.seeds import isolated_rng
 from robustdd_bench.toolkit.adversarial import (
     FLAVOURS,
     Adversary,
@@ -15,8 +16,7 @@ from robustdd_bench.toolkit.adversarial import (
     boosted_cross_entropy,
     robust_loss,
 )
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import isolated_rng
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
 
 K = 3
 

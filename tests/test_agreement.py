@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from robustdd_bench.board.pairing import outcomes
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.agreement import agreement
-from robustdd_bench.evaluation.statistics import standard_deviation
-from robustdd_bench.runs.records import read_record
+from robustdd_bench.evaluation.statistics.means import standard_deviation
+from robustdd_bench.records.record import read_record
+from robustdd_bench.verification.agreement import agreement
 
 RESULTS = Path(__file__).parents[1] / "leaderboard" / "results"
 Z1, Z2 = 1.959963984540054, 2.241402727604947

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from robustdd_bench.toolkit import allocator
-from robustdd_bench.toolkit.allocator import VARIABLE, Keeping, give_back, keep_memory
+from robustdd_bench.toolkit.fast import allocator
+from robustdd_bench.toolkit.fast.allocator import VARIABLE, Keeping, give_back, keep_memory
 
 GLIBC = allocator._glibc() is not None
 
@@ -135,7 +135,7 @@ def test_a_process_without_ctypes_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
 
 PROGRAM = """
 import json, resource
-from robustdd_bench.toolkit.allocator import give_back, keep_memory
+from robustdd_bench.toolkit.fast.allocator import give_back, keep_memory
 kept = keep_memory()
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
@@ -175,7 +175,7 @@ def test_freed_blocks_stay_until_they_are_given_back(mode: str, kept: bool) -> N
 
 COMPUTATION = """
 import hashlib, sys, torch
-from robustdd_bench.toolkit.allocator import keep_memory
+from robustdd_bench.toolkit.fast.allocator import keep_memory
 print(keep_memory().active)
 torch.set_num_threads(1)
 source = torch.Generator().manual_seed(0)

@@ -16,8 +16,8 @@ from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol import architectures
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import isolated_rng
+from robustdd_bench.seeds import isolated_rng
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
 
 REGISTRY = collect(get_plugin_manager(entry_points=False))
 POOL = ("mlp", "alexnet", "vgg11", "resnet18", "resnet18-bn", "vit-tiny")

@@ -10,7 +10,7 @@ from robustdd_attacks.common import Problem
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 NORMS = ["Linf", "L2"]
 

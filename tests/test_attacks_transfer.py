@@ -12,10 +12,10 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
-from robustdd_bench.evaluation.suite_checks import check_gradient_free
+from robustdd_bench.evaluation.sanity.suite_checks import check_gradient_free
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.runs.workbench import Workbench
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.runs.context import Workbench
 
 THREAT = ThreatModel("Linf", 0.1)
 

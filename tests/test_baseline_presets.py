@@ -13,7 +13,7 @@ import pytest
 from robustdd_bench.config import build_config
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.runs.plan import make_plan
+from robustdd_bench.records.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = collect(get_plugin_manager())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustdd_bench.toolkit.compile import availability
+from robustdd_bench.toolkit.fast.compile import availability
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 

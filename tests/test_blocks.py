@@ -15,14 +15,15 @@ from torch import nn
 
 from robustdd_bench.protocol.architectures import alexnet, mlp, resnet18, vgg11
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.toolkit import blocks, convolutions, unroll
-from robustdd_bench.toolkit.blocks import NormBlock, compiled
-from robustdd_bench.toolkit.compile import availability
-from robustdd_bench.toolkit.convolutions import Convolution, Tape
-from robustdd_bench.toolkit.engine import AdjointEngine
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import isolated_rng
-from robustdd_bench.toolkit.unroll import Step, adjoint_gradients, unrolled_gradients
+from robustdd_bench.seeds import isolated_rng
+from robustdd_bench.toolkit.fast import blocks, convolutions
+from robustdd_bench.toolkit.fast.blocks import NormBlock, compiled
+from robustdd_bench.toolkit.fast.compile import availability
+from robustdd_bench.toolkit.fast.convolutions import Convolution, Tape
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories import unroll
+from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
+from robustdd_bench.toolkit.trajectories.unroll import Step, adjoint_gradients, unrolled_gradients
 
 SHAPES = [(2, 3, 8, 8), (1, 5, 8, 2), (3, 1, 2, 2), (2, 3, 5, 7), (0, 3, 4, 4)]
 WHAT = [(False, False), (True, False), (True, True)]
@@ -296,7 +297,7 @@ def fast_problem(**options):
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("batch", "keep"), [(None, 0), (4, 2)])
 def test_the_compiled_engine_equals_full_unrolling(monkeypatch, momentum, soft, batch, keep):
-    monkeypatch.setattr("robustdd_bench.toolkit.convolutions.WORTH", 1)
+    monkeypatch.setattr("robustdd_bench.toolkit.fast.convolutions.WORTH", 1)
     p, network = fast_problem(soft=soft)
     taken = drawn_steps(STRATEGY, batch)
     exact = unrolled_gradients(*p.arguments(), taken, momentum=momentum)
@@ -306,7 +307,7 @@ def test_the_compiled_engine_equals_full_unrolling(monkeypatch, momentum, soft, 
 
 
 def test_a_tape_changes_no_bit_whatever_it_may_hold(monkeypatch):
-    monkeypatch.setattr("robustdd_bench.toolkit.convolutions.WORTH", 1)
+    monkeypatch.setattr("robustdd_bench.toolkit.fast.convolutions.WORTH", 1)
     p, network = fast_problem(body=vgg11((3, 8, 8), CLASSES, width=8), channels=3)
     results, most = [], []
     for budget in (0, 5000, 10**9):

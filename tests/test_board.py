@@ -13,12 +13,12 @@ from robustdd_bench.board.build import build
 from robustdd_bench.board.publish import Published, current, publish, published
 from robustdd_bench.board.rows import track_content
 from robustdd_bench.board.standings import spread, standings
-from robustdd_bench.board.tables import board_tables, run_table
+from robustdd_bench.board.views.tables import board_tables, run_table
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
-from robustdd_bench.runs.record_parts import AggregateInfo
-from robustdd_bench.runs.records import Record, make_record, read_record, write_record
-from robustdd_bench.tables import markdown, with_deviation
+from robustdd_bench.records.parts import AggregateInfo
+from robustdd_bench.records.record import Record, make_record, read_record, write_record
+from robustdd_bench.text.tables import markdown, with_deviation
 
 METHODS = ("random", "mtt", "full")
 

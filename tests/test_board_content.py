@@ -12,14 +12,14 @@ from made_up import made_up, put, share
 from small_runs import example
 
 from robustdd_bench.board.build import build
-from robustdd_bench.board.content import board_schema
 from robustdd_bench.board.publish import publish
 from robustdd_bench.board.rows import MARKS
+from robustdd_bench.board.schema import board_schema
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
+from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
 from robustdd_bench.files import write_json
-from robustdd_bench.runs.record_parts import Commit
-from robustdd_bench.runs.records import Record, make_record
+from robustdd_bench.records.parts import Commit
+from robustdd_bench.records.record import Record, make_record
 
 FIGURES = {
     "reported_version": 1,

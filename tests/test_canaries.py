@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.evaluation import sanity
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student
+from robustdd_bench.evaluation.sanity import student_checks as sanity
 from robustdd_bench.toolkit.adversarial import Adversary
 
 HEADLINE = ThreatModel("Linf", 0.1)

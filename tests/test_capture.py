@@ -8,15 +8,15 @@ import contextlib
 import pytest
 import torch
 
-from robustdd_bench.toolkit import capture
-from robustdd_bench.toolkit.capture import (
+from robustdd_bench.toolkit.fast import capture
+from robustdd_bench.toolkit.fast.capture import (
     Availability,
     Inputs,
     Replayer,
     availability,
     difference,
 )
-from robustdd_bench.toolkit.precision import precision
+from robustdd_bench.toolkit.fast.precision import precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

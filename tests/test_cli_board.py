@@ -10,8 +10,8 @@ from made_up import made_up, put, share
 from publishing import forged
 from small_runs import TRACK, plan_of, run
 
-from robustdd_bench.board.captions import RULE
 from robustdd_bench.board.publish import publish
+from robustdd_bench.board.views.captions import RULE
 from robustdd_bench.cli.main import main
 
 

@@ -24,11 +24,11 @@ from robustdd_bench.cli.doctor import (
 )
 from robustdd_bench.cli.doctor_devices import Check, check_arithmetic, gib
 from robustdd_bench.cli.main import main
-from robustdd_bench.cli.session import Session
-from robustdd_bench.toolkit import allocator, blocks
-from robustdd_bench.toolkit import compile as compile_module
-from robustdd_bench.toolkit.allocator import keep_memory
-from robustdd_bench.toolkit.capture import Availability
+from robustdd_bench.cli.shared.session import Session
+from robustdd_bench.toolkit.fast import allocator, blocks
+from robustdd_bench.toolkit.fast import compile as compile_module
+from robustdd_bench.toolkit.fast.allocator import keep_memory
+from robustdd_bench.toolkit.fast.capture import Availability
 
 
 @pytest.fixture(scope="module")

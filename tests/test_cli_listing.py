@@ -16,7 +16,7 @@ import strangers
 
 from robustdd_bench.cli.listing import KINDS
 from robustdd_bench.cli.main import main
-from robustdd_bench.cli.output import jsonable, plain_table, print_json
+from robustdd_bench.cli.shared.output import jsonable, plain_table, print_json
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import load_track
 
@@ -230,7 +230,7 @@ def test_show_track_prints_every_field_the_hash_and_the_command(
 def test_show_track_reads_a_file_of_the_users(tmp_path: Path, as_json: Callable[..., Any]) -> None:
     from robustdd_bench.protocol import tracks
 
-    source = Path(tracks.__file__).with_name("digits-ipc1.toml")
+    source = Path(tracks.__file__).with_name("tracks") / "digits-ipc1.toml"
     mine = tmp_path / "mine.toml"
     mine.write_text(source.read_text().replace('name = "digits-ipc1"', 'name = "mine"'))
     found = as_json("show", "track", str(mine))

@@ -14,14 +14,14 @@ import pytest
 import strangers
 
 from robustdd_bench import __version__
-from robustdd_bench.cli.group import Group
 from robustdd_bench.cli.main import COMMANDS, cli, main
-from robustdd_bench.cli.session import Session
+from robustdd_bench.cli.shared.group import Group
+from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.errors import PluginError, RunFailedError, UsageError
 
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "sklearn", "pydantic", "matplotlib", "PIL")
 SLOW = ("rich", "jinja2", "importlib.metadata", "importlib.abc", "email", "zipfile", "tempfile")
-SLOW += ("socket", "logging", "random", "robustdd_bench.tables")
+SLOW += ("socket", "logging", "random", "robustdd_bench.text.tables")
 """Modules of a few milliseconds each, which a plain answer does without."""
 
 

@@ -16,9 +16,9 @@ from small_runs import TRACK, copy_of, example, plan_of, registry
 from sweeps import MTT, held, planned, statuses, swept, write
 
 from robustdd_bench.cli.main import main
-from robustdd_bench.cli.session import Session
-from robustdd_bench.cli.sweep_display import LiveDisplay, PlainDisplay, make_sweep_display
-from robustdd_bench.runs.sweep import Outcome
+from robustdd_bench.cli.shared.session import Session
+from robustdd_bench.sweeps.displays import LiveDisplay, PlainDisplay, make_sweep_display
+from robustdd_bench.sweeps.run import Outcome
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "sweeps" / "digits-seeds.toml"
 TWO = 'name = "two"\nmethods = ["random", "raising"]\nseeds = [0, 1]\n'

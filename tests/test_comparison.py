@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation import comparison
-from robustdd_bench.evaluation.comparison import (
+from robustdd_bench.evaluation.statistics import comparison
+from robustdd_bench.evaluation.statistics.comparison import (
     Interval,
     Resamples,
     combined_p,
@@ -183,6 +183,6 @@ def test_what_is_not_paired_is_refused() -> None:
 
 
 def test_tables_do_without_scipy_until_outcomes_are_compared() -> None:
-    code = "import sys, robustdd_bench.board.tables; print('scipy' in sys.modules)"
+    code = "import sys, robustdd_bench.board.views.tables; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

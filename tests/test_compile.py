@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustdd_bench.toolkit import compile as compile_module
-from robustdd_bench.toolkit.compile import availability, kernels, trusted
+from robustdd_bench.toolkit.fast import compile as compile_module
+from robustdd_bench.toolkit.fast.compile import availability, kernels, trusted
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("CXX", "ROBUSTDD_CACHE")}
@@ -51,7 +51,7 @@ def test_they_are_for_the_cpu():
 def test_a_second_process_compiles_nothing(compiler, fresh, tmp_path):
     log = tmp_path / "calls"
     wrapper = script(tmp_path / "compiler", f'echo "$@" >> {log}', 'exec c++ "$@"')
-    code = "from robustdd_bench.toolkit.compile import kernels; print(kernels().path)"
+    code = "from robustdd_bench.toolkit.fast.compile import kernels; print(kernels().path)"
     environment = ENVIRONMENT | {"CXX": str(wrapper), "ROBUSTDD_CACHE": str(fresh)}
     places = [
         subprocess.run(

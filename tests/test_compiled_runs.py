@@ -18,16 +18,21 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.robustness import attack_students, fast_copy
 from robustdd_bench.protocol.tracks import StudentSpec
+from robustdd_bench.records.record import read_record
 from robustdd_bench.runs.executors import Job, LocalExecutor
-from robustdd_bench.runs.progress import NullReporter
-from robustdd_bench.runs.records import read_record
+from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.runs.work import run_remote
-from robustdd_bench.toolkit import blocks
-from robustdd_bench.toolkit import compile as compile_module
-from robustdd_bench.toolkit.capture import Availability
-from robustdd_bench.toolkit.compile import availability
-from robustdd_bench.toolkit.experts import ExpertRecipe, ExpertStore, family_seeds, train_expert
-from robustdd_bench.toolkit.redrawn import RedrawnNetwork
+from robustdd_bench.toolkit.fast import blocks
+from robustdd_bench.toolkit.fast import compile as compile_module
+from robustdd_bench.toolkit.fast.capture import Availability
+from robustdd_bench.toolkit.fast.compile import availability
+from robustdd_bench.toolkit.random_networks import RedrawnNetwork
+from robustdd_bench.toolkit.trajectories.experts import (
+    ExpertRecipe,
+    ExpertStore,
+    family_seeds,
+    train_expert,
+)
 
 CPU = torch.device("cpu")
 
@@ -43,7 +48,7 @@ def none(monkeypatch):
     """A machine without a compiler."""
     found = Availability(False, "no C++ compiler is found")
     monkeypatch.setattr(compile_module, "availability", lambda device: found)
-    monkeypatch.setattr("robustdd_bench.runs.workbench.availability", lambda device: found)
+    monkeypatch.setattr("robustdd_bench.runs.context.availability", lambda device: found)
 
 
 def wrong_kernels(monkeypatch):
@@ -151,7 +156,7 @@ def test_a_plan_for_kernels_that_are_not_there_runs_eagerly_and_says_so(
 ):
     plan = plan_of("mat", compile="on")
     found = Availability(False, "the C++ compiler 'g++' fails: tired")
-    monkeypatch.setattr("robustdd_bench.runs.workbench.availability", lambda device: found)
+    monkeypatch.setattr("robustdd_bench.runs.context.availability", lambda device: found)
     done = run(plan, tmp_path)
     log = (done.folder / "run.log").read_text()
     assert log.count("steps run eagerly: the C++ compiler 'g++' fails: tired") == 1
@@ -290,7 +295,7 @@ def test_a_killed_matching_resumes_bit_for_bit(compiler, tmp_path):
 
 def test_a_worker_without_kernels_says_so(monkeypatch, tmp_path):
     found = Availability(False, "no C++ compiler is found")
-    monkeypatch.setattr("robustdd_bench.runs.workbench.availability", lambda device: found)
+    monkeypatch.setattr("robustdd_bench.runs.context.availability", lambda device: found)
     plan = dataclasses.replace(plan_of("random"), compile=True)
     job = Job(
         plan=plan, out=tmp_path, data_root=tmp_path, witnesses=False, run_here=None, finished=None

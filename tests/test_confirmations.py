@@ -15,18 +15,18 @@ from test_board import bent, tree
 from robustdd_bench.board.build import build, publish_and_build
 from robustdd_bench.board.confirmations import deviation, first_of_each, folder_name
 from robustdd_bench.board.publish import published
+from robustdd_bench.board.pull_requests.check import check_folders
 from robustdd_bench.board.ranking import divisions
-from robustdd_bench.board.readme import section
 from robustdd_bench.board.standings import standings
-from robustdd_bench.board.submissions import check_folders
-from robustdd_bench.board.tables import board_tables
 from robustdd_bench.board.validate import validate
+from robustdd_bench.board.views.readme import section
+from robustdd_bench.board.views.tables import board_tables
 from robustdd_bench.cli.main import main
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
 from robustdd_bench.files import write_json
-from robustdd_bench.runs.plan import MEANS
-from robustdd_bench.runs.records import Record, aggregate_students, write_record
+from robustdd_bench.records.plan import MEANS
+from robustdd_bench.records.record import Record, aggregate_students, write_record
 
 
 def later(record: Record, days: int = 1, **changes) -> Record:

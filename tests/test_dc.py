@@ -18,11 +18,11 @@ from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.seeds import isolated_rng
 from robustdd_bench.toolkit.augment import Drawn
 from robustdd_bench.toolkit.distances import gradient_distance
 from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation, apply
 from robustdd_bench.toolkit.inputspace import split_network, starting_images
-from robustdd_bench.toolkit.seeds import isolated_rng
 
 METHODS = [DC, DSA]
 SHORT = {"iterations": 4, "outer": 2, "inner": 2, "batch_real": 8, "batch_train": 5}

@@ -20,7 +20,7 @@ from robustdd_bench.files import read_safetensors, write_safetensors
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.seeds import Seeds
 
 SHAPE, K, IPC = (1, 2, 2), 3, 2
 IMAGES = torch.linspace(-0.5, 1.5, K * IPC * 4).view(K * IPC, *SHAPE)

@@ -10,7 +10,6 @@ from made_up import made_up, put, share
 
 from robustdd_bench.board.build import build
 from robustdd_bench.board.compare import compare_standings
-from robustdd_bench.board.content import BoardContent
 from robustdd_bench.board.divisions import (
     division_of,
     division_title,
@@ -18,15 +17,16 @@ from robustdd_bench.board.divisions import (
     in_order,
     remark,
 )
-from robustdd_bench.board.page import page
 from robustdd_bench.board.publish import published
 from robustdd_bench.board.ranking import divisions
-from robustdd_bench.board.readme import section
+from robustdd_bench.board.schema import BoardContent
 from robustdd_bench.board.standings import standings
-from robustdd_bench.board.tables import board_tables
-from robustdd_bench.latex import latex_text
+from robustdd_bench.board.views.page import page
+from robustdd_bench.board.views.readme import section
+from robustdd_bench.board.views.tables import board_tables
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.tables import csv_text
+from robustdd_bench.text.latex import latex_text
+from robustdd_bench.text.tables import csv_text
 
 ZCA = asdict(Preprocessing("zca"))
 IMPORTED = {"imported": {"format": "dc", "files": {}, "options": {}}}

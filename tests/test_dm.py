@@ -17,9 +17,9 @@ from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.seeds import isolated_rng
 from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation, apply, apply_grouped
 from robustdd_bench.toolkit.inputspace import features, split_network, starting_images
-from robustdd_bench.toolkit.seeds import isolated_rng
 
 
 def run(task, reporter=None, **config):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from test_unroll import IMAGES, assert_equal, problem
 
-from robustdd_bench.toolkit import engine as engine_module
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.dsa import FAMILIES
-from robustdd_bench.toolkit.engine import AdjointEngine
-from robustdd_bench.toolkit.unroll import (
+from robustdd_bench.toolkit.trajectories import engine as engine_module
+from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
+from robustdd_bench.toolkit.trajectories.unroll import (
     Step,
     adjoint_gradients,
     matching_loss,

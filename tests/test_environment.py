@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustdd_bench.runs import environment as module
-from robustdd_bench.runs.environment import PeakMemory, environment, process, source_commit
+from robustdd_bench.records import environment as module
+from robustdd_bench.records.environment import PeakMemory, environment, process, source_commit
 
 
 def test_the_environment_is_json_and_names_what_decides_speed_and_rounding() -> None:
@@ -148,8 +148,8 @@ def test_peak_memory_is_that_of_the_stage() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_peak_memory_does_not_count_what_was_freed_before_and_is_kept() -> None:
     code = (
-        "from robustdd_bench.runs.environment import PeakMemory\n"
-        "from robustdd_bench.toolkit.allocator import keep_memory\n"
+        "from robustdd_bench.records.environment import PeakMemory\n"
+        "from robustdd_bench.toolkit.fast.allocator import keep_memory\n"
         "keep_memory()\n"
         "before = PeakMemory('cpu').read()\n"
         "block = b'x' * (200 * 2**20)\n"

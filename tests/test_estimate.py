@@ -10,8 +10,8 @@ from small_runs import copy_of, example, plan_of, run
 from sweeps import Counting, planned, swept
 
 from robustdd_bench.files import write_json
-from robustdd_bench.runs.estimate import Estimate, History, estimate
-from robustdd_bench.terminal import duration_text, rate_text
+from robustdd_bench.sweeps.estimate import Estimate, History, estimate
+from robustdd_bench.text.terminal import duration_text, rate_text
 
 
 def seconds(record, **factors):

@@ -10,10 +10,15 @@ from tasks import RecordingReporter, digits_task
 
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
+from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.adversarial import OverfittingGuard
-from robustdd_bench.toolkit.experts import ExpertRecipe, ExpertStore, family_seeds, train_expert
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.experts import (
+    ExpertRecipe,
+    ExpertStore,
+    family_seeds,
+    train_expert,
+)
 
 RECIPE = ExpertRecipe(epochs=3, learning_rate=0.05, batch_size=32)
 PGD = dataclasses.replace(RECIPE, flavour="pgd", eps=0.1, attack_steps=2, attack_step_size=0.05)

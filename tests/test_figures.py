@@ -8,7 +8,12 @@ from PIL import Image
 from small_runs import example
 
 from robustdd_bench.distillers import DistilledSet
-from robustdd_bench.runs.figures import distilled_grid, grid_size, save_distilled, save_robustness
+from robustdd_bench.drawing.figures import (
+    distilled_grid,
+    grid_size,
+    save_distilled,
+    save_robustness,
+)
 
 PADDING = 2
 

@@ -4,8 +4,8 @@ from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.preprocessing import Normalise
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import isolated_rng
+from robustdd_bench.seeds import isolated_rng
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
 
 
 def network(seed=0):

@@ -12,14 +12,14 @@ from commands import robustdd
 from small_runs import copy_of, example, registry
 from verified_runs import edited
 
-from robustdd_bench.board.fresh import SIGNIFICANCE, verify_fresh
-from robustdd_bench.board.subject import Setting
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation import randomisation
 from robustdd_bench.evaluation.outcomes import pack_bits
-from robustdd_bench.evaluation.randomisation import compare_groups, smallest_p
-from robustdd_bench.runs.progress import NullReporter
-from robustdd_bench.runs.records import write_record
+from robustdd_bench.evaluation.statistics import randomisation
+from robustdd_bench.evaluation.statistics.randomisation import compare_groups, smallest_p
+from robustdd_bench.records.record import write_record
+from robustdd_bench.runs.progress.displays import NullReporter
+from robustdd_bench.verification.fresh import SIGNIFICANCE, verify_fresh
+from robustdd_bench.verification.setup import Setting
 
 
 def test_the_p_values_are_those_of_a_loop_over_all_relabelings():

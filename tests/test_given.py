@@ -11,7 +11,7 @@ from robustdd_bench.config import build_config
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import file_sha256
-from robustdd_bench.runs.given import GivenSet, store_set
+from robustdd_bench.imports.external_set import GivenSet, store_set
 
 
 def given(path, out, **options):

@@ -25,9 +25,9 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_students
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.tracks import AdversarialSpec
-from robustdd_bench.toolkit.experts import family_seeds, train_expert
-from robustdd_bench.toolkit.precision import precision
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.seeds import Seeds
+from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.trajectories.experts import family_seeds, train_expert
 
 pytestmark = pytest.mark.gpu
 

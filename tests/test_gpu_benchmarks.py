@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import registry
 
-from robustdd_bench.runs.sweep_plan import plan_sweep
+from robustdd_bench.sweeps.plan import plan_sweep
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
 RESULTS = FOLDER.parent / "results" / "gpu"
@@ -114,7 +114,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import fused, torch
 from torch import nn
-from robustdd_bench.toolkit.blocks import NormBlock
+from robustdd_bench.toolkit.fast.blocks import NormBlock
 
 for relu, pooled, shape in [(True, True, (8, 4)), (True, False, (5, 3)), (False, False, (4, 4))]:
     norm = nn.GroupNorm(3, 3).double()

@@ -18,9 +18,9 @@ from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import NetworkSpec, StudentSpec
-from robustdd_bench.runs.reporter import NullReporter
-from robustdd_bench.runs.sweep_plan import plan_sweep
-from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.sweeps.plan import plan_sweep
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, family_seeds, train_expert
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"))
 import cost

@@ -9,7 +9,7 @@ import pytest
 
 from robustdd_bench.board.standings import standings
 from robustdd_bench.evaluation.outcomes import unpack_bits
-from robustdd_bench.runs.records import read_record, results_hash
+from robustdd_bench.records.record import read_record, results_hash
 
 HISTORIC = sorted((Path(__file__).parent / "historic_records").glob("*.json"))
 
@@ -46,6 +46,6 @@ def test_a_set_that_was_taken_over_still_names_its_run() -> None:
 
 
 def test_there_is_a_sample_of_each_version() -> None:
-    from robustdd_bench.runs.records import READABLE
+    from robustdd_bench.records.record import READABLE
 
     assert {read_record(path).schema_version for path in HISTORIC} == set(READABLE)

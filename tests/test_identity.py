@@ -16,19 +16,21 @@ import pytest
 from click.testing import CliRunner
 from small_runs import TRACK, example, plan_of, registry
 
-from robustdd_bench.board.copies import clashes
+from robustdd_bench.board.admission.duplicates import clashes
 from robustdd_bench.board.standings import standings
 from robustdd_bench.cli.main import cli
 from robustdd_bench.config import all_settings, build_config, config_to_dict, recorded_config
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.identity import Added, added_fields, identity, identity_fields
 from robustdd_bench.protocol.tracks import Track
-from robustdd_bench.runs import adoption, plan, records
-from robustdd_bench.runs.adoption import plan_again
-from robustdd_bench.runs.estimate import History, estimate
-from robustdd_bench.runs.plan import Plan, make_plan
-from robustdd_bench.runs.records import Record, make_record, read_record
-from robustdd_bench.toolkit.experts import ExpertRecipe
+from robustdd_bench.records import plan
+from robustdd_bench.records import record as records
+from robustdd_bench.records.plan import Plan, make_plan
+from robustdd_bench.records.record import Record, make_record, read_record
+from robustdd_bench.runs import reuse as adoption
+from robustdd_bench.runs.reuse import plan_again
+from robustdd_bench.sweeps.estimate import History, estimate
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "leaderboard" / "results"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robustdd_bench import installed
+from robustdd_bench.registry import installed
 
 GROUP = "robustdd_test_group"
 

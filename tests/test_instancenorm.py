@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.toolkit.instancenorm import InstanceNorm, with_fast_norm
-from robustdd_bench.toolkit.seeds import isolated_rng
+from robustdd_bench.seeds import isolated_rng
+from robustdd_bench.toolkit.fast.instancenorm import InstanceNorm, with_fast_norm
 
 SHAPES = [(2, 3, 4, 4), (1, 5, 8, 2), (3, 1, 2, 2), (2, 3, 1, 1)]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from robustdd_mtt.distiller import MTT
 
-from robustdd_bench.toolkit.learned import Learned, label_logits
-from robustdd_bench.toolkit.unroll import Gradients
+from robustdd_bench.toolkit.trajectories.learned import Learned, label_logits
+from robustdd_bench.toolkit.trajectories.unroll import Gradients
 
 K = 3
 LABELS = torch.tensor([0, 1, 2, 0])

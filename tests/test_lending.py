@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import PluginError, PluginWarning
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
-from robustdd_bench.evaluation.sanity import check_unconstrained
+from robustdd_bench.evaluation.sanity.student_checks import check_unconstrained
 
 LINF = ThreatModel("Linf", 0.001)
 COUNT = 40

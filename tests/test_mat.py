@@ -10,11 +10,11 @@ from tasks import SMALL, InterruptedRunError, RecordingReporter, digits_task
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.adversarial import Adversary
-from robustdd_bench.toolkit.experts import ExpertStore
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import Seeds
-from robustdd_bench.toolkit.unroll import Step, adjoint_gradients, unrolled_gradients
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.experts import ExpertStore
+from robustdd_bench.toolkit.trajectories.unroll import Step, adjoint_gradients, unrolled_gradients
 
 
 def run(method, task):

@@ -10,10 +10,10 @@ from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.dsa import STRATEGY
-from robustdd_bench.toolkit.experts import ExpertStore, Trajectories
-from robustdd_bench.toolkit.flat import FlatNetwork
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.inputspace import split_network
-from robustdd_bench.toolkit.matching import TrajectoryMatcher
+from robustdd_bench.toolkit.trajectories.experts import ExpertStore, Trajectories
+from robustdd_bench.toolkit.trajectories.matching import TrajectoryMatcher
 
 
 def config(**changes):

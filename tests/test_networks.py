@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
+from robustdd_bench.protocol.pooling import HalvingPool
 from robustdd_bench.protocol.preprocessing import Normalise, Preprocessing
-from robustdd_bench.toolkit.pooling import HalvingPool
 
 CPU = torch.device("cpu")
 IMAGES = torch.linspace(0, 1, 5 * 3 * 8 * 8).view(5, 3, 8, 8)

@@ -25,9 +25,9 @@ from robustdd_bench.evaluation.robustness import attack_students
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.tracks import AdversarialSpec
+from robustdd_bench.seeds import Seeds, isolated_rng
 from robustdd_bench.toolkit.checkpoint import Checkpoint
-from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, family_seeds, train_expert
 
 DSA_FAMILIES = "color_crop_cutout_scale_rotate"
 RECIPE = ExpertRecipe(

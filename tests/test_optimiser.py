@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from robustdd_bench.toolkit.optimiser import Optimiser
+from robustdd_bench.toolkit.fast.optimiser import Optimiser
 
 KINDS = [("adam", 0.0), ("sgd", 0.0), ("sgd", 0.5)]
 
@@ -59,7 +59,7 @@ def test_its_state_is_torchs_and_a_new_one_goes_on_from_it(kind: str, momentum: 
 def test_a_step_does_not_import_the_compiler() -> None:
     code = (
         "import sys, torch\n"
-        "from robustdd_bench.toolkit.optimiser import Optimiser\n"
+        "from robustdd_bench.toolkit.fast.optimiser import Optimiser\n"
         "for kind in ('adam', 'sgd'):\n"
         "    Optimiser(kind, torch.ones(2), 0.1).step(torch.ones(2))\n"
         "print('torch._dynamo' in sys.modules)\n"

@@ -11,7 +11,7 @@ import torch
 from commands import robustdd
 from small_runs import TRACK
 
-from robustdd_bench.board.overlaps import DataAtHand, copies_against
+from robustdd_bench.board.admission.overlaps import DataAtHand, copies_against
 from robustdd_bench.board.publish import publish
 from robustdd_bench.board.rows import _marks
 from robustdd_bench.board.standings import standings
@@ -22,12 +22,12 @@ from robustdd_bench.evaluation.overlap import CORRELATION, RATIO, Overlap, overl
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import load_digits
+from robustdd_bench.records.parts import OverlapInfo
+from robustdd_bench.records.plan import make_plan
+from robustdd_bench.records.record import make_record, read_record, write_record
 from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
-from robustdd_bench.runs.plan import make_plan
-from robustdd_bench.runs.progress import NullReporter
-from robustdd_bench.runs.record_parts import OverlapInfo
-from robustdd_bench.runs.records import make_record, read_record, write_record
+from robustdd_bench.runs.progress.displays import NullReporter
 
 LEADERBOARD = Path(__file__).parents[1] / "leaderboard"
 OPTIONS = {"test_fraction": 0.05, "split_seed": 0}  # of tests/data/fast.toml

@@ -6,8 +6,8 @@ from torch import nn
 
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.preprocessing import ZCA, Preprocessing
-from robustdd_bench.runs.plan import make_plan
-from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.records.plan import make_plan
+from robustdd_bench.runs.context import Workbench
 
 SMALL = {
     "experts": 1,

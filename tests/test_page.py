@@ -11,11 +11,11 @@ import pytest
 from pages import BOARD, EVIL, committed, crowded, hostile, text_of, with_people
 from small_runs import example
 
-from robustdd_bench.board import plots
 from robustdd_bench.board.build import build
-from robustdd_bench.board.content import BoardContent
-from robustdd_bench.board.page import MAX_INLINE, page
 from robustdd_bench.board.publish import publish
+from robustdd_bench.board.schema import BoardContent
+from robustdd_bench.board.views import plots
+from robustdd_bench.board.views.page import MAX_INLINE, page
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "circle", "rect", "line", "path", "polyline"}
 

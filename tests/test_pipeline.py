@@ -33,12 +33,12 @@ from small_runs import (
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import PluginError, RunFailedError, UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
+from robustdd_bench.records.record import read_record
 from robustdd_bench.runs import pipeline, work
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.executors import Executor, LocalExecutor
-from robustdd_bench.runs.progress import NullReporter
-from robustdd_bench.runs.records import read_record
-from robustdd_bench.runs.workbench import Workbench
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.runs.progress.displays import NullReporter
+from robustdd_bench.seeds import Seeds
 
 METHODS = ("random", "mtt", "mat")
 

@@ -17,8 +17,8 @@ from robustdd_bench.config import assignment, build_config, parse_assignments
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.plugins import Entry, PluginInfo, Registry
 from robustdd_bench.protocol.tracks import Track
-from robustdd_bench.runs import plan as plan_module
-from robustdd_bench.runs.plan import Plan, make_plan, preset_values
+from robustdd_bench.records import plan as plan_module
+from robustdd_bench.records.plan import Plan, make_plan, preset_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.toolkit.pooling import HalvingPool
+from robustdd_bench.protocol.pooling import HalvingPool
 
 SHAPES = [(2, 3, 4, 6), (1, 1, 2, 2), (5, 2, 8, 8), (0, 3, 4, 4)]
 DTYPES = [torch.float32, torch.float64]

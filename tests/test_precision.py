@@ -10,8 +10,13 @@ from torch import nn
 
 from robustdd_bench.config import build_config
 from robustdd_bench.errors import UsageError
-from robustdd_bench.toolkit.experts import ExpertRecipe, ExpertStore, family_seeds, train_expert
-from robustdd_bench.toolkit.precision import PRECISIONS, precision
+from robustdd_bench.toolkit.fast.precision import PRECISIONS, precision
+from robustdd_bench.toolkit.trajectories.experts import (
+    ExpertRecipe,
+    ExpertStore,
+    family_seeds,
+    train_expert,
+)
 
 CPU = torch.device("cpu")
 RECIPE = ExpertRecipe(epochs=2, learning_rate=0.05, batch_size=32, augmentation="color_crop")

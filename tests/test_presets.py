@@ -8,7 +8,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import load_track
-from robustdd_bench.runs.plan import make_plan, preset_values
+from robustdd_bench.records.plan import make_plan, preset_values
 
 METHODS = ("mtt", "mat")
 NAMED = {"mtt": "paper", "mat": "field"}

@@ -14,14 +14,14 @@ import torch
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import PluginWarning, get_plugin_manager
-from robustdd_bench.runs.metrics import MetricsFile, Row, read_values
-from robustdd_bench.runs.progress import (
+from robustdd_bench.runs.progress.displays import (
     NullReporter,
     PlainReporter,
     RichReporter,
     make_reporter,
     plugin_loggers,
 )
+from robustdd_bench.runs.progress.metrics import MetricsFile, Row, read_values
 
 
 class Clock:
@@ -92,7 +92,7 @@ def test_tensors_are_read_together_every_few_seconds(
         readings.append(len(found))
         return read_values(found)
 
-    monkeypatch.setattr("robustdd_bench.runs.reporter.read_values", counted)
+    monkeypatch.setattr("robustdd_bench.runs.progress.reporter.read_values", counted)
     clock = Clock()
     with reporter(tmp_path, clock=clock, flush_s=3.0) as run:
         for step in range(10):

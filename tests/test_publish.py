@@ -13,9 +13,9 @@ from small_runs import example, plan_of, run
 from test_board import tree
 
 from robustdd_bench.board import build as building
+from robustdd_bench.board.admission.submission import Submission, make_submission, read_submission
 from robustdd_bench.board.build import publish_and_build
 from robustdd_bench.board.publish import locked, placing, publish, published
-from robustdd_bench.board.submission import Submission, make_submission, read_submission
 from robustdd_bench.cli.main import main
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError

@@ -9,13 +9,13 @@ from pages import committed_runs
 
 from robustdd_bench.board import ranking
 from robustdd_bench.board.build import build
-from robustdd_bench.board.captions import RULE
 from robustdd_bench.board.compare import compare_standings
 from robustdd_bench.board.pairing import common_seeds, outcomes
 from robustdd_bench.board.publish import current, published
 from robustdd_bench.board.ranking import divisions
-from robustdd_bench.board.readme import section
 from robustdd_bench.board.standings import Standing, standings
+from robustdd_bench.board.views.captions import RULE
+from robustdd_bench.board.views.readme import section
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
 

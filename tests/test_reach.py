@@ -25,12 +25,12 @@ from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import ImageData, Split
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import PreprocessingSpec, Track, load_track
+from robustdd_bench.records.plan import Plan, make_plan
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.pipeline import execute
-from robustdd_bench.runs.plan import Plan, make_plan
-from robustdd_bench.runs.progress import NullReporter, PlainReporter, RichReporter
-from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.runs.progress.displays import NullReporter, PlainReporter, RichReporter
 
 FORBIDDEN = (RunFolder, ImageData, Split, Registry, Plan, Track)
 

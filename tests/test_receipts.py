@@ -15,10 +15,11 @@ from test_pipeline import Counting, cell_names
 from robustdd_bench.board.rows import MARKS, _marks
 from robustdd_bench.board.standings import standings
 from robustdd_bench.cli.main import main
-from robustdd_bench.runs import assembly, cells, pipeline
-from robustdd_bench.runs.environment import host_id, process
-from robustdd_bench.runs.record_parts import Commit, Costs
-from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.records.environment import host_id, process
+from robustdd_bench.records.parts import Commit, Costs
+from robustdd_bench.runs import assemble as assembly
+from robustdd_bench.runs import cells, pipeline
+from robustdd_bench.runs.context import Workbench
 
 
 def receipt_of(path: Path) -> Path:

@@ -13,7 +13,7 @@ from small_runs import example, record_json
 
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
-from robustdd_bench.runs.records import (
+from robustdd_bench.records.record import (
     SCHEMA_VERSION,
     Record,
     json_schema,

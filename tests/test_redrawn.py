@@ -3,7 +3,7 @@ import dataclasses
 import torch
 from tasks import counting_network, digits_task
 
-from robustdd_bench.toolkit.redrawn import RedrawnNetwork
+from robustdd_bench.toolkit.random_networks import RedrawnNetwork
 
 
 def test_a_network_drawn_anew_is_the_network_of_that_seed_in_the_same_tensors(tmp_path):

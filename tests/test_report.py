@@ -21,7 +21,7 @@ from robustdd_bench.report.html import html
 from robustdd_bench.report.markdown import block, escaped, markdown
 from robustdd_bench.report.reading import read_run
 from robustdd_bench.report.write import write_report
-from robustdd_bench.runs.progress import NullReporter
+from robustdd_bench.runs.progress.displays import NullReporter
 
 
 def report_of(*folders):

@@ -10,9 +10,10 @@ from attack_models import make_attack, shipped_order, trained_network
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.evaluation import sanity, suite_checks
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import Violations, attack_student
+from robustdd_bench.evaluation.sanity import student_checks as sanity
+from robustdd_bench.evaluation.sanity import suite_checks
 
 LADDER = (0.05, 0.1)
 BATCH = 64
@@ -247,7 +248,8 @@ def test_the_harness_imports_no_attack():
     import sys
 
     code = (
-        "import sys, robustdd_bench.evaluation.sanity, robustdd_bench.evaluation.robustness;"
+        "import sys, robustdd_bench.evaluation.sanity.student_checks;"
+        "import robustdd_bench.evaluation.robustness;"
         "print([m for m in sys.modules if m.startswith('robustdd_attacks')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

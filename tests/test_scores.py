@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.scores import (
+from robustdd_bench.evaluation.statistics.scores import (
     attack_efficiency,
     crei,
     drop_rate,

@@ -9,12 +9,12 @@ import torch
 from reachable import reachable
 from small_runs import TRACK, example, plan_of, registry, run
 
-from robustdd_bench.board.checks import _seeds
+from robustdd_bench.board.admission.rules import _seeds
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol.tracks import parse_track
-from robustdd_bench.runs.adoption import plan_again
-from robustdd_bench.runs.workbench import Workbench
-from robustdd_bench.toolkit.seeds import Seeds, derive_seed
+from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.reuse import plan_again
+from robustdd_bench.seeds import Seeds, derive_seed
 
 
 def track_file(folder, name="fast", *, base="", scheme=2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustdd_bench.toolkit.seeds import Seeds, derive_seed, isolated_rng
+from robustdd_bench.seeds import Seeds, derive_seed, isolated_rng
 
 
 @pytest.mark.parametrize(

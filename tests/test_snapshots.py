@@ -12,10 +12,10 @@ from small_runs import example, plan_of, run
 from tasks import RecordingReporter
 
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.drawing.figures import png
 from robustdd_bench.errors import RunFailedError
-from robustdd_bench.runs.figures import png
-from robustdd_bench.runs.progress import NullReporter
-from robustdd_bench.runs.snapshots import snapshot_picture, snapshots, write_snapshot
+from robustdd_bench.runs.progress.displays import NullReporter
+from robustdd_bench.runs.progress.snapshots import snapshot_picture, snapshots, write_snapshot
 from robustdd_bench.toolkit.snapshots import MOST, show_images, snapshot_steps
 
 

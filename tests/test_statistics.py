@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.statistics import (
+from robustdd_bench.evaluation.statistics.means import (
     aggregate,
     mean,
     standard_deviation,

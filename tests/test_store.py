@@ -14,9 +14,9 @@ from tasks import RecordingReporter, digits_task
 
 from robustdd_bench.cli.main import main
 from robustdd_bench.errors import RunFailedError, UsageError
-from robustdd_bench.runs import store
-from robustdd_bench.runs.store import find_garbage, free, list_experts
-from robustdd_bench.toolkit.experts import ExpertRecipe, ExpertStore
+from robustdd_bench.runs import cleaning as store
+from robustdd_bench.runs.cleaning import find_garbage, free, list_experts
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, ExpertStore
 
 RECIPE = ExpertRecipe(
     epochs=2, learning_rate=0.05, batch_size=32, flavour="pgd", eps=0.1, attack_steps=1, ema=0.5

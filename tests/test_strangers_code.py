@@ -29,8 +29,8 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import PluginError, RunFailedError
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.settings import Snapshot
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.executors import Executor
-from robustdd_bench.runs.workbench import Workbench
 
 TINY = """
 name = "tiny"

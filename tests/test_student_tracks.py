@@ -12,9 +12,9 @@ from torch import nn
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.protocol.tracks import load_track, parse_track
-from robustdd_bench.runs.plan import Plan, make_plan
-from robustdd_bench.runs.records import read_record
-from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.records.plan import Plan, make_plan
+from robustdd_bench.records.record import read_record
+from robustdd_bench.runs.context import Workbench
 
 OTHERS = {
     "mlp": '[student_network]\nname = "mlp"\noptions = { width = 8 }\n',

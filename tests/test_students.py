@@ -15,8 +15,8 @@ from robustdd_bench.evaluation.students import total_steps, train_student
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
+from robustdd_bench.seeds import Seeds, isolated_rng
 from robustdd_bench.toolkit.dsa import Augmentation, apply
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
 
 SEEDS = Seeds(3, "track")
 SHAPE = (1, 8, 8)

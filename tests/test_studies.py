@@ -19,7 +19,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.seeds import isolated_rng
+from robustdd_bench.seeds import isolated_rng
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = {

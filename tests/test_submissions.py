@@ -14,12 +14,12 @@ from hostile import EVIL, HOSTILE, PREVIEW, SET, published_one, replaced, sparse
 from publishing import copied, forged, installed, renamed, reseeded
 from small_runs import example
 
-from robustdd_bench.board import submissions
+from robustdd_bench.board.admission.tensors import read_set
 from robustdd_bench.board.build import build, publish_and_build
 from robustdd_bench.board.publish import published
-from robustdd_bench.board.readme import with_section
-from robustdd_bench.board.sets import read_set
-from robustdd_bench.board.submissions import Report, check_folders, check_revisions
+from robustdd_bench.board.pull_requests import check as submissions
+from robustdd_bench.board.pull_requests.check import Report, check_folders, check_revisions
+from robustdd_bench.board.views.readme import with_section
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import write_json
 

@@ -9,9 +9,10 @@ from attack_models import make_attack, shipped_order, trained_network
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation import sanity, suite_checks
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student
+from robustdd_bench.evaluation.sanity import student_checks as sanity
+from robustdd_bench.evaluation.sanity import suite_checks
 
 HEADLINE = ThreatModel("Linf", 0.1)
 BATCH = 64

@@ -8,12 +8,12 @@ from small_runs import example
 
 from robustdd_bench.board.publish import current, newest
 from robustdd_bench.board.rows import track_content
-from robustdd_bench.board.tables import board_tables
+from robustdd_bench.board.views.tables import board_tables
+from robustdd_bench.drawing.figures import attack_label
 from robustdd_bench.protocol.suite import suite_note, worst_case_over
 from robustdd_bench.protocol.tracks import AttackSpec
 from robustdd_bench.report.content import facts
 from robustdd_bench.report.reading import read_run
-from robustdd_bench.runs.figures import attack_label
 
 DIGITS = (
     "worst case over noise, fgsm, pgd, apgd-ce, apgd-dlr at every eps, and apgd-t, square at 0.10 "

@@ -12,9 +12,9 @@ from test_records import refused, set_bits
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.protocol.tracks import parse_track
+from robustdd_bench.records.record import read_record
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.executors import LocalExecutor
-from robustdd_bench.runs.records import read_record
-from robustdd_bench.runs.workbench import Workbench
 
 LADDER = (0.02, 0.05, 0.10)
 

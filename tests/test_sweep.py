@@ -7,8 +7,8 @@ from small_runs import TRACK, copy_of, example, plan_of, registry, run, without_
 from sweeps import Counting, held, no_pause, planned, statuses, swept, write
 
 from robustdd_bench.errors import PluginError
-from robustdd_bench.runs.sweep import POLL_S
-from robustdd_bench.runs.sweep_plan import plan_sweep
+from robustdd_bench.sweeps.plan import plan_sweep
+from robustdd_bench.sweeps.run import POLL_S
 
 TWO = 'methods = "random"\nseeds = [0, 1]'
 
@@ -159,7 +159,7 @@ def test_what_another_process_has_just_tried_again_is_not_tried_a_third_time(tmp
 
 
 def test_a_lock_that_is_taken_between_the_look_and_the_run_is_no_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr("robustdd_bench.runs.sweep.is_locked", lambda folder, unsure: False)
+    monkeypatch.setattr("robustdd_bench.sweeps.run.is_locked", lambda folder, unsure: False)
     sweep = planned(tmp_path, 'methods = "random"')
     lock = held(plan_of("random").folder(tmp_path))
     assert statuses(swept(sweep, tmp_path, wait=False)) == ["elsewhere"]

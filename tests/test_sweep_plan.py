@@ -13,9 +13,9 @@ from small_runs import TRACK, example, plan_of, registry
 from sweeps import planned, write
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.runs import sweep_file
-from robustdd_bench.runs.sweep_file import MAX_RUNS, SweepFileError, read_sweep_file
-from robustdd_bench.runs.sweep_plan import plan_sweep
+from robustdd_bench.sweeps import file as sweep_file
+from robustdd_bench.sweeps.file import MAX_RUNS, SweepFileError, read_sweep_file
+from robustdd_bench.sweeps.plan import plan_sweep
 
 PAGE = Path(__file__).parents[1] / "docs" / "sweeps.md"
 

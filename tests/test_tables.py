@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from made_up import made_up, put, share
 
 from robustdd_bench.board.build import board
-from robustdd_bench.board.captions import RULE
 from robustdd_bench.board.publish import Published
 from robustdd_bench.board.rows import track_content
-from robustdd_bench.board.tables import board_tables, score_tables
+from robustdd_bench.board.views.captions import RULE
+from robustdd_bench.board.views.tables import board_tables, score_tables
 from robustdd_bench.cli.main import main
-from robustdd_bench.latex import escape, latex_text, unescape
 from robustdd_bench.protocol.tracks import parse_eps
-from robustdd_bench.tables import Cell, Column, Row, Table, csv_text, markdown_text, plain
+from robustdd_bench.text.latex import escape, latex_text, unescape
+from robustdd_bench.text.tables import Cell, Column, Row, Table, csv_text, markdown_text, plain
 
 HOSTILE = [
     "=HYPERLINK(1)",

@@ -15,7 +15,7 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
 from robustdd_bench.evaluation.together import Students, layout_for
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.toolkit.seeds import isolated_rng
+from robustdd_bench.seeds import isolated_rng
 
 THREAT = ThreatModel("Linf", 0.1)
 

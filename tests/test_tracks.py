@@ -397,15 +397,17 @@ def _registry_with(name: str, target: str) -> Registry:
 
 
 def test_a_track_of_a_plugin_is_read_from_its_package() -> None:
-    registry = _registry_with("again", "robustdd_bench.protocol:digits-ipc1.toml")
+    registry = _registry_with("again", "robustdd_bench.protocol:tracks/digits-ipc1.toml")
     text, source = read_track_text("again", registry)
-    assert source == "digits-ipc1.toml"
+    assert source == "tracks/digits-ipc1.toml"
     assert tomllib.loads(text)["name"] == "digits-ipc1"
     with pytest.raises(UsageError, match="is 'digits-ipc1' but registered as 'again'"):
         load_track("again", registry)
 
 
-@pytest.mark.parametrize("target", ["robustdd_bench.protocol:no.toml", "no_such_package_x:a.toml"])
+@pytest.mark.parametrize(
+    "target", ["robustdd_bench.protocol:tracks/no.toml", "no_such_package_x:a.toml"]
+)
 def test_a_registered_track_without_a_file_names_the_plugin(target: str) -> None:
     with pytest.raises(UsageError, match="plugin 'mine': cannot read track 'gone'"):
         load_track("gone", _registry_with("gone", target))

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
+from robustdd_bench.seeds import isolated_rng
 from robustdd_bench.toolkit.dsa import FAMILIES, Augmentation, apply
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import isolated_rng
-from robustdd_bench.toolkit.unroll import (
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.unroll import (
     Step,
     adjoint_gradients,
     matching_loss,

@@ -22,16 +22,16 @@ from verified_runs import (
     verify,
 )
 
-from robustdd_bench.board.reevaluate import AGREES, MORE, PROVEN, UNPROVEN
 from robustdd_bench.cli.main import main
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.witnesses import load, save
 from robustdd_bench.runs import work
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
-from robustdd_bench.runs.progress import NullReporter
-from robustdd_bench.runs.workbench import Workbench
+from robustdd_bench.runs.progress.displays import NullReporter
+from robustdd_bench.verification.reevaluate import AGREES, MORE, PROVEN, UNPROVEN
 
 
 def called(*words: str) -> int:

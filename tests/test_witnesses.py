@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from small_runs import SUITE, copy_of, example, plan_of, record_json, registry, run, without_costs
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.board.subject import Setting
-from robustdd_bench.board.verify import verify_witnesses
 from robustdd_bench.cli.main import main
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.witnesses import (
@@ -28,7 +26,9 @@ from robustdd_bench.evaluation.witnesses import (
 from robustdd_bench.files import read_safetensors, write_safetensors
 from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
-from robustdd_bench.runs.progress import NullReporter
+from robustdd_bench.runs.progress.displays import NullReporter
+from robustdd_bench.verification.setup import Setting
+from robustdd_bench.verification.witnesses import verify_witnesses
 
 ONLY = ("--witnesses-only", "--track", str(SUITE))
 
@@ -247,7 +247,7 @@ def test_a_missing_witness_is_told_with_exit_code_1(kept, tmp_path, capsys) -> N
 
 
 def _evaluation(folder):
-    from robustdd_bench.runs.workbench import Workbench
+    from robustdd_bench.runs.context import Workbench
 
     return Workbench(plan_of(track=str(SUITE)), registry(), folder, folder).evaluation.pixels()
 

@@ -14,10 +14,10 @@ gradient is taken class by class: the sum's gradient exactly, with the memory of
 times as long.)
 
 On a GPU the gradient of a class and the training step of the network are captured
-(`toolkit.capture`): one graph for each number of images and family of augmentations, which serves
-every class. The class enters as indices of images and takes its labels from there; with the class
-inside a graph there would be K times as many graphs, each captured anew, to save two copies of a
-few numbers a replay.
+(`toolkit.fast.capture`): one graph for each number of images and family of augmentations, which
+serves every class. The class enters as indices of images and takes its labels from there; with the
+class inside a graph there would be K times as many graphs, each captured anew, to save two copies
+of a few numbers a replay.
 
 Deviations: between the tabulated images per class the loop counts are those of the next larger
 entry; the paper gives none. In networks with batch norm, batch statistics are used as they are; the
@@ -38,13 +38,13 @@ from torch.nn.functional import cross_entropy
 from robustdd_bench.distillers import DistilledSet, DistillTask, Reporter
 from robustdd_bench.toolkit.augment import put_drawn
 from robustdd_bench.toolkit.batches import ClassSampler
-from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.distances import gradient_distance
 from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams
-from robustdd_bench.toolkit.flat import Augment
+from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
+from robustdd_bench.toolkit.fast.flat import Augment
 from robustdd_bench.toolkit.inputspace import starting_images, to_pixels
-from robustdd_bench.toolkit.redrawn import RedrawnNetwork
+from robustdd_bench.toolkit.random_networks import RedrawnNetwork
 from robustdd_bench.toolkit.snapshots import show_images
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}

@@ -10,7 +10,8 @@ step, and z are the synthetic images in the network's input space, after the pre
 where the paper's learning rate holds. Only first-order gradients are needed, and the sum over
 classes lets many classes pass in one forward: that is exact, for any number of them.
 
-On a GPU the gradient of the classes that pass together is one captured step (`toolkit.capture`).
+On a GPU the gradient of the classes that pass together is one captured step
+(`toolkit.fast.capture`).
 With 10 classes and all families some 510 of its 560 kernels are the augmentation's, and which these
 are depends on what was drawn. So the captured step applies every family to every image and chooses
 (`toolkit.dsa.apply_table`): 670 kernels, always the same, in one graph. Graphs of single classes,
@@ -35,7 +36,6 @@ from torch import Tensor, nn
 
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.batches import ClassSampler
-from robustdd_bench.toolkit.capture import Inputs, Replayer
 from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.distances import class_means, mean_distance
 from robustdd_bench.toolkit.dsa import (
@@ -45,8 +45,9 @@ from robustdd_bench.toolkit.dsa import (
     apply_table,
     grouped_table,
 )
+from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
 from robustdd_bench.toolkit.inputspace import features, starting_images, to_pixels
-from robustdd_bench.toolkit.redrawn import RedrawnNetwork
+from robustdd_bench.toolkit.random_networks import RedrawnNetwork
 from robustdd_bench.toolkit.snapshots import show_images
 
 _CHECK_EVERY = 100

@@ -1,8 +1,8 @@
 """MTT (Cazenavette et al. 2022, arXiv 2203.11932): match the trajectories of natural experts.
 
 Deviations from the public code: the exact gradient is computed with one step's memory
-(`robustdd_bench.toolkit.unroll`), and alpha is learned as exp(a), so it can be neither negative nor
-NaN (`robustdd_bench.toolkit.matching`).
+(`robustdd_bench.toolkit.trajectories.unroll`), and alpha is learned as exp(a), so it can be
+neither negative nor NaN (`robustdd_bench.toolkit.trajectories.matching`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from robustdd_bench.distillers import DistillTask
-from robustdd_bench.toolkit.experts import ExpertRecipe
-from robustdd_bench.toolkit.matching import OuterFactory, TrajectoryConfig, TrajectoryDistiller
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
+from robustdd_bench.toolkit.trajectories.matching import (
+    OuterFactory,
+    TrajectoryConfig,
+    TrajectoryDistiller,
+)
 
 
 class MTT(TrajectoryDistiller):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from robustdd_bench.runs.cells import RECEIPT
-from robustdd_bench.runs.store import recorded_status
+from robustdd_bench.runs.cleaning import recorded_status
 
 NAME = "rows.tar"
 _BLOCK, _HEADERS, _END = 512, 3 * 512, 2 * tarfile.RECORDSIZE

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from robustdd_bench.toolkit.precision import PRECISIONS, precision
+from robustdd_bench.toolkit.fast.precision import PRECISIONS, precision
 
 ARITHMETIC = PRECISIONS[1:]
 
@@ -293,7 +293,7 @@ def circumstances(script: str, options: argparse.Namespace, words: Sequence[str]
         options: the parsed command line.
         words: the options that decide what was done.
     """
-    from robustdd_bench.runs.environment import source_commit
+    from robustdd_bench.records.environment import source_commit
 
     commit = source_commit()
     cuda = torch.device(options.device).type == "cuda"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdd_bench.plugins import Registry
-from robustdd_bench.runs.plan import make_plan
-from robustdd_bench.runs.sweep_file import read_sweep_file
-from robustdd_bench.runs.sweep_plan import SweepRun, plan_sweep
+from robustdd_bench.records.plan import make_plan
+from robustdd_bench.sweeps.file import read_sweep_file
+from robustdd_bench.sweeps.plan import SweepRun, plan_sweep
 
 
 def add_options(made: argparse.ArgumentParser) -> None:

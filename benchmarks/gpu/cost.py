@@ -38,12 +38,12 @@ from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.networks import Builder, NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import NetworkSpec, Track
-from robustdd_bench.runs.plan import Plan
-from robustdd_bench.toolkit.experts import ExpertRecipe
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.matching import TrajectoryDistiller
-from robustdd_bench.toolkit.randomness import ExampleGenerator
-from robustdd_bench.toolkit.unroll import Step, step_products
+from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.records.plan import Plan
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
+from robustdd_bench.toolkit.trajectories.matching import TrajectoryDistiller
+from robustdd_bench.toolkit.trajectories.unroll import Step, step_products
 
 DATA = {
     "cifar10": ((3, 32, 32), 10, 50_000, 10_000),

@@ -18,12 +18,12 @@ from bench import Bench, count_operations, parse, relative
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
+from robustdd_bench.seeds import isolated_rng
 from robustdd_bench.toolkit.augment import Augmenter
-from robustdd_bench.toolkit.engine import AdjointEngine
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.precision import precision
-from robustdd_bench.toolkit.seeds import isolated_rng
-from robustdd_bench.toolkit.unroll import (
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
+from robustdd_bench.toolkit.trajectories.unroll import (
     Gradients,
     Step,
     adjoint_gradients,

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.datasets import Split
-from robustdd_bench.runs.reporter import NullReporter
+from robustdd_bench.runs.progress.reporter import NullReporter
 from robustdd_bench.toolkit.adversarial import Adversary, adversarial_loss, attack_batch
-from robustdd_bench.toolkit.capture import availability
-from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.precision import precision
+from robustdd_bench.toolkit.fast.capture import availability
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, family_seeds, train_expert
 
 EPS = 2 / 255
 SOME = 12_800

@@ -1,9 +1,10 @@
 """Instance norm, ReLU and 2x2 average pooling in one pass on a GPU: a candidate, to be measured.
 
-What `robustdd_bench.toolkit.blocks` has compiled in C++ for the CPU, in Triton: one program for
-each image and channel, whose pixels fit into its registers. Names, arguments and formulas are those
-of blocks.py, so that `computed()` lets the modules there use these kernels. `kernels.py` measures
-them beside torch's; nothing else uses them until that has said that they are right and faster.
+What `robustdd_bench.toolkit.fast.blocks` has compiled in C++ for the CPU, in Triton: one program
+for each image and channel, whose pixels fit into its registers. Names, arguments and formulas are
+those of blocks.py, so that `computed()` lets the modules there use these kernels. `kernels.py`
+measures them beside torch's; nothing else uses them until that has said that they are right and
+faster.
 
 TRITON_INTERPRET=1 computes them on a CPU, for the tests.
 """
@@ -18,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from robustdd_bench.toolkit import blocks
+from robustdd_bench.toolkit.fast import blocks
 
 
 @triton.jit
@@ -125,7 +126,7 @@ def _second(
 
 
 def call(name: str, tensors: Sequence[Tensor], *numbers: float) -> None:
-    """As `robustdd_bench.toolkit.compile.Kernels`: contiguous tensors of one dtype, and numbers.
+    """As `robustdd_bench.toolkit.fast.compile.Kernels`: contiguous tensors of one dtype, numbers.
 
     Raises:
         ValueError: an image with an odd side is to be pooled.

@@ -25,9 +25,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.precision import precision
-from robustdd_bench.toolkit.unroll import adjoint_gradients
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.trajectories.unroll import adjoint_gradients
 
 SHOWN = 12
 

@@ -37,9 +37,9 @@ from robustdd_bench.errors import RobustDDError
 from robustdd_bench.files import read_json
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import eps_label
-from robustdd_bench.runs.records import read_record
-from robustdd_bench.runs.sweep_plan import SweepRun
-from robustdd_bench.terminal import rate_text
+from robustdd_bench.records.record import read_record
+from robustdd_bench.sweeps.plan import SweepRun
+from robustdd_bench.text.terminal import rate_text
 
 PROGRAM = (sys.executable, "-m", "robustdd_bench")
 GRACE_S = 15.0

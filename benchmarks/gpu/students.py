@@ -28,8 +28,8 @@ from robustdd_bench.evaluation.together import Layout
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.protocol.tracks import StudentSpec
-from robustdd_bench.runs.reporter import NullReporter
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.seeds import Seeds
 
 THREAT = ThreatModel("Linf", 2 / 255)
 SEEDS = Seeds(0, "benchmark", "students")

@@ -15,7 +15,7 @@ from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.seeds import Seeds
 
 NORMALISE = Preprocessing("normalise", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 DSA = "color_crop_cutout_flip_scale_rotate"

@@ -30,10 +30,10 @@ from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.tracks import StudentSpec
-from robustdd_bench.runs.reporter import NullReporter
-from robustdd_bench.toolkit.blocks import compiled as compile_network
-from robustdd_bench.toolkit.randomness import ExampleGenerator
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.fast.blocks import compiled as compile_network
 
 TORCHATTACKS = Package(
     name="torchattacks", url="https://github.com/Harry24k/adversarial-attacks-pytorch"

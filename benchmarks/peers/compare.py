@@ -54,7 +54,7 @@ def child(asked: dict[str, Any]) -> None:
     import torch
     from comparison import Call
 
-    from robustdd_bench.runs.environment import PeakMemory
+    from robustdd_bench.records.environment import PeakMemory
 
     torch.set_num_threads(1)
     how = way(asked["side"])

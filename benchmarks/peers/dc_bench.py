@@ -28,8 +28,8 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.tracks import StudentSpec
-from robustdd_bench.runs.reporter import NullReporter
-from robustdd_bench.toolkit.seeds import Seeds, isolated_rng
+from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.seeds import Seeds, isolated_rng
 
 REPOSITORY = Repository(
     name="dc_benchmark",

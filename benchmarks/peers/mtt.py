@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from variants import PEER, way
 
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.toolkit.engine import AdjointEngine
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.seeds import isolated_rng
-from robustdd_bench.toolkit.unroll import Step, matching_loss
+from robustdd_bench.seeds import isolated_rng
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
+from robustdd_bench.toolkit.trajectories.unroll import Step, matching_loss
 
 REPOSITORY = Repository(
     name="mtt-distillation",

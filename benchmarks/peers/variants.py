@@ -22,7 +22,7 @@ class Way:
     switch: Callable[[], None] | None = None
     """Called first thing in the child process, before networks are built."""
     compile: bool = False
-    """Whether compiled kernels compute (`robustdd_bench.toolkit.blocks`)."""
+    """Whether compiled kernels compute (`robustdd_bench.toolkit.fast.blocks`)."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of `AdjointEngine`."""
     rehearse: bool = False

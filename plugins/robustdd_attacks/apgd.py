@@ -38,7 +38,7 @@ from torch import Tensor
 from robustdd_attacks import papers
 from robustdd_attacks.common import Best, Problem, direction, in_ball, judge, restarts
 from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 MOMENTUM = 0.75  # the paper's alpha
 RISES = 0.75  # the paper's rho

@@ -38,7 +38,7 @@ from robustdd_attacks import papers
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import frozen
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.attacks import Model, Norm, ThreatModel, rows
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 
 @dataclass(frozen=True, slots=True)

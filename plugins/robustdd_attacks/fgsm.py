@@ -16,7 +16,7 @@ from torch import Tensor
 from robustdd_attacks import papers
 from robustdd_attacks.common import ascent, direction
 from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 
 class FGSM(Attack):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustdd_attacks.common import Best, in_ball, judge, on_sphere
 from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 
 class Noise(Attack):

@@ -34,7 +34,7 @@ from torch import Tensor
 from robustdd_attacks import papers
 from robustdd_attacks.common import Best, Problem, judge, restarts
 from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in 10000 queries
 PRUNE_EVERY = 100  # queries between two looks at what is broken, each of which waits for the device

@@ -19,7 +19,7 @@ from robustdd_attacks.common import Best, judge
 from robustdd_attacks.pgd import PGD
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 
 class Transfer(Attack):

@@ -29,8 +29,12 @@ from typing import ClassVar
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.adversarial import Adversary
-from robustdd_bench.toolkit.experts import ExpertRecipe
-from robustdd_bench.toolkit.matching import OuterFactory, TrajectoryConfig, TrajectoryDistiller
+from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
+from robustdd_bench.toolkit.trajectories.matching import (
+    OuterFactory,
+    TrajectoryConfig,
+    TrajectoryDistiller,
+)
 from robustdd_mat.joint import JointOuter
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.adversarial import Adversary, adversarial_loss
-from robustdd_bench.toolkit.experts import family_seeds
-from robustdd_bench.toolkit.flat import FlatNetwork
-from robustdd_bench.toolkit.unroll import OuterLoss, matching_loss
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.experts import family_seeds
+from robustdd_bench.toolkit.trajectories.unroll import OuterLoss, matching_loss
 
 
 class JointOuter:

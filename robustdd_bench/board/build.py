@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustdd_bench.board.content import BOARD_VERSION, BoardContent
-from robustdd_bench.board.overlaps import DataAtHand
-from robustdd_bench.board.page import PAGE_NAME, page
+from robustdd_bench.board.admission.overlaps import DataAtHand
+from robustdd_bench.board.admission.submission import Submission
 from robustdd_bench.board.publish import Published, locked, newest, placing, published
 from robustdd_bench.board.reported import read_reported
 from robustdd_bench.board.rows import MARKS, track_content
-from robustdd_bench.board.submission import Submission
+from robustdd_bench.board.schema import BOARD_VERSION, BoardContent
+from robustdd_bench.board.views.page import PAGE_NAME, page
 from robustdd_bench.files import json_text, write_changed
 from robustdd_bench.plugins import Registry
 

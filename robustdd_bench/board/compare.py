@@ -6,17 +6,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from robustdd_bench.board.captions import comparison_note
 from robustdd_bench.board.divisions import PLAIN, remark
 from robustdd_bench.board.pairing import by_seed, common_seeds, paired_outcomes
 from robustdd_bench.board.publish import Published, current
 from robustdd_bench.board.standings import Standing, standings
-from robustdd_bench.board.tables import NORMS
+from robustdd_bench.board.views.captions import comparison_note
+from robustdd_bench.board.views.tables import NORMS
 from robustdd_bench.errors import UsageError, unknown_name
-from robustdd_bench.evaluation.comparison import CONFIDENCE, RESAMPLES, Difference, compare
+from robustdd_bench.evaluation.statistics.comparison import (
+    CONFIDENCE,
+    RESAMPLES,
+    Difference,
+    compare,
+)
 from robustdd_bench.protocol.suite import suite_note
 from robustdd_bench.protocol.tracks import Track, eps_label
-from robustdd_bench.tables import Cell, Column, Row, Table, listed, percent, plain
+from robustdd_bench.text.tables import Cell, Column, Row, Table, listed, percent, plain
 
 
 @dataclass(frozen=True, slots=True)

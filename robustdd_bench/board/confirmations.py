@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdd_bench.protocol.tracks import eps_label
-from robustdd_bench.runs.records import Record
+from robustdd_bench.records.record import Record
 
 CONFIRMATIONS = "confirmations"
 

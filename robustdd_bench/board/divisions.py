@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from robustdd_bench.protocol.tracks import Track
-from robustdd_bench.runs.record_parts import SetInfo
-from robustdd_bench.runs.records import Record
+from robustdd_bench.records.parts import SetInfo
+from robustdd_bench.records.record import Record
 
 PLAIN = "hard"
 """The division of sets with hard labels and nothing of their own; the first of a board."""

@@ -15,9 +15,9 @@ import torch
 
 from robustdd_bench.board.pairing import outcomes
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.comparison import Bits, Difference, compare
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
-from robustdd_bench.runs.records import Record
+from robustdd_bench.evaluation.statistics.comparison import Bits, Difference, compare
+from robustdd_bench.records.record import Record
 
 Kept = Mapping[str, Any]
 

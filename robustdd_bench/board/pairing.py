@@ -8,10 +8,10 @@ import numpy as np
 
 from robustdd_bench.board.standings import Standing
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.comparison import Bits
 from robustdd_bench.evaluation.outcomes import unpack_bits, worst_case
-from robustdd_bench.runs.record_parts import StudentResult
-from robustdd_bench.runs.records import Record
+from robustdd_bench.evaluation.statistics.comparison import Bits
+from robustdd_bench.records.parts import StudentResult
+from robustdd_bench.records.record import Record
 
 
 def by_seed(standing: Standing) -> dict[int, Record]:

@@ -8,13 +8,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME, set_of
+from robustdd_bench.board.admission.rules import PREVIEW_NAME, SET_NAME, set_of
+from robustdd_bench.board.admission.submission import Submission, write_submission
 from robustdd_bench.board.confirmations import CONFIRMATIONS
-from robustdd_bench.board.submission import Submission, write_submission
+from robustdd_bench.drawing.figures import save_distilled
 from robustdd_bench.errors import RunFailedError
 from robustdd_bench.protocol.tracks import RECORD_NAME
-from robustdd_bench.runs.figures import save_distilled
-from robustdd_bench.runs.records import Record
+from robustdd_bench.records.record import Record
 
 STAGING = ".publishing."
 

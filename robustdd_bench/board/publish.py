@@ -14,25 +14,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from robustdd_bench.board.checks import reasons_against
+from robustdd_bench.board.admission.duplicates import clashes
+from robustdd_bench.board.admission.overlaps import DataAtHand
+from robustdd_bench.board.admission.rules import reasons_against
+from robustdd_bench.board.admission.submission import (
+    Submission,
+    read_submission,
+)
 from robustdd_bench.board.confirmations import (
     CONFIRMATIONS,
     folder_name,
     precedence,
     run_of,
 )
-from robustdd_bench.board.copies import clashes
-from robustdd_bench.board.overlaps import DataAtHand
 from robustdd_bench.board.placing import STAGING, mend, place
-from robustdd_bench.board.submission import (
-    Submission,
-    read_submission,
-)
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import file_lock
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import RECORD_NAME
-from robustdd_bench.runs.records import Record, read_record
+from robustdd_bench.records.record import Record, read_record
 
 RESULTS = "results"
 LOCK = ".lock"

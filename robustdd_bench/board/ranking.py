@@ -2,9 +2,9 @@
 
 The rank of a standing is 1 plus the number of ranked standings of its division that are separated
 from it in their favour: whose paired difference to it at the headline eps has a 95 % interval (see
-`robustdd_bench.evaluation.comparison`) that lies above 0. Each pair is looked at for itself; a
-third row never changes it. So being level is not handed on: of three rows, a can be level with b
-and b with c while a is ahead of c, and the ranks are 1, 1, 2.
+`robustdd_bench.evaluation.statistics.comparison`) that lies above 0. Each pair is looked at for
+itself; a third row never changes it. So being level is not handed on: of three rows, a can be
+level with b and b with c while a is ahead of c, and the ranks are 1, 1, 2.
 
 - A pair with fewer than `LEAST_SEEDS` distillation seeds in common is never separated, nor is one
   that cannot be paired: nothing, or too little, is known of how far other sets would differ.
@@ -27,16 +27,16 @@ from robustdd_bench.board.divisions import in_order
 from robustdd_bench.board.pairing import by_seed, common_seeds, judged_by, paired_outcomes
 from robustdd_bench.board.standings import Standing, standings
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.comparison import Interval, Resamples
-from robustdd_bench.evaluation.scores import (
+from robustdd_bench.evaluation.statistics.comparison import Interval, Resamples
+from robustdd_bench.evaluation.statistics.means import mean
+from robustdd_bench.evaluation.statistics.scores import (
     Scores,
     drop_rate,
     gain_over_random,
     improved_robustness_ratio,
     robustness_ratio,
 )
-from robustdd_bench.evaluation.statistics import mean
-from robustdd_bench.runs.records import Record
+from robustdd_bench.records.record import Record
 
 LEAST_SEEDS = 3
 """Two standings with fewer distillation seeds in common are never separated."""

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from robustdd_bench.board.submission import LINK_PATTERN, TEXT_PATTERN
-from robustdd_bench.board.texts import read_statement
+from robustdd_bench.board.admission.strings import read_statement
+from robustdd_bench.board.admission.submission import LINK_PATTERN, TEXT_PATTERN
 from robustdd_bench.errors import UsageError
-from robustdd_bench.models import StrictModel
+from robustdd_bench.strict import StrictModel
 
 FOLDER = "reported"
 MAX_BYTES = 2**20

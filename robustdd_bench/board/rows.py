@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robustdd_bench.board.checks import PREVIEW_NAME, SET_NAME
+from robustdd_bench.board.admission.rules import PREVIEW_NAME, SET_NAME
 from robustdd_bench.board.confirmations import deviation
-from robustdd_bench.board.content import (
+from robustdd_bench.board.divisions import IMPORTED, has_own_preprocessing
+from robustdd_bench.board.publish import Published
+from robustdd_bench.board.ranking import Division, Ranked, divisions
+from robustdd_bench.board.schema import (
     AttackAloneContent,
     AttackContent,
     CheckContent,
@@ -24,15 +27,12 @@ from robustdd_bench.board.content import (
     SpreadContent,
     TrackContent,
 )
-from robustdd_bench.board.divisions import IMPORTED, has_own_preprocessing
-from robustdd_bench.board.publish import Published
-from robustdd_bench.board.ranking import Division, Ranked, divisions
 from robustdd_bench.board.standings import Standing
-from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
-from robustdd_bench.evaluation.statistics import mean
+from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
+from robustdd_bench.evaluation.statistics.means import mean
 from robustdd_bench.protocol.tracks import NetworkSpec, PreprocessingSpec
-from robustdd_bench.runs.record_parts import StageTime
-from robustdd_bench.runs.records import Record
+from robustdd_bench.records.parts import StageTime
+from robustdd_bench.records.record import Record
 
 OURS = "robustdd-bench"
 MAKING = ("experts", "distill")

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 from robustdd_bench.board.confirmations import first_of_each
 from robustdd_bench.board.divisions import PLAIN, division_of, remark
-from robustdd_bench.evaluation.statistics import mean, standard_deviation, wilson_interval
+from robustdd_bench.evaluation.statistics.means import mean, standard_deviation, wilson_interval
 from robustdd_bench.protocol.tracks import Track
-from robustdd_bench.runs.record_parts import AggregateInfo
-from robustdd_bench.runs.records import Record
+from robustdd_bench.records.parts import AggregateInfo
+from robustdd_bench.records.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from robustdd_bench.board.admission.overlaps import DataAtHand
+from robustdd_bench.board.admission.submission import SUBMISSION_NAME, read_submission
 from robustdd_bench.board.build import BOARD_NAME, board, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS
-from robustdd_bench.board.content import BoardContent
-from robustdd_bench.board.overlaps import DataAtHand
-from robustdd_bench.board.page import PAGE_NAME
 from robustdd_bench.board.placing import STAGING
 from robustdd_bench.board.publish import RESULTS, problems_of, published
 from robustdd_bench.board.reported import read_reported_file, reported_files
-from robustdd_bench.board.submission import SUBMISSION_NAME, read_submission
+from robustdd_bench.board.schema import BoardContent
+from robustdd_bench.board.views.page import PAGE_NAME
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import parse_json
 from robustdd_bench.plugins import Registry
-from robustdd_bench.runs.records import read_record
-from robustdd_bench.tables import Column, Row, Table, plain
+from robustdd_bench.records.record import read_record
+from robustdd_bench.text.tables import Column, Row, Table, plain
 
 DIFFERENCES = 3
 """So many differences of leaderboard.json are named."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustdd_bench.cli.arguments import data_root_option
-from robustdd_bench.cli.group import Group
-from robustdd_bench.cli.output import format_option, print_json, print_tables
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import data_root_option
+from robustdd_bench.cli.shared.group import Group
+from robustdd_bench.cli.shared.output import format_option, print_json, print_tables
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from robustdd_bench.board.overlaps import DataAtHand
+    from robustdd_bench.board.admission.overlaps import DataAtHand
 
 FORMATS = ("table", "json", "csv", "md", "latex")
 
@@ -54,12 +54,12 @@ def publish_command(
     with another torch, version, device or machine is kept below that one as its confirmation. It is
     shown on the board, and is no further seed and no row.
     """
+    from robustdd_bench.board.admission.overlaps import DataAtHand
+    from robustdd_bench.board.admission.submission import make_submission
     from robustdd_bench.board.build import publish_and_build
     from robustdd_bench.board.confirmations import deviation, run_of
-    from robustdd_bench.board.overlaps import DataAtHand
-    from robustdd_bench.board.submission import make_submission
     from robustdd_bench.protocol.tracks import RECORD_NAME
-    from robustdd_bench.runs.records import read_record
+    from robustdd_bench.records.record import read_record
 
     submission = make_submission(**people)
     data = DataAtHand(session.registry, data_root)
@@ -89,7 +89,7 @@ def board() -> None:
 def board_build(session: Session, root: Path) -> None:
     """Write leaderboard.json and the page index.html from the published records."""
     from robustdd_bench.board.build import BOARD_NAME, build
-    from robustdd_bench.board.page import PAGE_NAME
+    from robustdd_bench.board.views.page import PAGE_NAME
 
     build(root, session.registry)
     for name in (BOARD_NAME, PAGE_NAME):
@@ -112,7 +112,7 @@ def board_validate(
     with the images of their dataset where that is under --data-root. All problems are
     named; the exit code is 1 if there is one.
     """
-    from robustdd_bench.board.overlaps import DataAtHand
+    from robustdd_bench.board.admission.overlaps import DataAtHand
     from robustdd_bench.board.validate import validate
 
     data = DataAtHand(session.registry, data_root)
@@ -148,7 +148,7 @@ def board_show(track: str | None, root: Path, scores: bool, form: str) -> None:
     """
     from robustdd_bench.board.build import board as build_board
     from robustdd_bench.board.publish import published
-    from robustdd_bench.board.tables import board_tables, score_tables
+    from robustdd_bench.board.views.tables import board_tables, score_tables
 
     runs = published(root)
     names = sorted({run.record.track.name for run in runs})

@@ -96,7 +96,7 @@ def new_plugin(ctx: click.Context, name: str, kind: str, into: Path) -> None:
 
     It registers NAME and is called robustdd-NAME. Nothing is ever overwritten.
     """
-    from robustdd_bench.cli.skeletons import write_skeleton
+    from robustdd_bench.conformance.skeletons import write_skeleton
 
     folder = write_skeleton(name, kind, into, _registry(ctx))
     for path in sorted(folder.rglob("*")):

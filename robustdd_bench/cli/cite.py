@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from robustdd_bench.cli.arguments import RegisteredName
-from robustdd_bench.cli.output import complain, format_option, print_json
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import RegisteredName
+from robustdd_bench.cli.shared.output import complain, format_option, print_json
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
 from robustdd_bench.plugins import SINGULAR, Entry, Registry
 

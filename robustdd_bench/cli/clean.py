@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from robustdd_bench.cli.arguments import out_option
-from robustdd_bench.cli.output import json_option, print_json, print_table
+from robustdd_bench.cli.shared.arguments import out_option
+from robustdd_bench.cli.shared.output import json_option, print_json, print_table
 from robustdd_bench.errors import UsageError
-from robustdd_bench.terminal import is_terminal, one_line, size_text
+from robustdd_bench.text.terminal import is_terminal, one_line, size_text
 
 
 @click.command("clean")
@@ -36,7 +36,7 @@ def clean(
     runs keep their records and sets, interrupted ones everything; a run that is going on is never
     touched. Deleted experts are trained again when a run needs them.
     """
-    from robustdd_bench.runs.store import Kept, find_garbage, free
+    from robustdd_bench.runs.cleaning import Kept, find_garbage, free
 
     if not (dry_run or yes or is_terminal(sys.stdin)):
         raise UsageError("clean deletes files; add --yes, or --dry-run to see which")

@@ -20,13 +20,13 @@ from typing import Any
 
 import click
 
-from robustdd_bench.cli.arguments import data_root_option, out_option
 from robustdd_bench.cli.doctor_devices import Check, Status, check_torch, gib
-from robustdd_bench.cli.output import json_option, print_json
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import data_root_option, out_option
+from robustdd_bench.cli.shared.output import json_option, print_json
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.plugins import PluginWarning, remarks
-from robustdd_bench.terminal import one_line
+from robustdd_bench.text.terminal import one_line
 
 # Distribution -> module, where they differ.
 _MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from robustdd_bench.terminal import one_line
+from robustdd_bench.text.terminal import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -117,8 +117,8 @@ def check_arithmetic(device: torch.device) -> Check:
 def check_fast_paths(device: torch.device) -> Iterator[Check]:
     """Which fast paths runs on a device take, and why not the others."""
     from robustdd_bench.evaluation.together import layout_for
-    from robustdd_bench.toolkit.allocator import keep_memory
-    from robustdd_bench.toolkit.capture import availability
+    from robustdd_bench.toolkit.fast.allocator import keep_memory
+    from robustdd_bench.toolkit.fast.capture import availability
 
     found = availability(device)
     problem = _try_capture(device) if found.active else None
@@ -140,8 +140,8 @@ def check_kernels(device: torch.device) -> Check:
     import torch
     from torch import nn
 
-    from robustdd_bench.toolkit.blocks import NormBlock
-    from robustdd_bench.toolkit.compile import availability, trusted
+    from robustdd_bench.toolkit.fast.blocks import NormBlock
+    from robustdd_bench.toolkit.fast.compile import availability, trusted
 
     what, found = "compiled kernels", availability(device)
     if not found.active:
@@ -164,7 +164,7 @@ def _try_capture(device: torch.device) -> str | None:
     import torch
     from torch.nn.functional import conv2d
 
-    from robustdd_bench.toolkit.capture import Replayer
+    from robustdd_bench.toolkit.fast.capture import Replayer
 
     problems: list[str] = []
     w = torch.linspace(1, -1, 4 * 3 * 3 * 3, device=device).view(4, 3, 3, 3)

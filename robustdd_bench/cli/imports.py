@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option
-from robustdd_bench.cli.output import json_option, print_json, print_table
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import OneOf, RegisteredName, data_root_option
+from robustdd_bench.cli.shared.output import json_option, print_json, print_table
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.imports.formats import FORMATS, LABELS, SPACES, STATISTICS, Choices, choose
 
@@ -209,11 +209,11 @@ def convert(
     if preview is not None and _same(preview, target):
         raise UsageError(f"OUT and --preview are both {target}")
 
+    from robustdd_bench.drawing.figures import save_distilled
     from robustdd_bench.files import file_sha256
     from robustdd_bench.imports.convert import describe
+    from robustdd_bench.imports.external_set import check_fits
     from robustdd_bench.protocol.tracks import load_track
-    from robustdd_bench.runs.figures import save_distilled
-    from robustdd_bench.runs.given import check_fits
 
     data = None
     if track is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from robustdd_bench.cli.arguments import OneOf
-from robustdd_bench.cli.output import json_option, print_json, print_table
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import OneOf
+from robustdd_bench.cli.shared.output import json_option, print_json, print_table
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.plugins import Registry
 
 # What the user calls them -> what the registry calls them.

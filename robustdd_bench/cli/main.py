@@ -17,9 +17,9 @@ from typing import Any
 import click
 
 from robustdd_bench import __version__
-from robustdd_bench.cli.group import LazyCommand, LazyGroup
-from robustdd_bench.cli.output import complain
-from robustdd_bench.cli.session import Session
+from robustdd_bench.cli.shared.group import LazyCommand, LazyGroup
+from robustdd_bench.cli.shared.output import complain
+from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.guard import plain_text, told
 from robustdd_bench.plugins import PluginWarning

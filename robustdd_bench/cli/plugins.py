@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from robustdd_bench.cli.output import json_option, print_json, print_table
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.output import json_option, print_json, print_table
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.plugins import SINGULAR, PluginWarning, remarks
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from robustdd_bench.cli.arguments import OneOf
-from robustdd_bench.cli.output import json_option, print_json
+from robustdd_bench.cli.shared.arguments import OneOf
+from robustdd_bench.cli.shared.output import json_option, print_json
 
 
 @click.command("report")

@@ -9,33 +9,33 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from robustdd_bench.cli.arguments import (
+from robustdd_bench.cli.imports import import_for_track, import_options, take_choices
+from robustdd_bench.cli.shared.arguments import (
     OneOf,
     RegisteredName,
     must_exist,
     place_options,
     witnesses_option,
 )
-from robustdd_bench.cli.imports import import_for_track, import_options, take_choices
-from robustdd_bench.cli.output import (
+from robustdd_bench.cli.shared.output import (
     announce,
     json_option,
     print_json,
     print_table,
     print_tables,
 )
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import blame
 from robustdd_bench.imports.formats import FORMATS
-from robustdd_bench.terminal import one_line, rate_text
+from robustdd_bench.text.terminal import one_line, rate_text
 
 if TYPE_CHECKING:
     from robustdd_bench.plugins import Entry
+    from robustdd_bench.records.plan import Plan
+    from robustdd_bench.records.record import Record
     from robustdd_bench.runs.executors import Executor
     from robustdd_bench.runs.pipeline import Finished
-    from robustdd_bench.runs.plan import Plan
-    from robustdd_bench.runs.records import Record
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -95,7 +95,7 @@ def run(
     An interrupted run goes on when the same command is given again.
     """
     session.registry.get("executors", options["executor"])
-    from robustdd_bench.runs.plan import make_plan
+    from robustdd_bench.records.plan import make_plan
 
     plan = make_plan(
         session.registry,
@@ -151,7 +151,7 @@ def evaluate(
         _refuse_given(context)
     if choices is None:
         must_exist(source / "record.json" if again else source)
-    from robustdd_bench.runs.plan import check_call, make_plan
+    from robustdd_bench.records.plan import check_call, make_plan
 
     if not again or _given(context, "track"):
         check_call(
@@ -165,7 +165,7 @@ def evaluate(
     if again:
         _evaluate_run(session, context, source, options)
         return
-    from robustdd_bench.runs.given import store_imported, store_set
+    from robustdd_bench.imports.external_set import store_imported, store_set
 
     store = options["out"] / "store"
     if choices is None:
@@ -191,7 +191,7 @@ def _evaluate_run(
     session: Session, context: click.Context, source: Path, options: dict[str, Any]
 ) -> None:
     """Do a run again from its distilled set on."""
-    from robustdd_bench.runs.adoption import plan_again
+    from robustdd_bench.runs.reuse import plan_again
 
     plan, record = plan_again(
         session.registry,
@@ -238,8 +238,8 @@ def _execute(
         _print_plan(plan, options)
         return
     from robustdd_bench.runs.pipeline import execute
-    from robustdd_bench.runs.progress import make_reporter
-    from robustdd_bench.runs.reporter import plugin_loggers
+    from robustdd_bench.runs.progress.displays import make_reporter
+    from robustdd_bench.runs.progress.reporter import plugin_loggers
 
     publish = plugin_loggers(session.manager)
     finished = execute(
@@ -265,7 +265,7 @@ def say_eager(choice: str, device: str, compiled: bool) -> None:
     if choice == "auto" and device == "cpu" and not compiled:
         import torch
 
-        from robustdd_bench.toolkit.compile import availability
+        from robustdd_bench.toolkit.fast.compile import availability
 
         found = availability(torch.device(device))
         if not found.active:
@@ -342,7 +342,7 @@ def summary(record: Record) -> dict[str, Any]:
 
 def print_result(record: Record) -> None:
     """Print a run's table: clean accuracy and accuracy at each eps."""
-    from robustdd_bench.board.tables import run_table
+    from robustdd_bench.board.views.tables import run_table
 
     print_tables([run_table(record)], "table")
 

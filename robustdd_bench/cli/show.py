@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustdd_bench.cli.arguments import RegisteredName, out_option
-from robustdd_bench.cli.group import Group
-from robustdd_bench.cli.output import json_option, print_json, print_table
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import RegisteredName, out_option
+from robustdd_bench.cli.shared.group import Group
+from robustdd_bench.cli.shared.output import json_option, print_json, print_table
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import PluginError
 from robustdd_bench.guard import blame
 from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
-from robustdd_bench.terminal import one_line, size_text
+from robustdd_bench.text.terminal import one_line, size_text
 
 if TYPE_CHECKING:
-    from robustdd_bench.runs.record_parts import Process
-    from robustdd_bench.runs.records import Record
+    from robustdd_bench.records.parts import Process
+    from robustdd_bench.records.record import Record
 
 
 def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     RUN is the folder of a run, or its record.json.
     """
     from robustdd_bench.cli.run import print_result, summary
-    from robustdd_bench.runs.records import read_record
+    from robustdd_bench.records.record import read_record
 
     record = read_record(folder if folder.suffix == ".json" else folder / "record.json")
     if as_json:
@@ -248,7 +248,7 @@ def _process(found: Process) -> str:
 
 def describe_experts(out: Path) -> list[dict[str, Any]]:
     """The stored experts under an output folder, as JSON values, by key."""
-    from robustdd_bench.runs.store import list_experts
+    from robustdd_bench.runs.cleaning import list_experts
 
     return [
         {

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustdd_bench.cli.arguments import place_options, witnesses_option
-from robustdd_bench.cli.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.run import make_executor, say_eager
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import place_options, witnesses_option
+from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
-from robustdd_bench.terminal import duration_text, one_line
+from robustdd_bench.text.terminal import duration_text, one_line
 
 if TYPE_CHECKING:
     from robustdd_bench.board.standings import Standing
-    from robustdd_bench.runs.estimate import Estimate
-    from robustdd_bench.runs.sweep import Outcome, SweepResult
-    from robustdd_bench.runs.sweep_plan import Found, Sweep, SweepRun
+    from robustdd_bench.sweeps.estimate import Estimate
+    from robustdd_bench.sweeps.plan import Found, Sweep, SweepRun
+    from robustdd_bench.sweeps.run import Outcome, SweepResult
 
 NAMED_FAILURES = 3
 
@@ -57,8 +57,8 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
     on, and one that fails does not stop the others. Processes that sweep into the same folder share
     the work.
     """
-    from robustdd_bench.runs.sweep_file import SweepFileError
-    from robustdd_bench.runs.sweep_plan import plan_sweep
+    from robustdd_bench.sweeps.file import SweepFileError
+    from robustdd_bench.sweeps.plan import plan_sweep
 
     executor = session.registry.get("executors", options["executor"])
     if options["board_root"] is not None and not options["dry_run"]:
@@ -85,9 +85,9 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
     if options["dry_run"]:
         _dry_run(planned, options)
         return
-    from robustdd_bench.cli.sweep_display import make_sweep_display
-    from robustdd_bench.runs.reporter import plugin_loggers
-    from robustdd_bench.runs.sweep import run_sweep
+    from robustdd_bench.runs.progress.reporter import plugin_loggers
+    from robustdd_bench.sweeps.displays import make_sweep_display
+    from robustdd_bench.sweeps.run import run_sweep
 
     result = run_sweep(
         planned,
@@ -172,8 +172,8 @@ def print_summary(result: SweepResult) -> None:
 
 def _summary_cells(group: Sequence[Outcome], figures: int) -> list[str]:
     """The row of a group; `seeds` tells how many of its runs have results."""
-    from robustdd_bench.board.captions import deviation
-    from robustdd_bench.tables import with_deviation
+    from robustdd_bench.board.views.captions import deviation
+    from robustdd_bench.text.tables import with_deviation
 
     found, run = standing(group), group[0].run
     if found is None:
@@ -252,7 +252,7 @@ def _group_json(group: Sequence[Outcome]) -> dict[str, Any]:
 
 def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
     """Print every run, what there is of it, and what it may cost."""
-    from robustdd_bench.runs.estimate import History, estimate
+    from robustdd_bench.sweeps.estimate import History, estimate
 
     out, board = options["out"], options["board_root"]
     results = [] if board is None else [board / "results"]

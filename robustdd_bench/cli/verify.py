@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustdd_bench.cli.arguments import OneOf, RegisteredName, data_root_option, must_exist
-from robustdd_bench.cli.output import announce, json_option, print_json, print_table
-from robustdd_bench.cli.session import Session, pass_session
+from robustdd_bench.cli.shared.arguments import OneOf, RegisteredName, data_root_option, must_exist
+from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
+from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
-from robustdd_bench.terminal import one_line
+from robustdd_bench.text.terminal import one_line
 
 if TYPE_CHECKING:
-    from robustdd_bench.board.fresh import FreshVerdict
-    from robustdd_bench.board.reevaluate import Reevaluation
-    from robustdd_bench.board.subject import Setting
-    from robustdd_bench.board.verify import Verdict
+    from robustdd_bench.verification.fresh import FreshVerdict
+    from robustdd_bench.verification.reevaluate import Reevaluation
+    from robustdd_bench.verification.setup import Setting
+    from robustdd_bench.verification.witnesses import Verdict
 
 
 @click.command("verify")
@@ -115,7 +115,7 @@ def verify(
     record = source / "record.json" if source.is_dir() else source
     must_exist(record)
     if threads is not None:
-        from robustdd_bench.runs.means import check_threads
+        from robustdd_bench.records.means import check_threads
 
         check_threads(threads)
     if track is not None:
@@ -123,7 +123,7 @@ def verify(
 
         load_track(track, session.registry)
     announce(source)
-    from robustdd_bench.board.subject import Setting
+    from robustdd_bench.verification.setup import Setting
 
     setting = Setting(
         data_root=data_root,
@@ -144,8 +144,8 @@ def verify(
 def _reevaluate(
     session: Session, source: Path, setting: Setting, witnesses: Path | None, as_json: bool
 ) -> None:
-    from robustdd_bench.board.reevaluate import reevaluate
-    from robustdd_bench.runs.progress import make_reporter
+    from robustdd_bench.runs.progress.displays import make_reporter
+    from robustdd_bench.verification.reevaluate import reevaluate
 
     found = reevaluate(
         source, session.registry, setting, reporter=make_reporter, witnesses=witnesses
@@ -210,8 +210,8 @@ def _print_levels(source: Path, found: Reevaluation) -> None:
 def _hold_witnesses(
     session: Session, source: Path, setting: Setting, witnesses: Path | None, as_json: bool
 ) -> None:
-    from robustdd_bench.board.verify import verify_witnesses
-    from robustdd_bench.runs.progress import make_reporter
+    from robustdd_bench.runs.progress.displays import make_reporter
+    from robustdd_bench.verification.witnesses import verify_witnesses
 
     verdict = verify_witnesses(
         source, session.registry, setting, reporter=make_reporter, witnesses=witnesses
@@ -253,8 +253,8 @@ def _print_verdict(source: Path, verdict: Verdict) -> None:
 def _judge_fresh(
     session: Session, source: Path, setting: Setting, count: int, seed: int | None, as_json: bool
 ) -> None:
-    from robustdd_bench.board.fresh import verify_fresh
-    from robustdd_bench.runs.progress import make_reporter
+    from robustdd_bench.runs.progress.displays import make_reporter
+    from robustdd_bench.verification.fresh import verify_fresh
 
     found = verify_fresh(
         source, session.registry, setting, count=count, seed=seed, reporter=make_reporter

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustdd_bench.attacks import Model, RoutedModel
 from robustdd_bench.conformance.findings import FailedCheckError
-from robustdd_bench.toolkit.seeds import derive_seed, isolated_rng
+from robustdd_bench.seeds import derive_seed, isolated_rng
 
 CLASSES = 3
 SHAPE_CHW = (1, 8, 8)

@@ -28,7 +28,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import guard
 from robustdd_bench.guard.patches import Patches
 from robustdd_bench.plugins import NAME_PATTERN, Entry
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 EPS: dict[Norm, float] = {"Linf": 0.1, "L2": 0.6}
 NORMS: tuple[Norm, ...] = ("Linf", "L2")

@@ -19,7 +19,7 @@ from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.seeds import Seeds, derive_seed
+from robustdd_bench.seeds import Seeds, derive_seed
 
 CLASSES = 3
 PER_CLASS = 12

@@ -19,7 +19,7 @@ from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.prediction import frozen
 from robustdd_bench.guard import guard, plain_text, told
 from robustdd_bench.guard.patches import Patches
-from robustdd_bench.toolkit.seeds import isolated_rng, seeded_globals
+from robustdd_bench.seeds import isolated_rng, seeded_globals
 
 
 @contextlib.contextmanager

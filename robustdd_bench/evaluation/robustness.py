@@ -24,9 +24,9 @@ from robustdd_bench.evaluation.lending import counted, lending, with_sources
 from robustdd_bench.evaluation.outcomes import first_bits
 from robustdd_bench.evaluation.prediction import classified, other_batch_size, predict, right
 from robustdd_bench.evaluation.together import Layout, Students, layout_for
-from robustdd_bench.toolkit.blocks import compiled
-from robustdd_bench.toolkit.compile import SAMPLE, trusted
-from robustdd_bench.toolkit.randomness import ExampleGenerator, as_int64
+from robustdd_bench.randomness import ExampleGenerator, as_int64
+from robustdd_bench.toolkit.fast.blocks import compiled
+from robustdd_bench.toolkit.fast.compile import SAMPLE, trusted
 
 WitnessKeeper = Callable[[int, Tensor, Tensor], None]
 """Takes the number of a student, places (M,) in the split, and adversarial examples (M,C,H,W)."""

@@ -26,13 +26,13 @@ from robustdd_bench.attacks import Norm, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Reporter
 from robustdd_bench.errors import RunFailedError
 from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
+from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_loss
 from robustdd_bench.toolkit.augment import Augmenter, put_drawn
-from robustdd_bench.toolkit.blocks import compiled
-from robustdd_bench.toolkit.capture import Inputs, Replayer
-from robustdd_bench.toolkit.compile import SAMPLE, trusted
-from robustdd_bench.toolkit.flat import Augment
-from robustdd_bench.toolkit.seeds import Seeds
+from robustdd_bench.toolkit.fast.blocks import compiled
+from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
+from robustdd_bench.toolkit.fast.compile import SAMPLE, trusted
+from robustdd_bench.toolkit.fast.flat import Augment
 
 
 @dataclass(frozen=True, slots=True)

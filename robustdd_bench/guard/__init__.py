@@ -45,7 +45,7 @@ from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.patches import Patches
 from robustdd_bench.guard.settings import LOST, ImportWatch, Snapshot
 from robustdd_bench.guard.streams import Streams
-from robustdd_bench.terminal import hides, one_line
+from robustdd_bench.text.terminal import hides, one_line
 
 __all__ = [
     "BUILTIN",

@@ -23,7 +23,7 @@ from robustdd_bench.imports.formats import Choices
 from robustdd_bench.imports.readers import READERS
 from robustdd_bench.imports.tensors import MAX_BYTES
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.terminal import size_text
+from robustdd_bench.text.terminal import size_text
 from robustdd_bench.toolkit.dsa import Augmentation
 from robustdd_bench.toolkit.inputspace import to_pixels
 

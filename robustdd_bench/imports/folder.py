@@ -22,7 +22,7 @@ from torch import Tensor
 from robustdd_bench.errors import UsageError
 from robustdd_bench.imports.formats import Choices
 from robustdd_bench.imports.tensors import MAX_BYTES, MAX_CLASSES, Found, read_bytes
-from robustdd_bench.terminal import size_text
+from robustdd_bench.text.terminal import size_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_FILE = 2**26

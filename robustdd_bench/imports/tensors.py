@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.terminal import one_line, size_text
+from robustdd_bench.text.terminal import one_line, size_text
 
 MAX_BYTES = 2**31
 """Of a file, of what a compressed one unpacks to, and of a tensor as float32."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from robustdd_bench.citations import cites
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol import papers
-from robustdd_bench.toolkit.seeds import derive_seed
+from robustdd_bench.seeds import derive_seed
 
 Loader = Callable[..., "ImageData"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import BUILTIN, blame_stranger, plain_text
+from robustdd_bench.protocol.pooling import HalvingPool
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.pooling import HalvingPool
-from robustdd_bench.toolkit.seeds import isolated_rng
+from robustdd_bench.seeds import isolated_rng
 
 
 def convnet(

@@ -25,8 +25,8 @@ from pydantic import (
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.files import parse_json
 from robustdd_bench.guard import guard, plain_text, told
-from robustdd_bench.models import StrictModel, read_bounded
 from robustdd_bench.plugins import Registry
+from robustdd_bench.strict import StrictModel, read_bounded
 
 RECORD_NAME = "record.json"
 MAX_RECORD = 64 * 2**20

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from robustdd_bench.pages.axes import (
+from robustdd_bench.drawing.axes import (
     BOTTOM,
     DASHES,
     HEIGHT,
@@ -23,11 +23,11 @@ from robustdd_bench.pages.axes import (
     percent_ticks,
     spaced,
 )
+from robustdd_bench.drawing.figures import attack_label, attack_points
 from robustdd_bench.protocol.suite import worst_case_over
 from robustdd_bench.protocol.tracks import Track
+from robustdd_bench.records.parts import AggregateInfo, Aggregates
 from robustdd_bench.report.series import Series, thinned
-from robustdd_bench.runs.figures import attack_label, attack_points
-from robustdd_bench.runs.record_parts import AggregateInfo, Aggregates
 
 METRICS_LEFT = 66.0
 """Numbers of any size need more room than percent."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustdd_bench.evaluation.meanings import CHECK_MEANINGS
-from robustdd_bench.pages.rendering import setting
+from robustdd_bench.drawing.rendering import setting
+from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
 from robustdd_bench.protocol.suite import suite_note
+from robustdd_bench.records.record import Record
 from robustdd_bench.report.charts import (
     Chart,
     accuracy_chart,
@@ -15,7 +16,6 @@ from robustdd_bench.report.charts import (
     metric_charts,
 )
 from robustdd_bench.report.reading import Picture, RunReport, TrackGroup, by_track
-from robustdd_bench.runs.records import Record
 
 MAX_INLINE = 24 * 2**20
 """Snapshots of all runs that a page holds, in bytes."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import jinja2
 
-from robustdd_bench.pages.rendering import TEMPLATES, Trusted, content_hash, environment, png_uri
+from robustdd_bench.drawing.figures import attack_label
+from robustdd_bench.drawing.rendering import TEMPLATES, Trusted, content_hash, environment, png_uri
 from robustdd_bench.report.charts import Chart
 from robustdd_bench.report.content import Report, checks, facts, passed
-from robustdd_bench.runs.figures import attack_label
 
 OWN_TEMPLATES = Path(__file__).with_name("templates")
 

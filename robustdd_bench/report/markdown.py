@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from robustdd_bench.pages.rendering import mebibytes, seconds, setting, visible
+from robustdd_bench.drawing.figures import attack_label
+from robustdd_bench.drawing.rendering import mebibytes, seconds, setting, visible
 from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.records.parts import AggregateInfo
+from robustdd_bench.records.record import Record
 from robustdd_bench.report.charts import Chart
 from robustdd_bench.report.content import Report, checks, facts, passed
 from robustdd_bench.report.html import svg
 from robustdd_bench.report.reading import RunReport
-from robustdd_bench.runs.figures import attack_label
-from robustdd_bench.runs.record_parts import AggregateInfo
-from robustdd_bench.runs.records import Record
-from robustdd_bench.tables import markdown as table
-from robustdd_bench.tables import with_deviation
-from robustdd_bench.terminal import one_line, rate_text
+from robustdd_bench.text.tables import markdown as table
+from robustdd_bench.text.tables import with_deviation
+from robustdd_bench.text.terminal import one_line, rate_text
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#~])")
 

@@ -16,15 +16,15 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from robustdd_bench.drawing.rendering import png_size
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import parse_json
-from robustdd_bench.models import read_bounded
-from robustdd_bench.pages.rendering import png_size
+from robustdd_bench.records.plan import Plan
+from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.report.series import Metrics, read_metrics
 from robustdd_bench.runs.cells import RECEIPT, STAGES, read_receipt
-from robustdd_bench.runs.plan import Plan
-from robustdd_bench.runs.records import Record, read_record
-from robustdd_bench.runs.snapshots import snapshots
+from robustdd_bench.runs.progress.snapshots import snapshots
+from robustdd_bench.strict import read_bounded
 
 MAX_PLAN = 4 * 2**20
 MAX_PICTURE = 4 * 2**20

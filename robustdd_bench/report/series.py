@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustdd_bench.runs.metrics import RESERVED
+from robustdd_bench.runs.progress.metrics import RESERVED
 
 MAX_SERIES = 400
 MAX_STEP = 2**53

@@ -11,7 +11,7 @@ from robustdd_bench.runs.cells import Cell
 from robustdd_bench.runs.folder import label
 
 if TYPE_CHECKING:
-    from robustdd_bench.runs.workbench import Workbench
+    from robustdd_bench.runs.context import Workbench
 
 
 def cells_of(bench: Workbench, stage: str) -> list[Cell]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustdd_bench.files import file_sha256, write_json
-from robustdd_bench.runs.environment import process
-from robustdd_bench.runs.record_parts import Process
+from robustdd_bench.records.environment import process
+from robustdd_bench.records.parts import Process
 
 STAGES = ("experts", "distill", "students", "attacks", "sanity")
 RECEIPT = ".cell.json"

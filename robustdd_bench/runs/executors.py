@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustdd_bench.records.plan import Plan
 from robustdd_bench.runs.cells import Cell
-from robustdd_bench.runs.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

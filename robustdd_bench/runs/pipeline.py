@@ -19,22 +19,22 @@ from typing import Any
 import torch
 
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.drawing.figures import save_distilled, save_robustness
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
 from robustdd_bench.files import file_lock, read_json, shown, write_json
 from robustdd_bench.guard import blame_stranger, logged, plugin_of, told
 from robustdd_bench.plugins import Registry
-from robustdd_bench.runs.adoption import adopt
-from robustdd_bench.runs.assembly import WITNESSES, assemble, failed, save_witnesses
+from robustdd_bench.records.environment import process
+from robustdd_bench.records.plan import Plan
+from robustdd_bench.records.record import Record, read_record, write_record
+from robustdd_bench.runs.assemble import WITNESSES, assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import STAGES, Cell, receipts_hold
-from robustdd_bench.runs.environment import process
+from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.executors import Executor, Job
-from robustdd_bench.runs.figures import save_distilled, save_robustness
 from robustdd_bench.runs.folder import LOCK
-from robustdd_bench.runs.plan import Plan
-from robustdd_bench.runs.records import Record, read_record, write_record
-from robustdd_bench.runs.reporter import RunReporter
+from robustdd_bench.runs.progress.reporter import RunReporter
+from robustdd_bench.runs.reuse import adopt
 from robustdd_bench.runs.work import run_cell, threads
-from robustdd_bench.runs.workbench import Workbench
 
 KEPT = ("record.json", "distilled.safetensors", "distilled.png", "robustness.png")
 # What `files.atomic_write` leaves behind if it is killed between its two steps.

@@ -22,21 +22,21 @@ from robustdd_bench.errors import PluginError, RobustDDError
 from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, standing, unpack_bits
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import AttackOutcome, Violations, attack_students
-from robustdd_bench.evaluation.sanity import check_student
+from robustdd_bench.evaluation.sanity.student_checks import check_student
+from robustdd_bench.evaluation.sanity.suite_checks import strongest_iterative
 from robustdd_bench.evaluation.students import train_student
-from robustdd_bench.evaluation.suite_checks import strongest_iterative
 from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
 from robustdd_bench.files import read_json, write_json, write_safetensors
 from robustdd_bench.guard import logged
 from robustdd_bench.plugins import Registry
+from robustdd_bench.records.environment import PeakMemory, process
+from robustdd_bench.records.plan import Plan
+from robustdd_bench.records.set_info import plain_set
 from robustdd_bench.runs.cells import Cell
-from robustdd_bench.runs.environment import PeakMemory, process
-from robustdd_bench.runs.plan import Plan
-from robustdd_bench.runs.reporter import RunReporter
-from robustdd_bench.runs.set_info import plain_set
-from robustdd_bench.runs.workbench import Workbench
-from robustdd_bench.toolkit.allocator import keep_memory
+from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.fast.allocator import keep_memory
 from robustdd_bench.toolkit.snapshots import ImageReporter
 
 

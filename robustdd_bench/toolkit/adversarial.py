@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustdd_bench.attacks import Model, ThreatModel
-from robustdd_bench.toolkit.flat import Augment, FlatNetwork
+from robustdd_bench.toolkit.fast.flat import Augment, FlatNetwork
 
 FLAVOURS = ("natural", "pgd", "fast", "trades", "mart")
 FAST_STEP = 1.25

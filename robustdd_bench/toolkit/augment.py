@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustdd_bench.toolkit.capture import Inputs
 from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams, apply
+from robustdd_bench.toolkit.fast.capture import Inputs
 
 
 @dataclass(frozen=True, slots=True)

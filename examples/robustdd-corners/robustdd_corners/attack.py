@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from robustdd_bench.attacks import Attack, Model, ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.toolkit.randomness import ExampleGenerator
+from robustdd_bench.randomness import ExampleGenerator
 
 
 class Corners(Attack):

@@ -1,0 +1,1 @@
+"""Admission: what must hold before a stranger's record and set are read or published."""

@@ -1,0 +1,1 @@
+"""A pull request that submits runs, looked through without checking it out."""

@@ -1,0 +1,1 @@
+"""What people read of a board: the page, its plots, the tables and the README."""

@@ -1,0 +1,163 @@
+"""The page: leaderboard/index.html, one file that needs nothing but a browser.
+
+It is a function of the board's content and of the previews beside it. It is readable without
+JavaScript; the script sorts, filters, opens what a link names and copies commands. A policy in the
+page lets nothing run but that script and that stylesheet (their hashes), and all text is escaped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustdd_bench.board.divisions import division_title, in_order, remark
+from robustdd_bench.board.schema import BoardContent, RowContent, SpreadContent, TrackContent
+from robustdd_bench.board.views import plots
+from robustdd_bench.board.views.captions import (
+    RANK_RULE,
+    UNCORRECTED,
+    deviation,
+    pairs_note,
+)
+from robustdd_bench.drawing.rendering import (
+    TEMPLATES,
+    Trusted,
+    content_hash,
+    environment,
+    png_size,
+    png_uri,
+)
+from robustdd_bench.protocol.suite import suite_note, worst_case_over
+
+PAGE_NAME = "index.html"
+OWN_TEMPLATES = Path(__file__).with_name("templates")
+MAX_INLINE = 64 * 2**10
+"""Previews up to so many bytes are part of the page; larger ones stay files beside it."""
+MAX_INLINE_TOTAL = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A preview: a class of the stylesheet where it is part of the page, else a file beside it."""
+
+    width: int
+    height: int
+    css_class: str | None
+    file: str
+
+
+def page(content: BoardContent, root: Path) -> str:
+    """The page's text.
+
+    Args:
+        content: the board.
+        root: its folder, where the previews are.
+    """
+    templates = environment(OWN_TEMPLATES)
+    templates.filters.update(
+        points=lambda value: "–" if value is None else f"{100 * value:+.1f}",
+        spread=_spread,
+        division=division_title,
+        remark=remark,
+        names=_names,
+    )
+    pictures, rules = _pictures(content, root)
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + rules
+    script = (OWN_TEMPLATES / "page.js").read_text(encoding="utf-8")
+    look = plots.looks(content.tracks)
+    return templates.get_template("page.html.j2").render(
+        board=content,
+        style=Trusted(style),
+        script=Trusted(script),
+        style_hash=content_hash(style),
+        script_hash=content_hash(script),
+        pictures=pictures,
+        scatter={track.track: plots.scatter(track, look) for track in content.tracks},
+        curves={track.track: plots.curves(track, look) for track in content.tracks},
+        suite=lambda track: suite_note(track.attacks, track.headline_eps).replace(" eps", " ε"),
+        worst_case=lambda track: worst_case_over(track.attacks, track.headline_eps).replace(
+            " eps", " ε"
+        ),
+        pairs=lambda rows: pairs_note(len(rows)),
+        rules=(RANK_RULE.replace(" eps", " ε"), UNCORRECTED.replace(" eps", " ε")),
+        leaders={track.track: leaders(track) for track in content.tracks},
+        divisions=divisions,
+        filters=_filters(content.tracks),
+    )
+
+
+def leaders(track: TrackContent) -> list[RowContent]:
+    """The rows of rank 1, of each division."""
+    return [row for row in track.rows if row.rank == 1]
+
+
+def divisions(track: TrackContent) -> list[tuple[str, list[RowContent], list[RowContent]]]:
+    """Name, ranked rows and those without a rank, of each division."""
+    return [
+        (
+            name,
+            [r for r in track.rows if r.division == name and r.rank is not None],
+            [r for r in track.rows if r.division == name and r.rank is None],
+        )
+        for name in in_order(row.division for row in track.rows)
+    ]
+
+
+def _filters(tracks: Iterable[TrackContent]) -> Mapping[str, list[tuple[str, str]]]:
+    """What can be chosen, by property: value and text; properties with one value are left out."""
+    tracks = list(tracks)
+    training = {"natural": "naturally", "pgd": "by PGD-AT", "trades": "by TRADES"}
+    found = {
+        "dataset": [(name, name) for name in sorted({track.dataset for track in tracks})],
+        "ipc": [(str(n), str(n)) for n in sorted({track.ipc for track in tracks})],
+        "students": [(name, name) for name in sorted({track.student_network for track in tracks})],
+        "training": [
+            (key, text)
+            for key, text in training.items()
+            if any(track.training == key for track in tracks)
+        ],
+        "division": [
+            (name, division_title(name))
+            for name in in_order(row.division for track in tracks for row in track.rows)
+        ],
+    }
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Picture], str]:
+    """The preview of each row's first run by the path of its file, and rules that hold them.
+
+    A set that is judged on several tracks has one picture, which is in the page once.
+    """
+    found: dict[str, Picture] = {}
+    classes: dict[str, str] = {}
+    rules: list[str] = []
+    total = 0
+    for row in (row for track in content.tracks for row in track.rows):
+        file = row.runs[0].preview
+        data = (root / file).read_bytes()
+        width, height = png_size(data) or (1, 1)
+        digest = hashlib.sha256(data).hexdigest()
+        name = classes.get(digest)
+        if name is None and len(data) <= MAX_INLINE and total + len(data) <= MAX_INLINE_TOTAL:
+            total += len(data)
+            name = classes[digest] = f"set-{len(classes)}"
+            rules.append(
+                f".{name}{{width:{width}px;aspect-ratio:{width}/{height};"
+                f"background-image:url({png_uri(data)})}}\n"
+            )
+        found[file] = Picture(width, height, name, file)
+    return found, "".join(rules)
+
+
+def _spread(value: SpreadContent) -> str:
+    std = deviation(value)
+    return "" if std is None else f"± {100 * std:.1f}"
+
+
+def _names(ids: Iterable[str], track: TrackContent) -> str:
+    """Methods of the rows with these ids, which are of one track."""
+    methods = {row.id: row.method for row in track.rows}
+    return ", ".join(methods.get(name, name) for name in ids)

@@ -1,0 +1,177 @@
+"""Arguments that several commands take: names of registered things, folders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from robustdd_bench.cli.shared.session import Session
+from robustdd_bench.errors import RobustDDError, UsageError, unknown_name
+
+# Newer versions of click have a generic ParamType, older ones cannot be subscripted.
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DEFAULT_OUT = Path("runs")
+DEFAULT_DATA_ROOT = Path("data")
+
+
+def out_option(function: Function) -> Function:
+    """Add `--out DIR`, received as `out`."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_OUT,
+        show_default=True,
+        metavar="DIR",
+        help="Folder that holds the run folders.",
+    )(function)
+
+
+def data_root_option(function: Function) -> Function:
+    """Add `--data-root DIR`, received as `data_root`."""
+    return click.option(
+        "--data-root",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_DATA_ROOT,
+        show_default=True,
+        metavar="DIR",
+        help="Folder that holds the datasets, as torchvision lays them out.",
+    )(function)
+
+
+def place_options(function: Function) -> Function:
+    """Add what says where runs happen: device, threads, data, output folder, executor."""
+    options = (
+        click.option(
+            "--device",
+            type=OneOf("device", ("auto", "cpu", "cuda")),
+            default="auto",
+            show_default=True,
+            help="auto, cpu or cuda; auto takes the GPU where there is one.",
+        ),
+        click.option(
+            "--threads",
+            type=int,
+            default=1,
+            show_default=True,
+            help="CPU threads (0: torch's choice). More change the last bits, and so the run.",
+        ),
+        click.option(
+            "--compile",
+            type=OneOf("compile", ("auto", "on", "off")),
+            default="auto",
+            show_default=True,
+            help="Compiled kernels on the CPU; auto takes them where there is a C++ compiler.",
+        ),
+        data_root_option,
+        click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
+        out_option,
+        click.option(
+            "--executor",
+            type=RegisteredName("executors"),
+            default="local",
+            show_default=True,
+            help="Where the cells of the run are executed.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def witnesses_option(function: Function) -> Function:
+    """Add `--witnesses`."""
+    return click.option(
+        "--witnesses",
+        is_flag=True,
+        help="Keep an adversarial example for each that fell, for `robustdd verify`.",
+    )(function)
+
+
+def must_exist(path: Path) -> None:
+    """Refuse a file or folder that is not there, before what reads it is imported.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"no file {path}") from error
+    except OSError:  # whoever reads it says what is wrong
+        return
+
+
+class OneOf(_TextType):
+    """One of a few words; another one is an error with a suggestion.
+
+    Args:
+        what: what the word is, for the message.
+        words: the words.
+    """
+
+    def __init__(self, what: str, words: Sequence[str]) -> None:
+        self.name = what
+        self.words = tuple(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word.
+
+        Raises:
+            UsageError: it is none of them.
+        """
+        if value not in self.words:
+            raise unknown_name(self.name, str(value), self.words)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The words that begin like this."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
+
+
+class RegisteredName(_TextType):
+    """The name of a registered thing. It is looked up by the command; here it is completed.
+
+    Args:
+        *kinds: of `robustdd_bench.plugins.KINDS`.
+    """
+
+    name = "name"
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The registered names that begin like this, with their summaries."""
+        from click.shell_completion import CompletionItem
+
+        session = ctx.find_object(Session) or Session()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                registered = session.registry.entries
+        except RobustDDError:
+            return []
+        return [
+            CompletionItem(name, help=entry.summary)
+            for kind in self.kinds
+            for name, entry in registered[kind].items()
+            if name.startswith(incomplete)
+        ]

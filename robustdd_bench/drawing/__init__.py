@@ -1,0 +1,1 @@
+"""Drawing: axes, figures and what all pages have in common."""

@@ -1,1 +1,0 @@
-"""What the pages of the board and of reports have in common."""

@@ -1,0 +1,82 @@
+"""With what a run is carried out: device, threads, compiled kernels and torch.
+
+It is part of a run's id, as it decides the last bits, and not of its identity.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+
+from robustdd_bench.errors import UsageError, unknown_name
+
+DEVICES = ("auto", "cpu", "cuda")
+COMPILE = ("auto", "on", "off")
+
+
+def torch_version() -> str:
+    """Version of the torch that is installed."""
+    return importlib.metadata.version("torch")
+
+
+def resolve_device(device: str) -> str:
+    """Turn "auto", "cpu" or "cuda" into a device.
+
+    Returns:
+        "cpu" or "cuda".
+
+    Raises:
+        UsageError: CUDA is asked for and cannot be used.
+    """
+    import torch
+
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UsageError("no CUDA device can be used here; see `robustdd doctor`, or --device cpu")
+    return "cuda" if available and device != "cpu" else "cpu"
+
+
+def resolve_compile(choice: str, device: str) -> bool:
+    """Whether runs on a device compute with compiled kernels.
+
+    They are compiled here, if no earlier process did: that takes a few seconds, once on a machine.
+
+    Args:
+        choice: "auto": where they can be had; "on": they must be; "off".
+        device: "cpu" or "cuda".
+
+    Raises:
+        UsageError: they are asked for and cannot be had.
+    """
+    import torch
+
+    from robustdd_bench.toolkit.fast.compile import availability
+
+    if choice not in COMPILE:
+        raise unknown_name("compile", choice, COMPILE)
+    if choice == "off":
+        return False
+    found = availability(torch.device(device))
+    if choice == "on" and not found.active:
+        raise UsageError(f"--compile on: {found.reason}; or --compile off")
+    return found.active
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of CPU threads that cannot be.
+
+    Raises:
+        UsageError: it is negative, or far more than there are processors.
+    """
+    if threads < 0 or threads > 4 * (os.cpu_count() or 1):
+        raise UsageError(f"--threads must lie in 0..{4 * (os.cpu_count() or 1)}, not {threads}")
+
+
+def resolve_threads(threads: int) -> int:
+    """How many CPU threads torch shall use."""
+    import torch
+
+    check_threads(threads)
+    return threads or torch.get_num_threads()

@@ -1,0 +1,1 @@
+"""What registered things are called, and what is installed."""

@@ -1,0 +1,251 @@
+"""The record of a run, put together from the files of its cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustdd_bench.errors import RobustDDError
+from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
+from robustdd_bench.evaluation.overlap import overlap
+from robustdd_bench.evaluation.robustness import AttackOutcome
+from robustdd_bench.evaluation.witnesses import load, merge, save
+from robustdd_bench.files import read_json
+from robustdd_bench.records.environment import environment, process
+from robustdd_bench.records.parts import (
+    AttackInfo,
+    AttackResult,
+    Costs,
+    DataInfo,
+    Failure,
+    Flag,
+    MethodInfo,
+    OverlapInfo,
+    StageProcess,
+    StageTime,
+    StudentResult,
+)
+from robustdd_bench.records.record import SCHEMA_VERSION, Record, aggregate_students, make_record
+from robustdd_bench.records.set_info import set_info
+from robustdd_bench.runs.cells import STAGES, Cell
+from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.reuse import Adoption, read_adoption
+from robustdd_bench.runs.work import read_outcomes
+
+MAX_REASON = 2000
+WITNESSES = "witnesses.safetensors"
+
+
+def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> Record:
+    """The record of a run whose cells are all done, from their files."""
+    students, flags = judged_students(bench)
+    return make_record(
+        **_common(bench, cells, started),
+        status="complete",
+        data=data_info(bench),
+        distilled=set_info(bench.distilled(), bench.num_classes),
+        overlap=overlap_info(bench),
+        students=students,
+        aggregates=aggregate_students(students, bench.plan.track),
+        flags=flags,
+        failure=None,
+    )
+
+
+def judged_students(bench: Workbench) -> tuple[tuple[StudentResult, ...], tuple[Flag, ...]]:
+    """The students that were judged, with their raw outcomes, and the checks on them."""
+    students = []
+    flags: list[Flag] = []
+    for index in bench.judged:
+        facts = bench.student_facts(index)
+        clean = unpack_bits(facts["clean"])
+        results = [
+            AttackResult(
+                attack=found.attack,
+                eps=found.threat.eps,
+                seed=found.seed,
+                robust=pack_bits(found.robust),
+                tried=_tried(found, clean),
+                broken=found.broken,
+                violations=found.violations.examples,
+                forwards=found.forwards,
+                batch_size=found.batch_size,
+                verify_batch_size=found.verify_batch_size,
+                warnings=found.warnings,
+            )
+            for attack in bench.plan.attacks
+            for found in read_outcomes(bench, attack.name, index)
+        ]
+        students.append(StudentResult(**facts, attacks=tuple(results)))
+        flags += [Flag(student=index, **check) for check in read_json(bench.sanity_path(index))]
+    return tuple(students), tuple(flags)
+
+
+def save_witnesses(bench: Workbench, record: Record) -> None:
+    """Write the witnesses of a run that kept them: one for each student and example that fell."""
+    images = bench.evaluation.pixels().cpu()
+    parts = [
+        load(bench.witness_path(attack.name, group), images)[0]
+        for attack in bench.plan.attacks
+        for group in bench.groups(attack.name)
+    ]
+    about = {"run_id": record.run_id, "results_sha256": record.results_sha256}
+    save(bench.folder / WITNESSES, merge(parts), images, about)
+
+
+def _tried(outcome: AttackOutcome, clean: Tensor) -> str | None:
+    """Which examples were attacked; None where it is all that were right."""
+    return None if torch.equal(outcome.tried, clean) else pack_bits(outcome.tried)
+
+
+def failed(
+    bench: Workbench,
+    cells: Sequence[Cell],
+    started: datetime.datetime,
+    stage: str,
+    cell: str,
+    error: RobustDDError,
+) -> Record:
+    """The record of a run that failed.
+
+    Args:
+        bench: the run.
+        cells: the cells that are known so far.
+        started: when the run was first started.
+        stage: the stage that failed, or "set-up".
+        cell: the cell that failed, where that is known, else the stage.
+        error: why.
+    """
+    return make_record(
+        **_common(bench, cells, started),
+        status="failed",
+        data=None,
+        distilled=None,
+        students=(),
+        aggregates=None,
+        flags=(),
+        failure=Failure(
+            stage=stage,
+            cell=cell,
+            error=type(error).__name__,
+            reason=" ".join(str(error).split())[:MAX_REASON],
+        ),
+    )
+
+
+def _adoption(bench: Workbench) -> Adoption | None:
+    """The run that the set was taken from, if it was; a run that fails may not have its data."""
+    try:
+        return None if bench.adopted() is None else read_adoption(bench.folder)
+    except RobustDDError:
+        return None
+
+
+def _stage_times(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageTime, ...]:
+    """Costs by stage, from the receipts of its cells, or from the run a set was taken from."""
+    times = [] if adoption is None else list(adoption.stages)
+    for stage in STAGES[2:] if adoption else STAGES:
+        found = [cell.receipt() for cell in cells if cell.stage == stage]
+        receipts = [receipt for receipt in found if receipt is not None]
+        if receipts:
+            wall = sum(r.wall_s for r in receipts)
+            items = sum(r.items for r in receipts)
+            times.append(
+                StageTime(
+                    stage=stage,
+                    cells=len(receipts),
+                    wall_s=round(wall, 3),
+                    items=items,
+                    unit=receipts[0].unit,
+                    items_per_s=round(items / wall, 3) if wall > 0 else 0.0,
+                    peak_bytes=max(r.peak_bytes for r in receipts),
+                )
+            )
+    return tuple(times)
+
+
+def _processes(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageProcess, ...]:
+    """What did the work, each kind of process once a stage."""
+    found = [] if adoption is None else list(adoption.processes)
+    for stage in STAGES[2:] if adoption else STAGES:
+        receipts = [cell.receipt() for cell in cells if cell.stage == stage]
+        kinds = Counter(r.process for r in receipts if r is not None and r.process is not None)
+        found += [
+            StageProcess(stage=stage, cells=count, process=kind)
+            for kind, count in sorted(kinds.items(), key=lambda pair: pair[0].model_dump_json())
+        ]
+    return tuple(found)
+
+
+def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> dict[str, Any]:
+    """What complete and failed records share."""
+    plan = bench.plan
+    here = process(plan.device)
+    adoption = _adoption(bench)
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": plan.run_id(),
+        "split": plan.split,
+        "track": plan.track,
+        "track_sha256": plan.track.sha256(),
+        "method": MethodInfo(
+            name=plan.method,
+            plugin=plan.plugin,
+            distribution=plan.distribution,
+            version=plan.version,
+            preset=plan.preset,
+            config=dict(plan.config),
+            reference=bench.reference,
+        ),
+        "attacks": tuple(
+            AttackInfo(name=a.name, plugin=a.plugin, version=a.version, config=dict(a.config))
+            for a in plan.attacks
+        ),
+        "seed": plan.seed,
+        "device": plan.device,
+        "threads": plan.threads,
+        "torch": plan.torch,
+        "harness": plan.harness,
+        "further": plan.further(),
+        "command": plan.recorded_command(),
+        "costs": Costs(
+            started=started,
+            finished=max(started, now),  # a clock may be set back
+            stages=_stage_times(cells, adoption),
+            environment=environment(),
+            commit=here.commit,
+            adopted=None if adoption is None else adoption.origin,
+            processes=_processes(cells, adoption),
+        ),
+    }
+
+
+def overlap_info(bench: Workbench) -> OverlapInfo | None:
+    """Which images of the set are copies of others; None for a reference, which may be the data."""
+    if bench.reference:
+        return None
+    images = bench.distilled().images.to(bench.device)
+    found = overlap(images, bench.train.images, bench.whole_evaluation.images)
+    return OverlapInfo(**dataclasses.asdict(found))
+
+
+def data_info(bench: Workbench) -> DataInfo:
+    """What a record says of the data."""
+    train, evaluation = bench.data_hashes
+    channels, height, width = bench.shape_CHW
+    return DataInfo(
+        dataset=bench.plan.track.data.dataset,
+        num_classes=bench.num_classes,
+        shape=(channels, height, width),
+        train_examples=len(bench.train),
+        train_sha256=train,
+        evaluation_examples=len(bench.whole_evaluation),
+        evaluation_sha256=evaluation,
+    )

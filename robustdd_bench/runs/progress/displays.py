@@ -1,0 +1,209 @@
+"""The displays of a run: bars on a terminal, plain lines in a pipe, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from robustdd_bench.runs.progress.reporter import (
+    Bar,
+    NullReporter,
+    Publish,
+    RunReporter,
+    plugin_loggers,
+)
+from robustdd_bench.text.terminal import is_terminal, no_colour
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+__all__ = [
+    "NullReporter",
+    "PlainReporter",
+    "RichReporter",
+    "RunReporter",
+    "make_reporter",
+    "plugin_loggers",
+]
+
+LINE_S = 5.0
+SILENCE_S = 60.0
+
+
+class _PlainBar(Bar):
+    """Lines instead of a bar.
+
+    An outermost bar has a line at its start and its end. Between them, and for a nested bar that
+    takes longer than LINE_S, there is a line at each quarter, at most one every LINE_S, and at
+    least one every SILENCE_S.
+    """
+
+    def __init__(self, reporter: PlainReporter, *fields: Any) -> None:
+        super().__init__(*fields)
+        self._reporter = reporter
+        self._start = self._said = reporter.now()
+        self._quarter = self._quarters()
+        if self.depth == 0:
+            reporter.line(f"{self.title}: {self.done}/{self.total}")
+
+    def _quarters(self) -> int:
+        return 4 * self.done // self.total if self.total > 0 else 0
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        now = self._reporter.now()
+        silent = now - self._said
+        if silent < LINE_S:
+            return
+        quarter = self._quarters()
+        if (quarter > self._quarter and self.done < self.total) or silent >= SILENCE_S:
+            self._quarter, self._said = quarter, now
+            share = f" ({100 * self.done // self.total} %)" if self.total > 0 else ""
+            wall = f"{now - self._start:.1f} s"
+            self._reporter.line(f"{self.title}: {self.done}/{self.total}{share}, {wall}")
+
+    def close(self, *, finished: bool) -> None:
+        wall_s = self._reporter.now() - self._start
+        if self.depth == 0 or wall_s >= LINE_S:
+            end = "done" if finished else f"stopped at {self.done}/{self.total}"
+            self._reporter.line(f"{self.title}: {end}, {wall_s:.1f} s")
+
+
+class PlainReporter(RunReporter):
+    """Plain lines, for a stream that is no terminal.
+
+    Args:
+        stream: where the lines go; one that breaks is not written to any more.
+        folder: see `RunReporter`.
+        **options: see `RunReporter`.
+    """
+
+    def __init__(self, stream: IO[str], folder: Path | None = None, **options: Any) -> None:
+        super().__init__(folder, **options)
+        self._stream: IO[str] | None = stream
+
+    def now(self) -> float:
+        """Seconds on the reporter's clock."""
+        return self._clock()
+
+    def line(self, text: str) -> None:
+        """Write a line; a reader that went away does not end the run."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._stream = None
+
+    def _say(self, text: str) -> None:
+        self.line(text)
+
+    def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
+        return _PlainBar(self, title, total, done, depth)
+
+
+class _RichBar(Bar):
+    REDRAW_S = 0.1  # rich locks and keeps samples on every update; a hot loop must not pay for it
+
+    def __init__(self, reporter: RichReporter, task: TaskID, *fields: Any) -> None:
+        super().__init__(*fields)
+        self.task = task
+        self._reporter = reporter
+        self._drawn = 0.0
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now - self._drawn >= self.REDRAW_S:
+            self._drawn = now
+            self._reporter.draw(self)
+
+    def close(self, *, finished: bool) -> None:
+        self._reporter.draw(self)
+        self._reporter.remove(self)
+
+
+class RichReporter(RunReporter):
+    """Nested bars on a terminal; an outermost bar stays on the screen when it ends.
+
+    Args:
+        stream: a terminal.
+        folder: see `RunReporter`.
+        **options: see `RunReporter`.
+    """
+
+    def __init__(self, stream: IO[str], folder: Path | None = None, **options: Any) -> None:
+        from rich.console import Console
+
+        super().__init__(folder, **options)
+        self._console = Console(
+            file=stream, force_terminal=True, no_color=no_colour(), highlight=False
+        )
+        self._display: RichProgress | None = None
+
+    def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        if self._display is None:
+            self._display = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                redirect_stdout=False,  # stdout is data and may be a pipe
+            )
+            self._display.start()
+        indented = "  " * depth + title
+        task = self._display.add_task(indented, total=total, completed=done)
+        return _RichBar(self, task, title, total, done, depth)
+
+    def draw(self, bar: _RichBar) -> None:
+        """Show how far a bar is."""
+        if self._display is not None:
+            self._display.update(bar.task, completed=bar.done)
+
+    def remove(self, bar: _RichBar) -> None:
+        """End a bar. With the outermost one the display ends, so that nothing is left moving."""
+        if self._display is None:
+            return
+        if bar.depth > 0:
+            self._display.remove_task(bar.task)
+        else:
+            self._display.stop()
+            self._display = None
+
+
+def make_reporter(
+    folder: Path | None = None,
+    *,
+    stream: IO[str] | None = None,
+    publish: Publish | None = None,
+    quiet: bool = False,
+) -> RunReporter:
+    """The reporter that fits the stream: bars on a terminal, plain lines elsewhere.
+
+    Args:
+        folder: the run's folder, for `metrics.jsonl` and `run.log`.
+        stream: where progress is shown; stderr by default.
+        publish: gets every event; see `plugin_loggers`.
+        quiet: show nothing.
+    """
+    shown = sys.stderr if stream is None else stream
+    if quiet or shown is None:
+        return NullReporter(folder, publish=publish)
+    if is_terminal(shown):
+        return RichReporter(shown, folder, publish=publish)
+    return PlainReporter(shown, folder, publish=publish)

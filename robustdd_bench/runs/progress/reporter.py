@@ -1,0 +1,321 @@
+"""How a run tells what it is doing, whatever the display.
+
+A `RunReporter` is the `Reporter` that methods get, with the stages of the pipeline on top. Whatever
+the display, values go to `metrics.jsonl`, notes to `run.log`, images to `snapshots/`, and all of
+them as events to the loggers of plugins (hook `robustdd_report`; docs/reports.md lists the events).
+Nothing in a loop makes the device wait: values are read every few seconds, all at once, and images
+are shown a dozen times.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import datetime
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pluggy
+from torch import Tensor
+
+from robustdd_bench.distillers import DistilledSet, Progress
+from robustdd_bench.errors import PluginWarning, RunFailedError, UsageError
+from robustdd_bench.guard import guard, told
+from robustdd_bench.runs.progress.metrics import MetricsFile, Row, hold, read_values
+from robustdd_bench.runs.progress.snapshots import snapshot_picture, write_snapshot
+from robustdd_bench.text.terminal import one_line
+
+Publish = Callable[..., object]
+"""Called as `publish(event=...)`; see `plugin_loggers`."""
+
+FLUSH_S = 3.0
+MOST_ROWS = 4096
+
+
+def plugin_loggers(manager: pluggy.PluginManager) -> Publish:
+    """A function that hands an event to every plugin with the hook `robustdd_report`.
+
+    A logger that raises is named in a warning once and gets no more events: a failing logger does
+    not stop the run. The function has an attribute `batch`, a context manager around many events.
+    """
+    return _Loggers(list(manager.hook.robustdd_report.get_hookimpls()))
+
+
+class _Loggers:
+    """The loggers that still work."""
+
+    def __init__(self, loggers: list[Any]) -> None:
+        self._loggers = loggers
+        self._guarded = False
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Hand over an event."""
+        for logger in tuple(self._loggers):
+            try:
+                with guard(logger.plugin_name, "robustdd_report", light=self._guarded):
+                    logger.function(**dict.fromkeys(logger.argnames, event))
+            except Exception as error:
+                self._loggers.remove(logger)
+                warnings.warn(
+                    f"plugin {logger.plugin_name!r}: robustdd_report failed and is left out: "
+                    f"{told(error)}",
+                    PluginWarning,
+                    stacklevel=2,
+                )
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Guard many events together, which is faster: values come by the thousand."""
+        names = " or ".join(str(logger.plugin_name) for logger in self._loggers)
+        if not names:
+            yield
+            return
+        with guard(names, "robustdd_report"):
+            self._guarded = True
+            try:
+                yield
+            finally:
+                self._guarded = False
+
+
+class Bar(abc.ABC):
+    """A progress bar, or what stands for it."""
+
+    def __init__(self, title: str, total: int, done: int, depth: int) -> None:
+        self.title, self.total, self.done, self.depth = title, total, done, depth
+
+    @abc.abstractmethod
+    def advance(self, steps: int = 1) -> None:
+        """Move on by `steps`."""
+
+    @abc.abstractmethod
+    def close(self, *, finished: bool) -> None:
+        """End it; `finished` is false where an exception ended it."""
+
+
+class RunReporter(abc.ABC):
+    """The reporter of one run; a context manager.
+
+    Args:
+        folder: the run's folder, for `metrics.jsonl`, `run.log` and `snapshots/`; None writes none.
+        publish: called with each event as `publish(event=...)`.
+        flush_s: seconds between two readings of the buffered values.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        publish: Publish | None = None,
+        flush_s: float = FLUSH_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._log = None if folder is None else folder / "run.log"
+        self._file = None if folder is None else MetricsFile(folder / "metrics.jsonl")
+        self._publish = publish
+        self._flush_s = flush_s
+        self._clock = clock
+        self._flushed = clock()
+        self._rows: list[Row] = []
+        self._bars: list[Bar] = []
+        self._stage = ""
+        self._place = ""
+
+    @abc.abstractmethod
+    def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
+        """Begin to show a bar."""
+
+    def _say(self, text: str) -> None:
+        """Show a note, where the display shows notes."""
+        return
+
+    @contextlib.contextmanager
+    def _bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        bar = self._open(one_line(title, 60), total, done, len(self._bars))
+        self._bars.append(bar)
+        finished = False
+        try:
+            yield bar
+            finished = True
+        finally:
+            self._bars.remove(bar)
+            bar.close(finished=finished)
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        """A progress bar of `total` steps, nested in the one that is open."""
+        before = self._place
+        if not self._place:  # the outermost bar of a stage tells its metrics from its siblings'
+            self._place = title
+        try:
+            with self._bar(title, total) as bar:
+                yield bar
+        finally:
+            self._place = before
+
+    @contextlib.contextmanager
+    def run(self, **facts: Any) -> Iterator[None]:
+        """A run from its start to its end, for the loggers.
+
+        Args:
+            **facts: JSON values that say which run it is.
+        """
+        folder = None if self._folder is None else str(self._folder)
+        self._event("run", folder=folder, **facts)
+
+        def told(status: str, wall_s: float) -> None:
+            with contextlib.suppress(Exception):  # what ended the run is the better reason
+                self.flush()
+            self._event("end", status=status, wall_s=wall_s)
+
+        with self._timed(told):
+            yield
+            self.flush()
+
+    @contextlib.contextmanager
+    def _timed(self, told: Callable[[str, float], None]) -> Iterator[None]:
+        """Tell at the end: finished, failed or interrupted, and the seconds it took."""
+        start = self._clock()
+        status = "failed"
+        try:
+            yield
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            told(status, self._clock() - start)
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+        """A stage of `total` cells, of which `done` are done; yields what tells of one more."""
+        stage, place = self._stage, self._place
+        self._stage, self._place = title, ""
+        self._event("stage", stage=title, status="started", total=total, done=done)
+        self._write(f"{title}: {done} of {total} done")
+
+        def told(status: str, wall_s: float) -> None:
+            self._stage, self._place = stage, place
+            with contextlib.suppress(RunFailedError):  # what ended the stage is the better reason
+                self._write(f"{title}: {status} after {wall_s:.1f} s")
+            self._event("stage", stage=title, status=status, wall_s=wall_s)
+
+        with self._timed(told), self._bar(title, total, done) as bar:
+            yield bar.advance
+
+    def metrics(self, step: int, **values: float | Tensor) -> None:
+        """Values of one step; they are read later, in batches.
+
+        Raises:
+            ValueError: a value is not one number, or is called "step" or "stage".
+        """
+        row = Row(self._where(), int(step), hold(values))
+        if self._file is not None and self._file.holds(row):
+            return
+        self._rows.append(row)
+        if self._clock() - self._flushed >= self._flush_s or len(self._rows) >= MOST_ROWS:
+            self.flush()
+
+    def _where(self) -> str:
+        return "/".join(part for part in (self._stage, self._place) if part)
+
+    def show_images(self, step: int, distilled: DistilledSet) -> None:
+        """Keep a picture of the set after `step` steps; one that is there already is no event.
+
+        Raises:
+            RunFailedError: the file cannot be written.
+        """
+        picture = snapshot_picture(distilled)
+        if self._folder is None or write_snapshot(self._folder, int(step), picture):
+            self._event("images", stage=self._where(), step=int(step), picture=picture)
+
+    def note(self, text: str) -> None:
+        """A line for the run's log."""
+        self._write(text)
+        self._say(one_line(text))
+        self._event("note", stage=self._stage, text=text)
+
+    def flush(self) -> None:
+        """Read the buffered values, write them and hand them to the loggers.
+
+        Raises:
+            RunFailedError: the file cannot be written.
+        """
+        self._flushed = self._clock()
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        found = read_values(rows)
+        if self._file is not None:
+            self._file.append(
+                [
+                    {"step": row.step, "stage": row.stage, **values}
+                    for row, values in zip(rows, found, strict=True)
+                ]
+            )
+        batch = getattr(self._publish, "batch", contextlib.nullcontext)
+        with batch():
+            for row, values in zip(rows, found, strict=True):
+                self._event("metrics", stage=row.stage, step=row.step, values=values)
+
+    def close(self) -> None:
+        """Write what is left; further values may still be given."""
+        self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        # What ended the run must not be hidden by a disk that is full as well.
+        with contextlib.suppress(Exception):
+            self.close()
+        with contextlib.suppress(RunFailedError):
+            if isinstance(error, Exception) and not isinstance(error, UsageError):
+                self._write("".join(traceback.format_exception(error)))
+            else:
+                self._write(told(error))
+
+    def _event(self, event: str, **fields: Any) -> None:
+        if self._publish is not None:
+            self._publish(event={"event": event, **fields})
+
+    def _write(self, text: str) -> None:
+        if self._log is None:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{now} {text.rstrip()}\n")
+        except OSError as error:
+            raise RunFailedError(f"cannot write {self._log}: {error.strerror or error}") from error
+
+
+class _SilentBar(Bar):
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+
+    def close(self, *, finished: bool) -> None:
+        return
+
+
+class NullReporter(RunReporter):
+    """Shows nothing; the files and the loggers get everything."""
+
+    def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
+        return _SilentBar(title, total, done, depth)

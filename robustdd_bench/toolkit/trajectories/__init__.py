@@ -1,0 +1,1 @@
+"""Trajectory matching: experts, the exact gradient through training, the loop."""

@@ -1,0 +1,237 @@
+"""Trajectory matching: what MTT, MAT and any later trajectory method share.
+
+Each iteration draws an expert and an epoch t in 0..T-1, starts a student at phi_t, lets it take N
+steps on the synthetic set and moves images and learning rate along the exact gradient of
+|theta_N - phi_{t+M}|^2 / |phi_t - phi_{t+M}|^2 (Cazenavette et al. 2022, eq. 2 to 4).
+
+What is learned, images, alpha and labels, is in `robustdd_bench.toolkit.trajectories.learned`, the
+hyper-parameters in `robustdd_bench.toolkit.trajectories.config`.
+
+Randomness of iteration i is a function of (seed, i), so that resuming needs no generator state.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustdd_bench.distillers import (
+    DistilledSet,
+    DistillTask,
+    Part,
+    Reporter,
+    StagedDistiller,
+)
+from robustdd_bench.errors import UsageError
+from robustdd_bench.identity import identity
+from robustdd_bench.toolkit.augment import Augmenter
+from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.inputspace import split_network, to_pixels
+from robustdd_bench.toolkit.snapshots import show_images
+from robustdd_bench.toolkit.throughput import tell_work
+from robustdd_bench.toolkit.trajectories.config import TrajectoryConfig
+from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
+from robustdd_bench.toolkit.trajectories.experts import (
+    ExpertRecipe,
+    ExpertStore,
+    Trajectories,
+    family_seeds,
+)
+from robustdd_bench.toolkit.trajectories.learned import Learned
+from robustdd_bench.toolkit.trajectories.unroll import OuterLoss, Step, matching_loss
+
+__all__ = [
+    "OuterFactory",
+    "TrajectoryConfig",
+    "TrajectoryDistiller",
+    "TrajectoryMatcher",
+]
+
+OuterFactory = Callable[[int, Tensor, Tensor], OuterLoss]
+CHECK_EVERY = 50
+
+
+class TrajectoryMatcher:
+    """The distillation loop.
+
+    Args:
+        config: hyper-parameters.
+        task: data, network, seeds, folders.
+        trajectories: the experts.
+        outer: the outer loss as a function of (iteration, start, target); by default the
+            matching loss.
+    """
+
+    def __init__(
+        self,
+        config: TrajectoryConfig,
+        task: DistillTask,
+        trajectories: Trajectories,
+        outer: OuterFactory | None = None,
+    ) -> None:
+        self.config = config
+        self.task = task
+        self.trajectories = trajectories
+        self.seeds = family_seeds(task.seeds)
+        self.ipc = task.required_ipc()
+        wanted = config.start_epochs - 1 + config.match_epochs
+        if len(trajectories) < 1 or trajectories.epochs < wanted:
+            have = trajectories.epochs if len(trajectories) else 0
+            raise UsageError(
+                f"start_epochs {config.start_epochs} and match_epochs {config.match_epochs} need "
+                f"{wanted} epochs of each expert, and {have} are stored; lower them or train more"
+            )
+        # The recipes' learning rates hold in the network's input space, behind the preprocessing.
+        self.layer, body = split_network(task.network(self.seeds.seed("student-shape")))
+        self.network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=task.compile)
+        self._outer = outer or (lambda _, start, target: matching_loss(start, target))
+
+    def initial_images(self) -> tuple[Tensor, Tensor]:
+        """Images (K*ipc,C,H,W) the distillation starts from, in input space; labels (K*ipc,)."""
+        generator = self.seeds.generator("initial-images")
+        images, labels = self.task.real_images(self.ipc, generator)
+        if self.config.init == "noise":
+            images = torch.rand(images.shape, generator=generator).to(images)
+        with torch.no_grad():
+            return self.layer(images).clone(), labels
+
+    def _key(self) -> str:
+        """What a checkpoint must agree with to be gone on from."""
+        shape, seeds = identity(self.config), identity(self.seeds)
+        text = json.dumps([shape, seeds, self.ipc, self.trajectories.key], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _steps(self, iteration: int, images: Tensor) -> tuple[int, int, list[Step]]:
+        """Expert, epoch and student steps of an iteration."""
+        config = self.config
+        generator = self.seeds.generator("matching", iteration)
+        expert = int(torch.randint(len(self.trajectories), (), generator=generator))
+        epoch = int(torch.randint(config.start_epochs, (), generator=generator))
+        augmenter = Augmenter(self.task.augmentation, generator, flip=self.task.allow_flip)
+        indices: list[Tensor] = []
+        steps = []
+        whole = not 0 < config.student_batch < len(images)
+        for _ in range(config.student_steps):
+            if whole:
+                index, batch = None, images
+            else:
+                if not indices:
+                    order = torch.randperm(len(images), generator=generator).to(images.device)
+                    indices = list(order.split(config.student_batch))
+                index = indices.pop(0)
+                batch = images[index]
+            steps.append(Step(index, augmenter.draw(batch)))
+        return expert, epoch, steps
+
+    def run(self, reporter: Reporter) -> DistilledSet:
+        """Distil, from the last checkpoint if there is one.
+
+        Raises:
+            RunFailedError: images or loss became NaN or infinite.
+        """
+        config = self.config
+        images, labels = self.initial_images()
+        checkpoint = Checkpoint(
+            self.task.work_dir / "matching.safetensors", config.checkpoint_seconds, self._key()
+        )
+        done, tensors = checkpoint.load(images.device) or (0, {})
+        learned = Learned(config, images, labels, self.task.num_classes, tensors)
+        engine = AdjointEngine(self.network, keep=config.keep_graphs, note=reporter.note)
+
+        def current() -> DistilledSet:
+            pixels = to_pixels(self.layer, learned.images.detach())
+            return DistilledSet(images=pixels, labels=learned.labels)
+
+        with reporter.progress("matching", config.iterations) as progress:
+            progress.advance(done)
+            if done == 0:
+                show_images(reporter, 0, config.iterations, current)
+            for iteration in range(done, config.iterations):
+                expert, epoch, steps = self._steps(iteration, learned.images)
+                start = self.trajectories.at(expert, epoch)
+                target = self.trajectories.at(expert, epoch + config.match_epochs)
+                alpha = learned.alpha
+                result = engine.gradients(
+                    learned.images,
+                    learned.labels,
+                    alpha,
+                    start,
+                    self._outer(iteration, start, target),
+                    steps,
+                )
+                learned.step(result)
+                reporter.metrics(iteration + 1, loss=result.loss, alpha=alpha)
+                progress.advance()
+                if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == config.iterations:
+                    require_finite(iteration + 1, **learned.values(), loss=result.loss)
+                show_images(reporter, iteration + 1, config.iterations, current)
+                checkpoint.maybe_save(iteration + 1, learned.state())
+        tell_work(reporter, (config.iterations - done) * config.student_steps, "student steps")
+        return dataclasses.replace(
+            current(),
+            learning_rate=float(learned.alpha),
+            provenance={"iterations": config.iterations, "experts": len(self.trajectories)},
+        )
+
+
+class TrajectoryDistiller(StagedDistiller):
+    """A method that matches trajectories; a subclass says how its experts are trained.
+
+    The experts are the parts, one each; they live in the shared store.
+    """
+
+    @classmethod
+    def quick_config(cls) -> TrajectoryConfig:
+        """Two short experts and a few steps, saved after each; for `robustdd check-plugin`."""
+        config: TrajectoryConfig = cls.Config(
+            experts=2,
+            expert_batch=16,
+            start_epochs=1,
+            match_epochs=1,
+            student_steps=2,
+            iterations=3,
+            checkpoint_seconds=0.0,
+        )
+        return config
+
+    @abc.abstractmethod
+    def recipe(self, task: DistillTask) -> ExpertRecipe:
+        """How the experts are trained."""
+
+    @abc.abstractmethod
+    def outer(self, task: DistillTask) -> OuterFactory | None:
+        """The outer loss, or None for the matching loss."""
+
+    def parts(self, task: DistillTask) -> Sequence[Part]:
+        """The experts.
+
+        Raises:
+            UsageError: a class has too few images for the set: said before anything is trained.
+        """
+        task.required_ipc()
+        task = self.config.task(task)
+        return ExpertStore(task, self.recipe(task)).parts(self.config.experts)
+
+    def make_part(self, part: Part, task: DistillTask, reporter: Reporter) -> None:
+        """Train one expert."""
+        task = self.config.task(task)
+        ExpertStore(task, self.recipe(task)).train(part, reporter)
+
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Match the experts' trajectories."""
+        own = self.config.task(task)
+        remark = self.config.hybrid(own)
+        if remark:
+            reporter.note(remark)
+        experts = ExpertStore(own, self.recipe(own)).load(self.config.experts)
+        made = TrajectoryMatcher(self.config, own, experts, self.outer(own)).run(reporter)
+        if own.preprocessing == task.preprocessing:
+            return made
+        return dataclasses.replace(made, preprocessing=own.preprocessing)

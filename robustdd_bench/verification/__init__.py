@@ -1,0 +1,1 @@
+"""Verification: a record held against what is computed again."""

@@ -1,0 +1,296 @@
+"""What is verified: a stranger's record, with its distilled set on a workbench of one's own.
+
+Of the record only its claims are taken. The protocol is that of the track installed here, the
+attacks are those installed here, data and set are held against their hashes, and students are
+trained here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from robustdd_bench import __version__
+from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.evaluation.sanity.student_checks import SUBSET
+from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.tracks import Track, load_track
+from robustdd_bench.records.means import resolve_device, resolve_threads, torch_version
+from robustdd_bench.records.parts import DataInfo
+from robustdd_bench.records.plan import Plan, plan_attacks
+from robustdd_bench.records.record import Record, read_record
+from robustdd_bench.records.set_info import set_info
+from robustdd_bench.runs.assemble import data_info
+from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.runs.pipeline import Position, ReporterFactory, failure_of, run_stages
+from robustdd_bench.runs.work import threads as torch_threads
+from robustdd_bench.text.terminal import one_line
+from robustdd_bench.toolkit.fast.compile import availability
+
+MOST_NOTES = 8
+"""Settings of one attack that are named; a stranger's record may hold any number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Where and on how much a record is verified."""
+
+    data_root: Path
+    """Where datasets are looked for."""
+    track: str | None = None
+    """Name or file of the protocol; None: the installed track of the record's name."""
+    device: str | None = None
+    """"auto", "cpu" or "cuda"; None: the record's, or the CPU where there is no GPU."""
+    threads: int | None = None
+    """CPU threads; None: the record's."""
+    students: int | None = None
+    """Only so many students, from the first; None: all."""
+    examples: int | None = None
+    """Only so many images from the start of the split; None: all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A record, and a workbench whose folder holds its set and nothing else of it."""
+
+    record: Record
+    folder: Path
+    """Where the record was found."""
+    bench: Workbench
+    reporter: ReporterFactory
+    notes: tuple[str, ...]
+    """What is other here than where the record was made."""
+    faults: tuple[str, ...]
+    """What the record says falsely of its data and its set."""
+
+    @property
+    def data(self) -> DataInfo:
+        """What the record says of the data."""
+        assert self.record.data is not None
+        return self.record.data
+
+    def run(self, *stages: str) -> None:
+        """Run the cells of some stages.
+
+        Raises:
+            RunFailedError, PluginError: one failed.
+            KeyboardInterrupt: interrupted; the text says that nothing is kept.
+        """
+        run_on(self.bench, self.reporter, stages)
+
+
+@contextlib.contextmanager
+def on_workbench(
+    source: Path, registry: Registry, setting: Setting, reporter: ReporterFactory
+) -> Iterator[Subject]:
+    """Put the set of a record on a workbench, in a folder that is deleted afterwards.
+
+    The method is not run, but for reference rows, whose set is the training split.
+
+    Args:
+        source: the folder of a run, published or not, or the path of its record.
+        registry: the installed plugins.
+        setting: where and on how much it is verified.
+        reporter: makes the reporter for a folder.
+
+    Raises:
+        UsageError: files are missing or damaged, the record did not end, its protocol is another
+            than the installed one, its data or its set are others, or the setting is out of range.
+        RunFailedError: the set is not one that the track allows.
+    """
+    record, folder = _read(source)
+    assert record.data is not None
+    students, examples = _part(record, setting)
+    track = _protocol(record, registry, setting.track)
+    plan = _plan(record, registry, track, setting)
+    with _temporary() as out, torch_threads(plan.threads):
+        bench = Workbench(
+            plan, registry, out, setting.data_root, students=students, examples=examples
+        )
+        if bench.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
+            raise UsageError(f"the data under {setting.data_root} are not those of the record")
+        _place_set(bench, record, folder, reporter)
+        yield Subject(
+            record=record,
+            folder=folder,
+            bench=bench,
+            reporter=reporter,
+            notes=tuple(_notes(record, plan)),
+            faults=tuple(_faults(record, bench)),
+        )
+
+
+def _read(source: Path) -> tuple[Record, Path]:
+    path = source / "record.json" if source.is_dir() else source
+    record = read_record(path)
+    if record.status != "complete":
+        raise UsageError(f"{source} did not end; there is nothing to verify")
+    return record, path.parent
+
+
+def _part(record: Record, setting: Setting) -> tuple[int | None, int | None]:
+    """How many students and examples are judged; None: all."""
+    assert record.data is not None
+    count, size = record.track.students.count, record.data.evaluation_examples
+    if setting.students is not None and not 1 <= setting.students <= count:
+        raise UsageError(f"--students must lie in 1..{count}, not {setting.students}")
+    least = min(SUBSET, size)
+    if setting.examples is not None and not least <= setting.examples <= size:
+        raise UsageError(
+            f"--examples must lie in {least}..{size}, not {setting.examples} (the sanity checks "
+            f"look at the first {least})"
+        )
+    examples = None if setting.examples == size else setting.examples
+    return (None if setting.students == count else setting.students), examples
+
+
+def _protocol(record: Record, registry: Registry, name: str | None) -> Track:
+    """The protocol to hold a record to: never the one it brings along."""
+    wanted = record.track
+    try:
+        track = load_track(name or wanted.name, registry)
+    except UsageError as error:
+        raise UsageError(
+            f"the protocol of the record, track {wanted.id}, is not at hand ({error}); name it "
+            "with --track"
+        ) from error
+    if track.id != wanted.id:
+        raise UsageError(f"the record is of track {wanted.id}; here is {track.id}")
+    if track.sha256() != record.track_sha256:
+        ours, theirs = track.model_dump(mode="json"), wanted.model_dump(mode="json")
+        keys = sorted(key for key in ours.keys() | theirs if ours.get(key) != theirs.get(key))
+        raise UsageError(
+            f"the protocol in the record is not that of track {track.id}: {', '.join(keys)} differ"
+        )
+    return track
+
+
+def _plan(record: Record, registry: Registry, track: Track, setting: Setting) -> Plan:
+    """The record's plan, as far as evaluation goes, with what is installed here."""
+    for spec in (track.network, *([track.student_network] if track.student_network else [])):
+        registry.get("networks", spec.name)
+    count = record.threads if setting.threads is None else setting.threads
+    try:
+        count = resolve_threads(count)
+    except UsageError as error:
+        hint = "" if setting.threads is not None else "; the record's are too many for this machine"
+        raise UsageError(f"{error}{hint}") from error
+    device = setting.device
+    if device is None:
+        device = "cpu" if record.device == "cpu" else "auto"
+    return dataclasses.replace(
+        record.plan(),
+        track=track,
+        attacks=plan_attacks(track, registry),
+        device=resolve_device(device),
+        threads=count,
+        torch=torch_version(),
+        harness=__version__,
+    )
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="robustdd-verify.")
+    except OSError as error:
+        raise RunFailedError(f"cannot make a temporary folder: {error.strerror}") from error
+    with folder as name:
+        yield Path(name)
+
+
+def _place_set(bench: Workbench, record: Record, folder: Path, reporter: ReporterFactory) -> None:
+    assert record.distilled is not None
+    source = folder / bench.set_path.name
+    if record.method.reference:
+        if not bench.reference:
+            raise UsageError(
+                f"the record says that method {record.method.name!r} is a reference; it is a "
+                "method like others"
+            )
+        run_on(bench, reporter, ("experts", "distill"))
+    else:
+        bench.set_path.parent.mkdir(parents=True, exist_ok=True)
+        DistilledSet.load(source).save(bench.set_path)
+    distilled = bench.distilled()
+    if distilled.sha256() != record.distilled.sha256:
+        raise UsageError(f"the distilled set in {folder} is not that of the record")
+    ipc = None if record.method.reference else bench.plan.track.data.ipc
+    try:
+        distilled.check(bench.shape_CHW, bench.num_classes, ipc)
+    except RunFailedError as error:
+        raise RunFailedError(f"the set is not one that the track allows: {error}") from error
+
+
+def _notes(record: Record, plan: Plan) -> Iterator[str]:
+    """What is other here, and may change the outcome."""
+    recorded = record.plan()
+    for what in ("device", "threads", "torch", "harness"):
+        here, there = getattr(plan, what), getattr(recorded, what)
+        if here != there:
+            yield one_line(f"{what} {here} here, {there} in the record")
+    if plan.compile:
+        found = availability(torch.device(plan.device))
+        if not found.active:
+            yield one_line(f"compiled kernels in the record and none here: {found.reason}")
+    for here, there in zip(plan.attacks, record.attacks, strict=True):
+        ours = {"plugin": here.plugin, "version": here.version, **here.config}
+        theirs = {"plugin": there.plugin, "version": there.version, **there.config}
+        keys = sorted(key for key in ours.keys() | theirs if ours.get(key) != theirs.get(key))
+        for key in keys[:MOST_NOTES]:
+            one, other = ours.get(key), theirs.get(key)
+            yield one_line(f"attack {here.name}: {key} {one!r} here, {other!r} in the record")
+        if len(keys) > MOST_NOTES:
+            yield f"attack {here.name}: {len(keys) - MOST_NOTES} more settings differ"
+
+
+def _faults(record: Record, bench: Workbench) -> Iterator[str]:
+    """What a record says of its data and its set that is not so."""
+    for what, ours, theirs in (
+        ("data", data_info(bench), record.data),
+        ("distilled", set_info(bench.distilled(), bench.num_classes), record.distilled),
+    ):
+        assert theirs is not None
+        for key, value in ours.model_dump(mode="json", exclude={"provenance"}).items():
+            said = theirs.model_dump(mode="json")[key]
+            if said != value:
+                yield one_line(f"{what}.{key}: the record says {said!r}, it is {value!r}", 300)
+
+
+def run_on(
+    bench: Workbench, reporter: ReporterFactory, stages: Sequence[str], note: str = ""
+) -> None:
+    """Run the cells of some stages of a verification.
+
+    Args:
+        bench: the run.
+        reporter: makes the reporter for its folder.
+        stages: which.
+        note: a line for the log before them.
+
+    Raises:
+        RunFailedError, PluginError: one failed.
+        KeyboardInterrupt: interrupted; the text says that nothing is kept.
+    """
+    position = Position()
+    with reporter(bench.folder) as progress:
+        if note:
+            progress.note(note)
+        try:
+            run_stages(bench, LocalExecutor(), progress, bench.folder, position, stages)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(
+                f"interrupted in {position.cell}; a verification keeps nothing"
+            ) from interrupt
+        except UsageError:
+            raise
+        except Exception as error:
+            raise failure_of(error, position.cell) from error
