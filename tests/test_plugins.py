@@ -392,7 +392,16 @@ LEAVES = {
     "strict",
     "text",
 }
-INTERFACES = {"attacks", "citations", "distillers", "hookspecs", "plugins", "config", "builtin"}
+INTERFACES = {
+    "attacks",
+    "citations",
+    "distillers",
+    "executors",
+    "hookspecs",
+    "plugins",
+    "config",
+    "builtin",
+}
 # What each part may import besides leaves and itself (DESIGN: "Imports go one way").
 BELOW = {
     "leaf": set(),

@@ -14,10 +14,10 @@ from typing import Any
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.statistics.means import mean
+from robustdd_bench.executors import RECEIPT, read_receipt
 from robustdd_bench.records.environment import environment
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record
-from robustdd_bench.runs.cells import RECEIPT, read_receipt
 
 DIFFERENCES = ("settings", "machine", "threads", "split")
 

@@ -25,10 +25,10 @@ from robustdd_bench.evaluation.witnesses import Witnesses, load, proven
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.parts import StudentResult
 from robustdd_bench.runs.assemble import WITNESSES
+from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.pipeline import ReporterFactory
-from robustdd_bench.runs.work import run_cell
-from robustdd_bench.verification.setup import Setting, Subject, on_workbench
+from robustdd_bench.verification.setup import Setting, Subject, on_workbench, run_on
 
 OTHER_WEIGHTS = 0.01
 """How far accuracies may lie apart where students trained again are not the same to the bit (other
@@ -102,11 +102,13 @@ def verify_witnesses(
             raise UsageError(f"there are no witnesses at {path}; make them: {command}")
         found = read_witnesses(subject, path)
         bench = subject.bench
-        cells = {index: cell for cell in bench.cells("students") for index in cell.students}
-        with reporter(bench.folder) as progress:
-            for student in subject.record.students:
-                if not _taken(bench, subject.folder, student):
-                    run_cell(bench, cells[student.index], progress)
+        there = {
+            student.index
+            for student in subject.record.students
+            if _taken(bench, subject.folder, student)
+        }
+        cells = [cell for cell in cells_of(bench, "students") if not there & {*cell.students}]
+        run_on(bench, subject.executor, reporter, cells)
         return _judge(subject, found)
 
 
