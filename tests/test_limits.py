@@ -16,6 +16,7 @@ from sweeps import planned, statuses, swept
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import Cell, LocalExecutor, Receipt, Resources
+from robustdd_bench.runs import run as run_module
 from robustdd_bench.runs import work
 from robustdd_bench.runs.limits import LimitReached, TimeLimit, TimeLimitError, Times
 from robustdd_bench.runs.pipeline import execute
@@ -49,6 +50,7 @@ class Slow(LocalExecutor):
 @pytest.fixture
 def hundred(monkeypatch):
     """Cells whose receipts say that they took 100 seconds; the clock and the executor."""
+    monkeypatch.setattr(run_module, "seconds_of_cells", lambda plan, registry: {})
     ticks = iter(range(0, 100_000, 100))
     monkeypatch.setattr(work, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     clock = Clock()
@@ -107,15 +109,18 @@ def test_a_cell_is_expected_to_take_what_those_like_it_took() -> None:
     assert times.of("kin", cell()).resources == Resources(seconds=4.0, memory_bytes=9)
     assert times.of("other", cell()).resources == Resources()
     assert times.of("kin", cell("sanity")).resources == Resources()
-    attack = dataclasses.replace(cell(), attack="pgd")
-    assert times.of("kin", attack) == attack
+    attack = dataclasses.replace(cell("attacks"), attack="pgd", students=(0, 1))
+    assert times.of("kin", attack).resources == Resources()
+    times.count("kin", {("attacks", "pgd"): 10.0})
+    # Two students; half of it, as such an estimate may be twice what it takes.
+    assert times.of("kin", attack).resources == Resources(seconds=10.0)
 
 
 # Of a run of method random: the set, two students, three attacks on each, two checks.
 @pytest.mark.parametrize(
     ("seconds", "begun", "left"),
     [
-        (850, 8, "attacks 1, sanity 2"),
+        (850, 8, "attacks 1, sanity 2; attacks/1/pgd takes about 1.7 min, there is no time for it"),
         (950, 9, "sanity 2"),
         (300, 3, "students 1, attacks 5, sanity 2"),
     ],
@@ -129,13 +134,25 @@ def test_the_limit_leaves_what_cannot_end_and_says_it(
         limited(plan, tmp_path, seconds, clock, slow)
     assert len(slow.names) == begun
     text = str(caught.value)
-    assert text.startswith(f"the time limit is reached; left: {left}; kept in ")
+    assert text.startswith(f"the time limit is reached; left: {left}")
+    assert "; kept in " in text
     assert text.endswith(". Run the same command again to go on.")
     assert caught.value.exit_code == 0
     assert not (plan.folder(tmp_path) / "record.json").exists()
     monkeypatch.undo()
     finished = run(plan, tmp_path)
     assert without_costs(finished.record) == without_costs(example("random").record)
+
+
+def test_what_has_never_run_is_known_from_its_operations(tmp_path, monkeypatch) -> None:
+    found = {("students", None): 900.0}
+    monkeypatch.setattr(run_module, "seconds_of_cells", lambda plan, registry: found)
+    clock = Clock()
+    slow = Slow(clock)
+    with pytest.raises(TimeLimitError) as caught:
+        limited(plan_of("random"), tmp_path, 400, clock, slow)
+    assert slow.names == ["distill"]
+    assert "; students/0 takes about 7.5 min, there is no time for it; kept in" in str(caught.value)
 
 
 def test_a_limit_that_suffices_changes_nothing(hundred, tmp_path) -> None:
@@ -191,9 +208,11 @@ def test_a_sweep_says_which_runs_are_left(hundred, tmp_path) -> None:
     sweep = planned(tmp_path, 'methods = ["random", "raising"]\nseeds = [0, 1]')
     result = swept(sweep, tmp_path, slow, limit=TimeLimit(1500, clock))
     assert statuses(result) == ["done", "left", "left", "left"]
-    start = "the time limit is reached; 1 of 4 runs have ended, 3 are left; kept in "
+    assert result.note.startswith(
+        "the time limit is reached; 1 of 4 runs have ended, 3 are left; attacks/0/noise takes about"
+    )
     folder = sweep.runs[1].plan.folder(tmp_path)
-    assert result.note.startswith(f"{start}{folder}: distill 1/1, students 2/2")
+    assert f"; kept in {folder}: distill 1/1, students 2/2. Run" in result.note
     assert statuses(swept(sweep, tmp_path)) == ["there", "done", "failed", "failed"]
 
 

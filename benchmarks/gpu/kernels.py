@@ -18,7 +18,7 @@ from typing import Any
 import fused
 import torch
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse, relative
+from bench import Bench, parse, relative
 from engine import Problem
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -27,6 +27,7 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.operations import count_operations
 from robustdd_bench.toolkit.trajectories.unroll import adjoint_gradients
 
 SHOWN = 12

@@ -31,7 +31,7 @@ from robustdd_bench.cli.shared.output import (
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.imports.formats import FORMATS
-from robustdd_bench.text.terminal import one_line, rate_text
+from robustdd_bench.text.terminal import duration_text, one_line, rate_text
 
 if TYPE_CHECKING:
     from robustdd_bench.records.plan import Plan
@@ -235,7 +235,7 @@ def _execute(
 ) -> None:
     say_eager(options["compile"], plan.device, plan.compile)
     if options["dry_run"]:
-        _print_plan(plan, options)
+        _print_plan(session, plan, options)
         return
     from robustdd_bench.runs.limits import TimeLimitError
     from robustdd_bench.runs.pipeline import execute
@@ -281,12 +281,16 @@ def say_eager(choice: str, device: str, compiled: bool) -> None:
             print(one_line(f"steps run eagerly: {found.reason}"), file=sys.stderr)
 
 
-def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
+def _print_plan(session: Session, plan: Plan, options: dict[str, Any]) -> None:
     folder = plan.folder(options["out"])
     if options["as_json"]:
         ids = {"run_id": plan.run_id(), "identity": plan.identity(), "folder": str(folder)}
         print_json(plan.to_dict() | ids)
         return
+    from robustdd_bench.sweeps.estimate import History, estimate
+
+    cost = estimate(plan, History([options["out"]]), options["out"], session.registry)
+    about = "unknown" if cost is None else f"about {duration_text(cost.wall_s)} ({cost})"
     facts = [
         ("run id", plan.run_id()),
         (
@@ -303,6 +307,7 @@ def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
         ("seed", plan.seed),
         ("device", f"{plan.device}, {plan.threads} CPU threads, torch {plan.torch}"),
         ("compiled kernels", "on" if plan.compile else "off"),
+        ("time", f"{about}, cell after cell"),
         ("command", plan.command()),
     ]
     print_table(("", "plan"), facts)

@@ -90,7 +90,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
         device, threads = plan.device, plan.threads
         say_eager(options["compile"], device, plan.compile)
     if options["dry_run"]:
-        _dry_run(planned, options)
+        _dry_run(session, planned, options)
         return
     from robustdd_bench.runs.progress.loggers import plugin_loggers
     from robustdd_bench.sweeps.displays import make_sweep_display
@@ -260,7 +260,7 @@ def _group_json(group: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
+def _dry_run(session: Session, planned: Sweep, options: dict[str, Any]) -> None:
     """Print every run, what there is of it, and what it may cost."""
     from robustdd_bench.sweeps.estimate import History, estimate
 
@@ -273,7 +273,8 @@ def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
     for run in planned.runs:
         state = run.found(out)
         todo = state in ("new", "started") or (state == "failed" and options["retry_failed"])
-        rows.append((run, state, todo, estimate(run.plan, history, out) if todo else None))
+        cost = estimate(run.plan, history, out, session.registry) if todo else None
+        rows.append((run, state, todo, cost))
     known = [cost for *_, cost in rows if cost is not None]
     total_s = sum(cost.wall_s for cost in known)
     count = sum(todo for _, _, todo, _ in rows)
@@ -296,7 +297,7 @@ def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
     if count:
         title += f"; about {duration_text(total_s)} for {len(known)} of them" if known else ""
         unknown = count - len(known)
-        title += f"; {unknown} with no record to estimate from" if unknown else ""
+        title += f"; {unknown} with nothing to estimate from" if unknown else ""
     columns = ("run id", "found", "method", "track", "seed", "settings", "estimate", "from")
     cells = [
         (

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.executors import Cell, Receipt
@@ -22,6 +22,9 @@ GRACE_S = 15.0
 """Seconds before the limit at which what runs is interrupted; a tenth of a short limit."""
 LEAST_S = 60.0
 """Seconds without which nothing is begun whose time is not known; a tenth of a short limit."""
+SHARE = 0.5
+"""Of the seconds counted from operations, which are right within a factor of about two: what would
+fit is not left."""
 RESUMES = "distill"
 """The stage whose cell goes on where it was interrupted."""
 
@@ -33,7 +36,7 @@ class TimeLimitError(RobustDDError):
 
 
 class LimitReached(BaseException):
-    """Nothing can be begun any more, or what runs was interrupted."""
+    """Nothing can be begun any more, or what runs was interrupted. Its text may say why."""
 
 
 class TimeLimit:
@@ -100,7 +103,7 @@ class TimeLimit:
             timer.join()
         except KeyboardInterrupt as interrupt:
             if fired.is_set():
-                raise LimitReached from interrupt
+                raise LimitReached("") from interrupt
             raise
         finally:
             timer.cancel()
@@ -112,6 +115,7 @@ class Times:
     """What cells took and how much memory they had, for those like them."""
 
     def __init__(self) -> None:
+        self._counted: dict[str, Mapping[tuple[str, str | None], float]] = {}
         self._seen: dict[Hashable, list[Receipt]] = defaultdict(list)
 
     def add(self, run: str, cell: Cell, receipt: Receipt) -> None:
@@ -124,11 +128,20 @@ class Times:
         """
         self._seen[run, cell.stage, cell.attack].append(receipt)
 
+    def count(self, run: str, seconds: Mapping[tuple[str, str | None], float]) -> None:
+        """Remember what cells take by their operations: stage and attack to seconds a student."""
+        self._counted[run] = seconds
+
     def of(self, run: str, cell: Cell) -> Cell:
         """The cell with what it is expected to take."""
         seen = self._seen.get((run, cell.stage, cell.attack))
         if not seen:
-            return cell
+            each = self._counted.get(run, {}).get((cell.stage, cell.attack))
+            if each is None:
+                return cell
+            seconds = SHARE * each * max(1, len(cell.students))
+            resources = dataclasses.replace(cell.resources, seconds=seconds)
+            return dataclasses.replace(cell, resources=resources)
         expected = dataclasses.replace(
             cell.resources,
             seconds=sum(receipt.wall_s for receipt in seen) / len(seen),

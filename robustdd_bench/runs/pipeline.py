@@ -83,9 +83,8 @@ def execute(
             return run.result()  # raises it, with what is kept
         except LimitReached as reached:
             left = ", ".join(f"{stage} {count}" for stage, count in run.graph.left().items())
-            raise TimeLimitError(
-                f"the time limit is reached; left: {left}; {run.kept}. {AGAIN}"
-            ) from reached
+            parts = ["the time limit is reached", f"left: {left}", str(reached), run.kept]
+            raise TimeLimitError(f"{'; '.join(filter(None, parts))}. {AGAIN}") from reached
     return run.result()
 
 
@@ -113,12 +112,12 @@ class _Part(ActiveRun):
     def __init__(self, context: Workbench, progress: RunReporter, cells: Sequence[Cell]) -> None:
         self._context, self.progress = context, progress
         self.run_id = context.plan.run_id()
-        self.kin, self.threads = self.run_id, context.plan.threads
+        self.kin, self.threads, self.seconds = self.run_id, context.plan.threads, {}
         self.graph = CellGraph(cells, progress)
         self.error: Exception | None = None
         self.where = "set-up"
 
-    def prepare(self, *, remote: bool) -> None:
+    def prepare(self, *, remote: bool, timed: bool) -> None:
         self.message = message_of(self._context)
 
     def compute(self, cell: Cell) -> Receipt:

@@ -33,6 +33,7 @@ from robustdd_bench.runs.failures import failure_of
 from robustdd_bench.runs.folder import LOCK
 from robustdd_bench.runs.graph import CellGraph
 from robustdd_bench.runs.limits import LimitReached
+from robustdd_bench.runs.operations import seconds_of_cells
 from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
 from robustdd_bench.runs.reuse import adopt
 from robustdd_bench.runs.scheduler import ActiveRun, log_of
@@ -105,6 +106,7 @@ class Run(ActiveRun):
         self.run_id = plan.run_id()
         self.kin = f"{plan.method} {plan.track.id} {plan.device} {plan.threads}"
         self.threads = plan.threads
+        self.seconds = {}
         self._said = plan.folder(around.out)  # as the caller named it
         self._lock = contextlib.ExitStack()
         self._told = contextlib.ExitStack()
@@ -150,7 +152,7 @@ class Run(ActiveRun):
             self._lock = stack.pop_all()
         return True
 
-    def prepare(self, *, remote: bool) -> None:
+    def prepare(self, *, remote: bool, timed: bool) -> None:
         """Make data, networks, method and cells."""
         context = self._context
         self.progress = NullReporter()
@@ -164,6 +166,8 @@ class Run(ActiveRun):
             if self._source is not None:
                 _adopt(context, *self._source)
             self.graph = CellGraph(all_cells(context), self.progress)
+            if timed:
+                self.seconds = seconds_of_cells(self.plan, self._around.registry)
         self.message = message_of(context)
         if remote:
             context.let_go()

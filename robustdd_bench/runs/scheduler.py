@@ -22,6 +22,7 @@ from robustdd_bench.runs.graph import CellGraph
 from robustdd_bench.runs.limits import LimitReached, TimeLimit, Times
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.runs.work import threads
+from robustdd_bench.text.terminal import duration_text
 
 RETRIES = 2
 """How often a cell is computed again whose worker was lost."""
@@ -39,13 +40,16 @@ class ActiveRun(abc.ABC):
     progress: RunReporter
     graph: CellGraph
     message: Mapping[str, Any]
+    seconds: Mapping[tuple[str, str | None], float]
+    """What cells take by their operations, of stage and attack, for one student."""
 
     @abc.abstractmethod
-    def prepare(self, *, remote: bool) -> None:
+    def prepare(self, *, remote: bool, timed: bool) -> None:
         """Make everything above.
 
         Args:
             remote: cells are computed in other processes.
+            timed: there is a limit of time: `seconds` are asked for.
 
         Raises:
             Exception: it fails, and `end` is called with it.
@@ -92,7 +96,8 @@ class Scheduler:
         self._failures: dict[str, tuple[BaseException, Cell]] = {}
         self._lost: dict[tuple[str, str], int] = {}
         self._times = Times()
-        self._held = self._stopping = False
+        self._held: Cell | None = None
+        self._stopping = False
 
     def drive(self, runs: Iterable[ActiveRun]) -> None:
         """Compute the cells of runs; each is ended when its cells are done, or when it has failed.
@@ -137,15 +142,15 @@ class Scheduler:
             while len(self._computing) < self._executor.slots and not self._over():
                 if self._submit_one():
                     continue
-                run = next(runs, None) if more and not self._held else None
+                run = next(runs, None) if more and self._held is None else None
                 if run is None:
-                    more = more and self._held
+                    more = more and self._held is not None
                     break
                 self._begin(run)
             if self._computing:
                 self._hear()
-            elif self._held or self._over():
-                raise LimitReached
+            elif self._held is not None or self._over():
+                raise LimitReached(_told_next(self._held))
             elif not more:
                 assert not self._open, "cells wait for one another"
                 return
@@ -159,19 +164,20 @@ class Scheduler:
                 self._executor.__enter__()
             self._inside = True
         try:
-            run.prepare(remote=self._executor.slots > 1)
+            run.prepare(remote=self._executor.slots > 1, timed=self._limit is not None)
         except BaseException as error:
             run.end(error, "set-up", "set-up")
             if not isinstance(error, Exception):
                 raise
             return
+        self._times.count(run.kin, run.seconds)
         self._open.append(run)
         self._end_if_over(run)
 
     def _submit_one(self) -> bool:
         """Submit the first cell that may be; earlier runs go first."""
         outputs = {one.cell.output for one in self._computing.values()}
-        self._held = False
+        self._held = None
         for run in list(self._open):
             if run.run_id in self._failures:
                 continue
@@ -180,7 +186,7 @@ class Scheduler:
                     continue
                 expected = self._times.of(run.kin, cell)
                 if self._limit is not None and not self._limit.allows(expected):
-                    self._held = True
+                    self._held = self._held or expected
                     continue
                 self._submit(run, cell, expected)
                 return True
@@ -234,7 +240,7 @@ class Scheduler:
                 continue
             event()
             return
-        raise LimitReached
+        raise LimitReached("")
 
     def _ended(self, future: Future[Receipt]) -> None:
         """A cell has ended, one way or another."""
@@ -289,6 +295,15 @@ class Scheduler:
         elif run.graph.complete:
             self._open.remove(run)
             run.end(None, "record", "record")
+
+
+def _told_next(cell: Cell | None) -> str:
+    """What could not be begun, where that is known."""
+    if cell is None or cell.resources.seconds is None:
+        return ""
+    return (
+        f"{cell.name} takes about {duration_text(cell.resources.seconds)}, there is no time for it"
+    )
 
 
 def log_of(progress: RunReporter) -> Callable[[str], None]:

@@ -168,8 +168,8 @@ def run_sweep(
                     pause(POLL_S)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(_interrupted(state.outcomes, state.kept())) from interrupt
-    except LimitReached:
-        note = state.stop()
+    except LimitReached as reached:
+        note = state.stop(str(reached))
         return SweepResult(sweep, tuple(state.outcomes), note)
     return SweepResult(sweep, tuple(state.outcomes))
 
@@ -256,16 +256,14 @@ class _State:
         """What runs keep that were interrupted."""
         return [run.kept for run in self._begun.values() if run.kept]
 
-    def stop(self) -> str:
+    def stop(self, why: str) -> str:
         """Leave what has not ended; say what that is."""
         for index in self.left:
             self._becomes(index, "left")
         done, total = len(self.outcomes) - len(self.left), len(self.outcomes)
-        kept = "; ".join(self.kept())
-        return (
-            f"the time limit is reached; {done} of {total} runs have ended, {len(self.left)} are "
-            f"left{f'; {kept}' if kept else ''}. {AGAIN}"
-        )
+        counts = f"{done} of {total} runs have ended, {len(self.left)} are left"
+        parts = ["the time limit is reached", counts, why, *self.kept()]
+        return f"{'; '.join(filter(None, parts))}. {AGAIN}"
 
 
 def _failure(run: SweepRun, folder: Path) -> tuple[int, str] | None:
