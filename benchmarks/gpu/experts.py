@@ -30,6 +30,7 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.runs.reporter import NullReporter
+from robustdd_bench.toolkit import flat
 from robustdd_bench.toolkit.adversarial import Adversary, adversarial_loss, attack_batch
 from robustdd_bench.toolkit.capture import availability
 from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
@@ -74,6 +75,16 @@ def capture(mode: str):
         os.environ.pop("ROBUSTDD_CAPTURE")
         if before is not None:
             os.environ["ROBUSTDD_CAPTURE"] = before
+
+
+@contextmanager
+def channels_last():
+    """Compiled networks with their channels innermost."""
+    flat.CHANNELS_LAST = True
+    try:
+        yield
+    finally:
+        flat.CHANNELS_LAST = False
 
 
 def recipe(flavour: str, epochs: int, augmentation: str, batch: int) -> ExpertRecipe:
@@ -293,6 +304,10 @@ def main(arguments: list[str] | None = None) -> None:
                 measure("dataloader, 2 workers", plain(work, some, made, 2))
             measure("resident", ours(work, made, "off", "tf32"))
             measure("captured", ours(work, made, "auto", "tf32"))
+            fast = dataclasses.replace(work, compile=True)
+            measure("captured, compiled", ours(fast, made, "auto", "tf32"))
+            with channels_last():
+                measure("captured, compiled, channels last", ours(fast, made, "auto", "tf32"))
             if plainly and flavour != "fast":
                 measure("captured, float32", ours(work, made, "auto", "float32"), "float32")
                 measure("captured, bfloat16", ours(work, made, "auto", "bfloat16"), "bfloat16")
