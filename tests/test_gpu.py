@@ -26,6 +26,7 @@ from robustdd_bench.evaluation.robustness import attack_students
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.tracks import AdversarialSpec
+from robustdd_bench.toolkit import convolutions
 from robustdd_bench.toolkit.blocks import NormBlock
 from robustdd_bench.toolkit.compile import availability
 from robustdd_bench.toolkit.engine import AdjointEngine
@@ -204,6 +205,7 @@ def test_compiled_kernels(shape, pooled, layout) -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_compiled_run_of_the_engine(channels_last, monkeypatch) -> None:
     """The captured matching of a compiled network is that of torch's kernels."""
+    monkeypatch.setattr(convolutions, "CHANNELS_LAST", channels_last)
     device = torch.device("cuda")
     if not availability(device).active:
         pytest.skip(availability(device).reason)
@@ -214,7 +216,6 @@ def test_a_compiled_run_of_the_engine(channels_last, monkeypatch) -> None:
     found = []
     for compile in (False, True):
         network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=compile)
-        network.channels_last = channels_last
         start = network.theta()
         notes: list[str] = []
         gradients = AdjointEngine(network, momentum=0.5, note=notes.append).gradients(

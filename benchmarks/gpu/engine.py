@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse, relative
+from bench import Bench, count_operations, layout, parse, relative
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
@@ -114,12 +114,12 @@ def compiled(problem: Problem) -> Callable[[], Gradients]:
 def kernels(problem: Problem, *, channels_last: bool) -> Callable[[], Gradients]:
     """The captured steps of a network that compiled kernels compute."""
     network = FlatNetwork(nn.Sequential(nn.Identity(), problem.body), compile=True)
-    network.channels_last = channels_last
     notes: list[str] = []
     engine = AdjointEngine(network, note=notes.append)
 
     def call() -> Gradients:
-        found = engine.gradients(*problem.arguments(), problem.steps)
+        with layout(channels_last):
+            found = engine.gradients(*problem.arguments(), problem.steps)
         if notes:
             raise RuntimeError(notes[0])
         return found

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from bench import ARITHMETIC, Bench, count_operations, parse
+from bench import ARITHMETIC, Bench, count_operations, layout, parse
 from task import DSA, accuracy, splits, task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -30,7 +30,6 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.runs.reporter import NullReporter
-from robustdd_bench.toolkit import flat
 from robustdd_bench.toolkit.adversarial import Adversary, adversarial_loss, attack_batch
 from robustdd_bench.toolkit.capture import availability
 from robustdd_bench.toolkit.experts import ExpertRecipe, family_seeds, train_expert
@@ -75,16 +74,6 @@ def capture(mode: str):
         os.environ.pop("ROBUSTDD_CAPTURE")
         if before is not None:
             os.environ["ROBUSTDD_CAPTURE"] = before
-
-
-@contextmanager
-def channels_last():
-    """Compiled networks with their channels innermost."""
-    flat.CHANNELS_LAST = True
-    try:
-        yield
-    finally:
-        flat.CHANNELS_LAST = False
 
 
 def recipe(flavour: str, epochs: int, augmentation: str, batch: int) -> ExpertRecipe:
@@ -305,8 +294,9 @@ def main(arguments: list[str] | None = None) -> None:
             measure("resident", ours(work, made, "off", "tf32"))
             measure("captured", ours(work, made, "auto", "tf32"))
             fast = dataclasses.replace(work, compile=True)
-            measure("captured, compiled", ours(fast, made, "auto", "tf32"))
-            with channels_last():
+            with layout(False):
+                measure("captured, compiled", ours(fast, made, "auto", "tf32"))
+            with layout(True):
                 measure("captured, compiled, channels last", ours(fast, made, "auto", "tf32"))
             if plainly and flavour != "fast":
                 measure("captured, float32", ours(work, made, "auto", "float32"), "float32")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse, relative
+from bench import Bench, count_operations, layout, parse, relative
 from engine import Problem
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -29,7 +29,7 @@ from robustdd_bench.toolkit.precision import precision
 from robustdd_bench.toolkit.unroll import adjoint_gradients
 
 SHOWN = 12
-LAYOUTS = ("compiled", "channels last")
+LAYOUTS = {"compiled": False, "channels last": True}
 
 
 def works(problem: Problem, network: FlatNetwork) -> dict[str, Callable[[], Tensor]]:
@@ -131,19 +131,19 @@ def main(arguments: list[str] | None = None) -> None:
                     }
                     found["steps"][title] = measured(work, device, 1 if tiny else 20) | floors
                     expected = work()
-                    for layout in LAYOUTS:
+                    for how, last in LAYOUTS.items():
                         candidate = FlatNetwork(
                             nn.Sequential(nn.Identity(), problem.body), compile=True
                         )
-                        candidate.channels_last = layout == "channels last"
                         try:
-                            again = works(problem, candidate)[name]
-                            one = measured(again, device, 1 if tiny else 20)
-                            one["difference"] = relative(again(), expected)
-                            found["steps"][f"{title}, {layout}"] = one | floors
+                            with layout(last):
+                                again = works(problem, candidate)[name]
+                                one = measured(again, device, 1 if tiny else 20)
+                                one["difference"] = relative(again(), expected)
+                            found["steps"][f"{title}, {how}"] = one | floors
                         except Exception as error:  # a candidate must not cost the rest
                             text = f"{type(error).__name__}: {error}"[:300]
-                            found["failed"][f"{title}, {layout}"] = text
+                            found["failed"][f"{title}, {how}"] = text
                     show(found, title)
                     options.out.mkdir(parents=True, exist_ok=True)
                     path = options.out / "kernels.json"
@@ -159,14 +159,14 @@ def show(found: dict[str, Any], title: str) -> None:
     )
     for row in one["longest"]:
         print(f"  {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name']}")
-    for layout in LAYOUTS:
-        name = f"{title}, {layout}"
+    for how in LAYOUTS:
+        name = f"{title}, {how}"
         fast = found["steps"].get(name)
         if fast is None:
-            print(f"  {layout}: {found['failed'].get(name)}")
+            print(f"  {how}: {found['failed'].get(name)}")
             continue
         print(
-            f"  {layout}: {fast['ms']:.3f} ms, {one['ms'] / fast['ms']:.2f} times as fast, "
+            f"  {how}: {fast['ms']:.3f} ms, {one['ms'] / fast['ms']:.2f} times as fast, "
             f"{fast['difference']:.1e} apart"
         )
         for row in fast["longest"][:6]:

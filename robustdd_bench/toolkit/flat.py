@@ -15,9 +15,6 @@ from robustdd_bench.toolkit.compile import trusted
 from robustdd_bench.toolkit.convolutions import Tape
 from robustdd_bench.toolkit.instancenorm import with_fast_norm
 
-CHANNELS_LAST = False
-"""Whether a compiled network on a GPU computes with the channels of images innermost."""
-
 Augment = Callable[[Tensor], Tensor]
 
 
@@ -45,7 +42,6 @@ class FlatNetwork:
         # The same values and names; only second derivatives take another, shorter way.
         self._eager = with_fast_norm(original)
         self.body: nn.Module = self._eager
-        self.channels_last = CHANNELS_LAST
         self.tape: Tape | None = None
         """Of a compiled network: keeps what a second pass would compute again."""
         if compile:
@@ -112,8 +108,6 @@ class FlatNetwork:
         features = self.preprocess(x_BCHW)
         if augment is not None:
             features = augment(features)
-        if self.channels_last and self.compiled and features.device.type == "cuda":
-            features = features.contiguous(memory_format=torch.channels_last)
         with self._holding(theta):
             logits: Tensor = self.body(features)
         return logits
