@@ -30,6 +30,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from robustdd_bench.toolkit.fast import compile as compile_module
+
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
 Generator = torch.Generator
@@ -456,6 +458,7 @@ def simulated_gpu() -> Iterator[Device]:
         "graph": device.capture,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(compile_module, "_no_triton", lambda: "Triton knows no simulated device")
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: _Stream())
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)

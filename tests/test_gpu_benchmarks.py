@@ -93,30 +93,43 @@ def test_every_way_of_training_an_expert_runs(bench, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_is_told_kernel_by_kernel_beside_its_floors_and_fused(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def test_a_step_is_told_kernel_by_kernel_beside_its_floors_and_compiled(tmp_path) -> None:
     done = rehearse("kernels", tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
     assert told["failed"] == {}
-    steps = {name: one for name, one in told["steps"].items() if not name.endswith("fused")}
+    compiled = ("compiled", "channels last")
+    steps = {name: one for name, one in told["steps"].items() if not name.endswith(compiled)}
     assert {name.split(",")[0] for name in steps} == {"training", "adversary", "matching"}
     for name, one in steps.items():
         assert one["ms"] > one["floor_operations_ms"] > 0 < one["floor_bytes_ms"]
         assert any("convolution" in row["name"] for row in one["longest"])
         assert 0.3 < sum(row["share"] for row in one["longest"]) <= 1.0
-        assert told["steps"][f"{name}, fused"]["difference"] < 1e-4
+        for how in compiled:
+            assert told["steps"][f"{name}, {how}"]["difference"] < 1e-4
 
 
 FUSED = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import fused, torch
+import torch
 from torch import nn
+from robustdd_bench.toolkit.fast import triton_kernels
+from robustdd_bench.toolkit.fast import blocks
 from robustdd_bench.toolkit.fast.blocks import NormBlock
 
-for relu, pooled, shape in [(True, True, (8, 4)), (True, False, (5, 3)), (False, False, (4, 4))]:
+triton_kernels.TILE = 64  # two channels of 8x4 pixels together, so that three are two groups
+def kernels(device, channels_last=False):
+    used.append(channels_last)
+    return lambda *arguments: triton_kernels.call(*arguments, channels_last=channels_last)
+
+def inner(x):  # as on a GPU
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+blocks.kernels, blocks._inner = kernels, inner
+for last, relu, pooled, shape in [
+    (False, True, True, (8, 4)), (False, True, False, (5, 3)), (False, False, False, (4, 4)),
+    (True, True, True, (8, 4)), (True, True, False, (5, 3)), (True, False, False, (4, 4)),
+]:
+    used = []
     norm = nn.GroupNorm(3, 3).double()
     torch.manual_seed(0)
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
@@ -125,7 +138,7 @@ for relu, pooled, shape in [(True, True, (8, 4)), (True, False, (5, 3)), (False,
     def everything(f):
         torch.manual_seed(1)
         x = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
-        y = f(x)
+        y = f(x.contiguous(memory_format=torch.channels_last) if last else x)
         e = torch.randn_like(y).requires_grad_()
         inputs = (x, norm.weight, norm.bias)
         first = torch.autograd.grad(y, inputs, e, create_graph=True)
@@ -136,11 +149,11 @@ for relu, pooled, shape in [(True, True, (8, 4)), (True, False, (5, 3)), (False,
         return y, *first, *second
 
     exact = everything(block.formula)
-    with fused.computed():
-        found = everything(block)
+    found = everything(block)
+    assert used == [last] * 3
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    print(relu, pooled, len(found))
+    print(last, relu, pooled, len(found))
 """
 
 
@@ -148,10 +161,14 @@ def test_the_fused_candidate_is_the_naive_form_up_to_its_second_derivative(monke
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when triton is imported
     done = subprocess.run(
-        [sys.executable, "-c", FUSED, FOLDER], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FUSED], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["True True 8", "True False 8", "False False 8"]
+    assert done.stdout.splitlines() == [
+        f"{last} {what} 8"
+        for last in (False, True)
+        for what in ("True True", "True False", "False False")
+    ]
 
 
 def test_what_there_is_no_time_for_is_listed(bench, tmp_path) -> None:

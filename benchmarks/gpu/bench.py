@@ -14,15 +14,17 @@ by the rate of a large matrix product measured in the same run, in the arithmeti
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from robustdd_bench.toolkit.fast import convolutions
 from robustdd_bench.toolkit.fast.precision import PRECISIONS, precision
 
 ARITHMETIC = PRECISIONS[1:]
@@ -167,6 +170,8 @@ class Bench:
             operations: floating-point operations of a call.
             needs_s: seconds it is known to take at least.
         """
+        if not self.options.variants.search(f"{workload}: {variant}"):
+            return
         needs = max(needs_s, self._longest.get(workload, 0.0))
         if self.left_s() < 1.2 * needs:
             self._left_out.append(f"{workload}: {variant}")
@@ -271,6 +276,8 @@ class Bench:
         options = ["--budget", f"{self.options.budget:g}"]
         if self.options.train_files != 5:
             options += ["--train-files", str(self.options.train_files)]
+        if self.options.variants.pattern:
+            options += ["--variants", self.options.variants.pattern]
         return options + (["--tiny"] if self.tiny else [])
 
     def summary(self) -> None:
@@ -337,6 +344,16 @@ class _Counter(TorchDispatchMode):
         return out
 
 
+@contextlib.contextmanager
+def layout(channels_last: bool) -> Iterator[None]:
+    """Compiled networks compute with their channels innermost, or not."""
+    before, convolutions.CHANNELS_LAST = convolutions.CHANNELS_LAST, channels_last
+    try:
+        yield
+    finally:
+        convolutions.CHANNELS_LAST = before
+
+
 def relative(found: Tensor, exact: Tensor) -> float:
     """|found - exact| / |exact|."""
     return float((found.double() - exact.double()).norm() / exact.double().norm())
@@ -352,6 +369,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--train-files", type=int, default=5, choices=range(1, 6), metavar="N",
         help="files of CIFAR-10's training images to use, where not all of them are at hand",
+    )  # fmt: skip
+    made.add_argument(
+        "--variants", type=re.compile, default=re.compile(""), metavar="REGEX",
+        help="measure only those whose 'workload: variant' it is found in",
     )  # fmt: skip
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return made

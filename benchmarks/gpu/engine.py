@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse, relative
+from bench import Bench, count_operations, layout, parse, relative
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
@@ -111,6 +111,22 @@ def compiled(problem: Problem) -> Callable[[], Gradients]:
     return lambda: adjoint_gradients(network, *problem.arguments(), problem.steps)
 
 
+def kernels(problem: Problem, *, channels_last: bool) -> Callable[[], Gradients]:
+    """The captured steps of a network that compiled kernels compute."""
+    network = FlatNetwork(nn.Sequential(nn.Identity(), problem.body), compile=True)
+    notes: list[str] = []
+    engine = AdjointEngine(network, note=notes.append)
+
+    def call() -> Gradients:
+        with layout(channels_last):
+            found = engine.gradients(*problem.arguments(), problem.steps)
+        if notes:
+            raise RuntimeError(notes[0])
+        return found
+
+    return call
+
+
 def variants(problem: Problem) -> dict[str, Callable[[], Gradients]]:
     """By name: the field's form first."""
     engine = AdjointEngine(problem.network)
@@ -123,6 +139,8 @@ def variants(problem: Problem) -> dict[str, Callable[[], Gradients]]:
             problem.network, *arguments, steps, keep=len(steps)
         ),
         "captured": lambda: engine.gradients(*arguments, steps),
+        "captured, compiled": kernels(problem, channels_last=False),
+        "captured, compiled, channels last": kernels(problem, channels_last=True),
         "reverse over forward": lambda: reverse_over_forward(problem),
         COMPILED: compiled(problem),
     }

@@ -4,8 +4,8 @@ ConvNet-3 of width 128 on 3x32x32, each step done eagerly under torch's profiler
 Beside the kernels stand two floors: the counted operations over the measured rate of a large matrix
 product, and the bytes of activations (each written once forward, read once and written once
 backward, in float32) over the measured rate of a large copy. What a kernel takes above both can be
-saved by fusing: the same steps follow with the norms, ReLUs and poolings of `fused.py`, and by how
-much their results differ.
+saved by fusing: the same steps follow with compiled kernels
+(`robustdd_bench.toolkit.fast.triton_kernels`), and by how much their results differ.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import fused
 import torch
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse, relative
+from bench import Bench, count_operations, layout, parse, relative
 from engine import Problem
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -30,6 +29,7 @@ from robustdd_bench.toolkit.fast.precision import precision
 from robustdd_bench.toolkit.trajectories.unroll import adjoint_gradients
 
 SHOWN = 12
+LAYOUTS = {"compiled": False, "channels last": True}
 
 
 def works(problem: Problem, network: FlatNetwork) -> dict[str, Callable[[], Tensor]]:
@@ -118,7 +118,6 @@ def main(arguments: list[str] | None = None) -> None:
     for size, images in sizes.items():
         problem = Problem(images, 1, 4 if tiny else 128, device, torch.float32, "none")
         moved = 3 * activation_bytes(problem) / bench.ceilings["copy"] * 1e3
-        candidate = FlatNetwork(nn.Sequential(nn.Identity(), problem.body), compile=True)
         for arithmetic in ("tf32",) if tiny else ("tf32", "float32"):
             with precision(arithmetic, device):
                 plain = works(problem, problem.network)
@@ -132,14 +131,19 @@ def main(arguments: list[str] | None = None) -> None:
                     }
                     found["steps"][title] = measured(work, device, 1 if tiny else 20) | floors
                     expected = work()
-                    try:
-                        with fused.computed():
-                            again = works(problem, candidate)[name]
-                            one = measured(again, device, 1 if tiny else 20)
-                            one["difference"] = relative(again(), expected)
-                        found["steps"][f"{title}, fused"] = one | floors
-                    except Exception as error:  # a candidate must not cost the rest
-                        found["failed"][title] = f"{type(error).__name__}: {error}"[:300]
+                    for how, last in LAYOUTS.items():
+                        candidate = FlatNetwork(
+                            nn.Sequential(nn.Identity(), problem.body), compile=True
+                        )
+                        try:
+                            with layout(last):
+                                again = works(problem, candidate)[name]
+                                one = measured(again, device, 1 if tiny else 20)
+                                one["difference"] = relative(again(), expected)
+                            found["steps"][f"{title}, {how}"] = one | floors
+                        except Exception as error:  # a candidate must not cost the rest
+                            text = f"{type(error).__name__}: {error}"[:300]
+                            found["failed"][f"{title}, {how}"] = text
                     show(found, title)
                     options.out.mkdir(parents=True, exist_ok=True)
                     path = options.out / "kernels.json"
@@ -155,14 +159,18 @@ def show(found: dict[str, Any], title: str) -> None:
     )
     for row in one["longest"]:
         print(f"  {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name']}")
-    fast = found["steps"].get(f"{title}, fused")
-    if fast is None:
-        print(f"  fused: {found['failed'].get(title)}")
-    else:
+    for how in LAYOUTS:
+        name = f"{title}, {how}"
+        fast = found["steps"].get(name)
+        if fast is None:
+            print(f"  {how}: {found['failed'].get(name)}")
+            continue
         print(
-            f"  fused: {fast['ms']:.3f} ms, {one['ms'] / fast['ms']:.2f} times as fast, "
+            f"  {how}: {fast['ms']:.3f} ms, {one['ms'] / fast['ms']:.2f} times as fast, "
             f"{fast['difference']:.1e} apart"
         )
+        for row in fast["longest"][:6]:
+            print(f"    {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name'][:90]}")
 
 
 if __name__ == "__main__":

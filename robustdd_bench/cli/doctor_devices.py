@@ -146,8 +146,9 @@ def check_kernels(device: torch.device) -> Check:
     what, found = "compiled kernels", availability(device)
     if not found.active:
         return Check("warn" if device.type == "cpu" else "ok", what, f"off: {found.reason}")
-    block = NormBlock(nn.GroupNorm(4, 4), relu=True, pooled=True)
-    x = torch.linspace(-1, 2, 2 * 4 * 8 * 8).view(2, 4, 8, 8).sin().requires_grad_()
+    block = NormBlock(nn.GroupNorm(4, 4).to(device), relu=True, pooled=True)
+    x = torch.linspace(-1, 2, 2 * 4 * 8 * 8, device=device).view(2, 4, 8, 8).sin()
+    x.requires_grad_()
     problems: list[str] = []
     trusted(
         lambda: torch.autograd.grad(block(x).square().sum(), x),

@@ -36,8 +36,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdd_bench.protocol.pooling import HalvingPool
-from robustdd_bench.toolkit.fast.compile import kernels, plain
+from robustdd_bench.toolkit.fast.compile import fits, kernels, plain
 from robustdd_bench.toolkit.fast.convolutions import FEW, Convolution, Tape
+
+_FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
+
+
+def _inner(x: Tensor) -> bool:
+    """Whether channels are innermost in images (B,C,H,W); only on a GPU are they left there."""
+    return (
+        x.device.type != "cpu"
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 class _Forward(torch.autograd.Function):
@@ -48,10 +59,13 @@ class _Forward(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, relu: bool, pooled: bool
     ) -> Tensor:
         B, C, H, W = x.shape
-        y = x.new_empty((B, C, H // 2, W // 2) if pooled else x.shape)
+        inner = _inner(x)
+        size = (B, C, H // 2, W // 2) if pooled else x.shape
+        y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_FORMATS[inner])
         means, scales = x.new_empty(B, C), x.new_empty(B, C)
         tensors = (x, weight, bias, y, means, scales)
-        kernels()("forward", tensors, B * C, C, H, W, epsilon, relu, pooled)
+        shape = B * C, C, H, W, epsilon
+        kernels(x.device, inner)("forward", tensors, *shape, relu, pooled)
         ctx.save_for_backward(x, weight, bias, means, scales)
         ctx.options = relu, pooled
         return y
@@ -78,8 +92,10 @@ def _cotangents(
     x, weight, bias, means, scales = saved
     B, C, H, W = x.shape
     d_x, (d_weight, d_bias) = torch.empty_like(x), x.new_empty(2, B, C)
-    tensors = (e.contiguous(), x, weight, bias, means, scales, d_x, d_weight, d_bias)
-    kernels()("backward", tensors, B * C, C, H, W, *options)
+    inner = _inner(x)
+    e = e.contiguous(memory_format=_FORMATS[inner])
+    tensors = (e, x, weight, bias, means, scales, d_x, d_weight, d_bias)
+    kernels(x.device, inner)("backward", tensors, B * C, C, H, W, *options)
     return d_x, d_weight, d_bias
 
 
@@ -98,7 +114,7 @@ class _Backward(torch.autograd.Function):
         relu: bool,
         pooled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        e = e.contiguous()
+        e = e.contiguous(memory_format=_FORMATS[_inner(x)])
         ctx.save_for_backward(e, x, weight, bias, means, scales)
         ctx.options = relu, pooled
         d_x, d_weight, d_bias = _cotangents(e, (x, weight, bias, means, scales), ctx.options)
@@ -109,11 +125,13 @@ class _Backward(torch.autograd.Function):
         if torch.is_grad_enabled():  # what follows would be a constant to autograd
             raise RuntimeError("a compiled norm has no third derivative; run with --compile off")
         e, x, weight, bias, means, scales = ctx.saved_tensors
-        u, p, q = (cotangent.contiguous() for cotangent in cotangents)
+        inner = _inner(x)
+        u = cotangents[0].contiguous(memory_format=_FORMATS[inner])
+        p, q = (cotangent.contiguous() for cotangent in cotangents[1:])
         to_e, to_x, to_weight = torch.empty_like(e), torch.empty_like(x), torch.empty_like(means)
         tensors = (u, p, q, e, x, weight, bias, means, scales, to_e, to_x, to_weight)
         B, C, H, W = x.shape
-        kernels()("second", tensors, B * C, C, H, W, *ctx.options)
+        kernels(x.device, inner)("second", tensors, B * C, C, H, W, *ctx.options)
         return to_e, to_x, to_weight.sum(0), None, None, None, None, None
 
 
@@ -135,10 +153,12 @@ class NormBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B,C,H,W) to the same shape, or (B,C,H//2,W//2); in the precision of the weights."""
         x_BCHW = x_BCHW.to(self.weight.dtype)  # under autocast it may come in bfloat16
-        if x_BCHW.ndim != 4 or not plain(x_BCHW):
+        if x_BCHW.ndim != 4 or not plain(x_BCHW) or not fits(x_BCHW, self.pooled):
             return self.formula(x_BCHW)
         # Here and not inside: what is saved there must be what the graph leads to.
-        inputs = x_BCHW.contiguous(), self.weight.contiguous(), self.bias.contiguous()
+        if not _inner(x_BCHW):
+            x_BCHW = x_BCHW.contiguous()
+        inputs = x_BCHW, self.weight.contiguous(), self.bias.contiguous()
         y: Tensor = _Forward.apply(*inputs, self.eps, self.relu, self.pooled)
         return y
 
