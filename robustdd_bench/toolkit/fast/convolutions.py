@@ -39,7 +39,7 @@ oneDNN pads channels to its vectors: for the three of an image its d_x takes thr
 On the CPU alone, as is the next."""
 GREY_SIDES = (8, 16, 32)
 """Sides of images of one channel that compiled kernels convolve, in half of oneDNN's time."""
-CHANNELS_LAST = True
+CHANNELS_LAST = False
 """Whether a compiled network on a GPU computes with the channels of images innermost."""
 WORTH = 256
 """Operations for each number of a result from which on it is kept rather than computed again."""
