@@ -186,7 +186,7 @@ def fits(height: int, width: int, pooled: bool) -> bool:
 def call(
     name: str, tensors: Sequence[Tensor | None], *numbers: float, channels_last: bool = False
 ) -> None:
-    """As `robustdd_bench.toolkit.fast.compile.Kernels`: contiguous tensors of one dtype, and numbers.
+    """As `robustdd_bench.toolkit.fast.compile.Kernels`: contiguous tensors of one dtype, numbers.
 
     Args:
         name: "forward", "backward" or "second".
