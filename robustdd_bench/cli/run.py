@@ -262,7 +262,7 @@ def _execute(
 
 def say_eager(choice: str, device: str, compiled: bool) -> None:
     """Say why runs compute without compiled kernels, where the user left it to the machine."""
-    if choice == "auto" and device == "cpu" and not compiled:
+    if choice == "auto" and not compiled:
         import torch
 
         from robustdd_bench.toolkit.fast.compile import availability

@@ -104,7 +104,7 @@ class Plan:
     harness: str
     """Version of robustdd-bench."""
     compile: bool = False
-    """Whether compiled kernels compute, on the CPU; sums are ordered otherwise in them, so they
+    """Whether compiled kernels compute; sums are ordered otherwise in them, so they
     belong to the result. Where they cannot be had, the run computes without and says so."""
 
     def to_dict(self) -> dict[str, Any]:
