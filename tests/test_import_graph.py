@@ -21,7 +21,7 @@ ROOT = Path(robustdd_bench.__file__).parent
 
 GROUND = (
     "errors files identity moved randomness registry seeds strict text "
-    "guard hookspecs config plugins builtin citations"
+    "guard hookspecs config plugins citations"
 )
 INTERFACES = "attacks distillers executors"
 LEVELS = tuple(

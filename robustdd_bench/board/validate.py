@@ -21,14 +21,14 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.files import parse_json
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import read_record
-from robustdd_bench.text.tables import Column, Row, Table, plain
+from robustdd_bench.text.tables import Column, Table, TableRow, plain
 
 DIFFERENCES = 3
 """So many differences of leaderboard.json are named."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Defect:
     """Something that is wrong with a board."""
 
     place: str
@@ -42,7 +42,7 @@ class Validation:
 
     runs: tuple[str, ...]
     """Folders of the published runs that are sound, below the board's."""
-    problems: tuple[Problem, ...]
+    problems: tuple[Defect, ...]
 
     def title(self) -> str:
         """The outcome in a line."""
@@ -54,7 +54,7 @@ class Validation:
         """The problems."""
         return Table(
             (Column("place", "place", number=False), Column("problem", "problem", number=False)),
-            tuple(Row((plain(item.place), plain(item.problem))) for item in self.problems),
+            tuple(TableRow((plain(item.place), plain(item.problem))) for item in self.problems),
             title=self.title(),
         )
 
@@ -99,7 +99,7 @@ def validate(
             problems.append(_problem(root, path, error))
     if problems:
         names = [name for name in (BOARD_NAME, PAGE_NAME) if (root / name).exists()]
-        problems += [Problem(name, "not compared with the records, see above") for name in names]
+        problems += [Defect(name, "not compared with the records, see above") for name in names]
     else:
         problems += _built_problems(root)
     return Validation(tuple(sound), tuple(problems))
@@ -136,7 +136,7 @@ def _run_problems(
         yield folder / SUBMISSION_NAME, error
 
 
-def _built_problems(root: Path) -> Iterator[Problem]:
+def _built_problems(root: Path) -> Iterator[Defect]:
     """Whether what was built is what the records give."""
     try:
         runs = published(root)
@@ -150,14 +150,14 @@ def _built_problems(root: Path) -> Iterator[Problem]:
             found = (root / name).read_bytes()
         except FileNotFoundError:
             if runs:
-                yield Problem(name, "is missing; `robustdd board build` writes it")
+                yield Defect(name, "is missing; `robustdd board build` writes it")
             continue
         except OSError as error:
-            yield Problem(name, f"cannot be read: {error.strerror or error}")
+            yield Defect(name, f"cannot be read: {error.strerror or error}")
             continue
         if found != text.encode():
             why = _difference(found, root / name, value) if name == BOARD_NAME else ""
-            yield Problem(
+            yield Defect(
                 name,
                 f"is not what the records give: stale, or changed by hand{why}; "
                 "`robustdd board build` writes it again",
@@ -188,8 +188,8 @@ def _differing(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def _problem(root: Path, path: Path, text: object) -> Problem:
+def _problem(root: Path, path: Path, text: object) -> Defect:
     """A problem of a file or folder; the message names no place outside the board, nor its own."""
     place = path.relative_to(root).as_posix()
     message = str(text).replace(f"{root}{os.sep}", "")
-    return Problem(place, message.removeprefix(f"{place}: ").removeprefix(f"{place} "))
+    return Defect(place, message.removeprefix(f"{place}: ").removeprefix(f"{place} "))

@@ -72,7 +72,7 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class Report:
+class SubmissionReport:
     """What was found in a submission."""
 
     refused: list[Refusal] = field(default_factory=list)
@@ -92,7 +92,7 @@ def check_revisions(
     against: str,
     registry: Registry,
     data: DataAtHand | None = None,
-) -> Report:
+) -> SubmissionReport:
     """Check what a revision adds to another one since both went apart.
 
     Args:
@@ -112,7 +112,7 @@ def check_revisions(
 
 def check_folders(
     new: Path, base: Path, registry: Registry, data: DataAtHand | None = None
-) -> Report:
+) -> SubmissionReport:
     """Check one board's folder against another one.
 
     Raises:
@@ -124,13 +124,13 @@ def check_folders(
 
 def check_trees(
     new: Tree, base: Tree, target: Tree, registry: Registry, data: DataAtHand | None = None
-) -> Report:
+) -> SubmissionReport:
     """Check the difference between `base` and `new`, which is to be merged into `target`.
 
     Raises:
         UsageError: the published board is not valid.
     """
-    report = Report()
+    report = SubmissionReport()
     changed = sorted(
         path
         for path in new.entries.keys() | base.entries.keys()
@@ -165,7 +165,7 @@ def check_trees(
     return report
 
 
-def _sound(path: str, new: Tree, base: Tree, there: set[str], report: Report) -> bool:
+def _sound(path: str, new: Tree, base: Tree, there: set[str], report: SubmissionReport) -> bool:
     """Whether a changed file may be read; else the report says why not.
 
     Args:
@@ -219,7 +219,7 @@ def _check_runs(
     new: Path,
     target: Path,
     registry: Registry,
-    report: Report,
+    report: SubmissionReport,
     data: DataAtHand | None,
 ) -> None:
     """Every new run by itself, then against what is published and against one another."""
@@ -309,7 +309,7 @@ def _plain(error: UsageError, folder: Path) -> str:
     return str(error).replace(f"{folder}/", "")
 
 
-def _check_reported(paths: Sequence[str], new: Path, report: Report) -> None:
+def _check_reported(paths: Sequence[str], new: Path, report: SubmissionReport) -> None:
     if not paths:
         return
     try:
@@ -321,7 +321,7 @@ def _check_reported(paths: Sequence[str], new: Path, report: Report) -> None:
 
 
 def _check_generated(
-    changed: Sequence[str], new: Path, base: Path, registry: Registry, report: Report
+    changed: Sequence[str], new: Path, base: Path, registry: Registry, report: SubmissionReport
 ) -> None:
     """Generated files are what the records make, to the byte, or as they were."""
     root = new / ROOT
