@@ -20,7 +20,7 @@ import robustdd_bench
 ROOT = Path(robustdd_bench.__file__).parent
 
 GROUND = (
-    "errors files identity moved randomness registry seeds strict text "
+    "errors filenames files identity moved randomness registry seeds strict text "
     "guard hookspecs config plugins citations"
 )
 INTERFACES = "attacks distillers executors"

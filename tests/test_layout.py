@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import robustdd_bench
+from robustdd_bench import filenames
 
 PACKAGE = Path(robustdd_bench.__file__).parent
 ROOT = PACKAGE.parent
@@ -42,3 +43,20 @@ def test_a_class_has_a_name_of_its_own() -> None:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     places[node.name].append(path.relative_to(ROOT).as_posix())
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_names_of_files_are_written_once() -> None:
+    names = {
+        value
+        for name, value in vars(filenames).items()
+        if name.isupper() and not name.endswith("_FOLDER")
+    }
+    assert "record.json" in names
+    written = [
+        f"{path.relative_to(PACKAGE).as_posix()}: {node.value}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.stem != "filenames"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert [line for line in written if not line.startswith("runs/")] == []

@@ -13,11 +13,12 @@ from robustdd_bench.board.admission.submission import SUBMISSION_NAME, read_subm
 from robustdd_bench.board.build import BOARD_NAME, board, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS
 from robustdd_bench.board.placing import STAGING
-from robustdd_bench.board.publish import RESULTS, problems_of, published
+from robustdd_bench.board.publish import problems_of, published
 from robustdd_bench.board.reported import read_reported_file, reported_files
 from robustdd_bench.board.schema import BoardContent
 from robustdd_bench.board.views.page import PAGE_NAME
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import RECORD_FILE, RESULTS_FOLDER
 from robustdd_bench.files import parse_json
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import read_record
@@ -84,7 +85,7 @@ def validate(
         raise UsageError(f"no folder {root}")
     sound, problems = [], []
     protocols: dict[str, str] = {}
-    for folder in _places(root / RESULTS):
+    for folder in _places(root / RESULTS_FOLDER):
         found = [
             _problem(root, path, text)
             for path, text in _run_problems(folder, root, protocols, registry, data)
@@ -107,7 +108,7 @@ def validate(
 
 def _places(results: Path) -> Iterator[Path]:
     """Folders of runs: those with a record, and those where one should be."""
-    found = {path.parent for path in results.rglob("record.json")}
+    found = {path.parent for path in results.rglob(RECORD_FILE)}
     for pattern in ("*/*/*", f"*/*/*/{CONFIRMATIONS}/*"):
         found |= {path for path in results.glob(pattern) if path.is_dir()}
     return (path for path in sorted(found) if not any(p.startswith(STAGING) for p in path.parts))
@@ -122,9 +123,9 @@ def _run_problems(
 ) -> Iterator[tuple[Path, object]]:
     """File or folder and problem, of a run; `protocols` holds the tracks seen."""
     try:
-        record = read_record(folder / "record.json")
+        record = read_record(folder / RECORD_FILE)
     except UsageError as error:
-        yield folder / "record.json", error
+        yield folder / RECORD_FILE, error
     else:
         found = problems_of(record, folder, root, protocols, registry)
         if data is not None:
@@ -141,7 +142,7 @@ def _built_problems(root: Path) -> Iterator[Defect]:
     try:
         runs = published(root)
     except UsageError as error:  # a rule that only the whole board can break
-        yield _problem(root, root / RESULTS, error)
+        yield _problem(root, root / RESULTS_FOLDER, error)
         return
     content = board(runs, root)
     value = content.model_dump(mode="json")

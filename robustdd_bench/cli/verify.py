@@ -14,6 +14,7 @@ from robustdd_bench.cli.shared.arguments import OneOf, RegisteredName, data_root
 from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.text.terminal import one_line
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def verify(
         raise UsageError(
             "witnesses belong to the record's own students; leave them out with --fresh-students"
         )
-    record = source / "record.json" if source.is_dir() else source
+    record = source / RECORD_FILE if source.is_dir() else source
     must_exist(record)
     if threads is not None:
         from robustdd_bench.records.means import check_threads

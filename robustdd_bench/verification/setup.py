@@ -20,6 +20,7 @@ from robustdd_bench import __version__
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.sanity.student_checks import SUBSET
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
 from robustdd_bench.records.means import resolve_device, resolve_threads, torch_version
@@ -129,7 +130,7 @@ def set_up(
 
 
 def _read(source: Path) -> tuple[Record, Path]:
-    path = source / "record.json" if source.is_dir() else source
+    path = source / RECORD_FILE if source.is_dir() else source
     record = read_record(path)
     if record.status != "complete":
         raise UsageError(f"{source} did not end; there is nothing to verify")

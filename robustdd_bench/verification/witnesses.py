@@ -22,6 +22,7 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.statistics.comparison import Bits
 from robustdd_bench.evaluation.students import weights_sha256
 from robustdd_bench.evaluation.witnesses import Witnesses, load, proven
+from robustdd_bench.filenames import CELLS_FOLDER
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.parts import StudentResult
 from robustdd_bench.runs.assemble import WITNESSES
@@ -153,7 +154,7 @@ def fallen(bench: Workbench, found: Witnesses) -> Bits:
 def _taken(bench: Workbench, run: Path, student: StudentResult) -> bool:
     """Take a student from the run's folder, if it is there and is the record's."""
     target = bench.student_path(student.index)
-    source = run / "cells" / target.name
+    source = run / CELLS_FOLDER / target.name
     if not source.is_file():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)

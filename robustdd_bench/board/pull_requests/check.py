@@ -19,7 +19,7 @@ from robustdd_bench.board.admission import submission
 from robustdd_bench.board.admission import tensors as sets
 from robustdd_bench.board.admission.duplicates import clashes
 from robustdd_bench.board.admission.overlaps import DataAtHand
-from robustdd_bench.board.admission.rules import PREVIEW_NAME, SET_NAME, reasons_against
+from robustdd_bench.board.admission.rules import reasons_against
 from robustdd_bench.board.admission.strings import visible
 from robustdd_bench.board.build import board, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS, folder_name, run_of
@@ -36,17 +36,18 @@ from robustdd_bench.board.reported import MAX_BYTES as MAX_REPORTED
 from robustdd_bench.board.reported import read_reported
 from robustdd_bench.board.views.readme import with_section
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import RECORD_FILE, SET_FILE, SET_PICTURE
 from robustdd_bench.plugins import NAME_PATTERN, Registry
-from robustdd_bench.protocol.tracks import MAX_RECORD, RECORD_NAME
+from robustdd_bench.protocol.tracks import MAX_RECORD
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.text.terminal import size_text
 
 ROOT = "leaderboard"
 README = "README.md"
 LIMITS = {
-    RECORD_NAME: MAX_RECORD,
-    SET_NAME: sets.MAX_BYTES + sets.MAX_HEADER + 8,
-    PREVIEW_NAME: preview.MAX_BYTES,
+    RECORD_FILE: MAX_RECORD,
+    SET_FILE: sets.MAX_BYTES + sets.MAX_HEADER + 8,
+    SET_PICTURE: preview.MAX_BYTES,
     submission.SUBMISSION_NAME: submission.MAX_BYTES,
 }
 MAX_TOTAL = 2 * 2**30
@@ -231,7 +232,7 @@ def _check_runs(
     for folder in folders:
         where = f"{ROOT}/results/{folder}"
         try:
-            record = read_record(new / where / RECORD_NAME)
+            record = read_record(new / where / RECORD_FILE)
         except UsageError as error:
             report.refuse(where, _plain(error, new / where))
             continue
@@ -285,7 +286,7 @@ def _made_again(
         yield (
             f"it does not confirm run {other.run_id}: method, settings, track, seed or split differ"
         )
-    name = folder_name(folder / RECORD_NAME)
+    name = folder_name(folder / RECORD_FILE)
     if Path(where).name != name:
         yield f"its folder must be called {name}"
 
@@ -294,8 +295,8 @@ def _reasons(record: Record, where: str, folder: Path, registry: Registry) -> It
     place = f"{ROOT}/{place_of(record).as_posix()}"
     if run_of(Path(where)) is None and place != where:
         yield f"its record belongs under {place}"
-    if record.method.reference and (folder / SET_NAME).exists():
-        yield f"a reference is published without {SET_NAME}"
+    if record.method.reference and (folder / SET_FILE).exists():
+        yield f"a reference is published without {SET_FILE}"
     try:
         submission.read_submission(folder)
     except UsageError as error:
