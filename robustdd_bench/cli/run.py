@@ -26,6 +26,13 @@ from robustdd_bench.cli.shared.output import (
 )
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import (
+    RECORD_FILE,
+    ROBUSTNESS_PICTURE,
+    SET_FILE,
+    SET_PICTURE,
+    STORE_FOLDER,
+)
 from robustdd_bench.guard import blame
 from robustdd_bench.imports.formats import FORMATS
 from robustdd_bench.text.terminal import one_line, rate_text
@@ -150,7 +157,7 @@ def evaluate(
     if again:
         _refuse_given(context)
     if choices is None:
-        must_exist(source / "record.json" if again else source)
+        must_exist(source / RECORD_FILE if again else source)
     from robustdd_bench.records.plan import check_call, make_plan
 
     if not again or _given(context, "track"):
@@ -167,7 +174,7 @@ def evaluate(
         return
     from robustdd_bench.imports.external_set import store_imported, store_set
 
-    store = options["out"] / "store"
+    store = options["out"] / STORE_FOLDER
     if choices is None:
         digest = store_set(source, store)
     else:
@@ -350,7 +357,7 @@ def print_result(record: Record) -> None:
 def _print_finished(finished: Finished) -> None:
     record, folder = finished.record, finished.folder
     print_result(record)
-    for name in ("record.json", "distilled.safetensors", "distilled.png", "robustness.png"):
+    for name in (RECORD_FILE, SET_FILE, SET_PICTURE, ROBUSTNESS_PICTURE):
         print(folder / name)
     for stage in record.costs.stages:
         rate = rate_text(stage.items_per_s, stage.unit)

@@ -17,8 +17,8 @@ from robustdd_bench.conformance import surroundings
 from robustdd_bench.conformance.attack_models import (
     CLASSES,
     SHAPE_CHW,
+    PairOfStudents,
     Smooth,
-    Students,
     examples,
     with_batch_norm,
 )
@@ -331,7 +331,7 @@ class _Bench:
         def check(norm: Norm, _: _Outcome) -> None:
             attack = self._class(config_of(self._class, self._entry))
             found = attack.perturb(
-                Students(students, owner),
+                PairOfStudents(students, owner),
                 images[place],
                 labels[owner, place],
                 ThreatModel(norm, EPS[norm]),

@@ -30,9 +30,10 @@ from robustdd_bench.config import (
     parse_assignments,
 )
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
-from robustdd_bench.protocol.tracks import RECORD_NAME, Track, load_track, source_name
+from robustdd_bench.protocol.tracks import Track, load_track, source_name
 from robustdd_bench.records.means import (
     DEVICES,
     check_threads,
@@ -166,7 +167,7 @@ class Plan:
         In the folder of the record anybody can call it: the record holds the track.
         """
         is_file = self.track_source.endswith(".toml")
-        return self.command(RECORD_NAME if is_file else None)
+        return self.command(RECORD_FILE if is_file else None)
 
     def command(self, track: str | None = None) -> str:
         """The call that repeats the run.
