@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel
+from robustdd_bench.attacks import Attack, AttackTask, Model, RoutedModel, ThreatModel
 from robustdd_bench.evaluation.sanity.suite_checks import Strength
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.randomness import ExampleGenerator
@@ -75,6 +75,26 @@ class Students(RoutedModel):
         return Students(self.networks, self.owner[keep])
 
 
+def task_of(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    generator: ExampleGenerator | None = None,
+    sources: tuple[Model, ...] = (),
+) -> AttackTask:
+    """What an attack gets; by default with the random numbers of seed 0."""
+    generator = generator or ExampleGenerator(0, torch.arange(len(images)))
+    return AttackTask(
+        model=model,
+        images=images,
+        labels=labels,
+        threat=threat,
+        generator=generator,
+        sources=sources,
+    )
+
+
 def perturb(
     attack: Attack,
     model: nn.Module,
@@ -85,15 +105,19 @@ def perturb(
     batch_size: int | None = None,
     seed: int = 0,
     index: Tensor | None = None,
+    remarks: list[str] | None = None,
 ) -> Tensor:
-    """The attack on all images, batch by batch."""
+    """The attack on all images, batch by batch; what it says goes to `remarks`."""
     index = torch.arange(len(images)) if index is None else index
-    return torch.cat(
-        [
-            attack.perturb(model, images[i], labels[i], threat, ExampleGenerator(seed, index[i]))
-            for i in torch.arange(len(images)).split(batch_size or max(len(images), 1))
-        ]
-    )
+    found = [
+        attack.perturb(
+            task_of(model, images[i], labels[i], threat, ExampleGenerator(seed, index[i]))
+        )
+        for i in torch.arange(len(images)).split(batch_size or max(len(images), 1))
+    ]
+    if remarks is not None:
+        remarks += [text for result in found for text in result.remarks]
+    return torch.cat([result.images for result in found])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from attack_models import RowNetwork, make_attack, perturb, quick_attack, rng, trained_network
+from attack_models import (
+    RowNetwork,
+    make_attack,
+    perturb,
+    quick_attack,
+    rng,
+    task_of,
+    trained_network,
+)
 from robustdd_attacks import apgd
 from robustdd_attacks.common import in_ball
 from torch import nn
@@ -133,7 +141,7 @@ def test_equals_algorithm_1_as_a_naive_loop_over_examples(norm, loss, naive):
         apgd.dlr: lambda logits: apgd.dlr(logits, labels, False),
         apgd.dlr_towards: lambda logits: apgd.dlr_towards(logits, labels, targets),
     }.get(loss)
-    problem = apgd.Problem(model, images, labels, threat, ExampleGenerator(0, index))
+    problem = task_of(model, images, labels, threat, ExampleGenerator(0, index))
     found = apgd.auto_pgd(problem, steps, climb).images
     halved = []
     for i in range(8):

@@ -4,9 +4,16 @@ import math
 
 import pytest
 import torch
-from attack_models import RowNetwork, linear_problem, make_attack, perturb, rng, trained_network
+from attack_models import (
+    RowNetwork,
+    linear_problem,
+    make_attack,
+    perturb,
+    rng,
+    task_of,
+    trained_network,
+)
 from robustdd_attacks import square
-from robustdd_attacks.common import Problem
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
@@ -19,7 +26,8 @@ each_norm = pytest.mark.parametrize("norm", NORMS)
 
 def problem_of(images, threat, seed=0):
     labels = torch.zeros(len(images), dtype=torch.long)
-    return Problem(None, images, labels, threat, ExampleGenerator(seed, torch.arange(len(images))))
+    generator = ExampleGenerator(seed, torch.arange(len(images)))
+    return task_of(None, images, labels, threat, generator)
 
 
 def test_the_share_is_halved_as_in_the_paper_for_any_number_of_queries():

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Problem, ascend
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_attacks.common import ascend
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
 
 
 class MIM(Attack):
@@ -49,16 +48,9 @@ class MIM(Attack):
             if not self.decay >= 0:
                 raise ValueError(f"decay must not be negative, it is {self.decay}")
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; see `Attack.perturb`. Nothing is drawn from `generator`."""
-        config = self.config
+    def perturb(self, task: AttackTask) -> AttackResult:
+        """Adversarial examples; see `Attack.perturb`. Nothing is drawn from the generator."""
+        config, images = self.config, task.images
         momentum = torch.zeros_like(images)
         tiny = torch.finfo(images.dtype).tiny
 
@@ -68,6 +60,6 @@ class MIM(Attack):
             momentum = config.decay * momentum + gradient / length
             return momentum
 
-        problem = Problem(model, images, labels, threat, generator)
-        step = config.relative_step * threat.eps / config.steps
-        return ascend(problem, images, config.steps, step, gather).images
+        step = config.relative_step * task.threat.eps / config.steps
+        best = ascend(task, images, config.steps, step, gather)
+        return AttackResult(images=best.images)

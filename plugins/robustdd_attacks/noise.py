@@ -10,11 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from robustdd_attacks.common import Best, in_ball, judge, on_sphere
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
 
 
 class Noise(Attack):
@@ -35,20 +33,14 @@ class Noise(Attack):
                 raise ValueError(f"draws must be at least 1, not {self.draws}")
 
     @torch.no_grad()
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
+        images, threat, generator = task.images, task.threat, task.generator
         best = Best(images)
         for _ in range(self.config.draws):
             if threat.norm == "Linf":
                 x = in_ball(images, threat, generator)
             else:
                 x = threat.project(images + threat.eps * on_sphere(images, generator), images)
-            best.offer(x, *judge(model(x), labels, threat.targeted))
-        return best.images
+            best.offer(x, *judge(task.model(x), task.labels, threat.targeted))
+        return AttackResult(images=best.images)

@@ -16,9 +16,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Best, Problem, ascend, in_ball, restarts
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_attacks.common import Best, ascend, in_ball, restarts
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
 
 
 class PGD(Attack):
@@ -56,23 +55,15 @@ class PGD(Attack):
             if self.restarts > 1 and not self.random_start:
                 raise ValueError("restarts differ only with random_start = true")
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
-        config = self.config
+        config, threat = self.config, task.threat
         step = config.step_size or config.relative_step * threat.eps / config.steps
 
-        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
+        def climb(part: AttackTask, _places: Tensor, _turn: int) -> Best:
             x = part.images
             if config.random_start:
                 x = in_ball(x, threat, part.generator)
             return ascend(part, x, config.steps, step)
 
-        problem = Problem(model, images, labels, threat, generator)
-        return restarts(problem, config.restarts, climb)
+        return AttackResult(images=restarts(task, config.restarts, climb))

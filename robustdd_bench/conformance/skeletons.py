@@ -99,12 +99,10 @@ _ATTACK = '''\
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
 from robustdd_bench.errors import UsageError
-from robustdd_bench.randomness import ExampleGenerator
 
 
 class $class_name(Attack):
@@ -121,20 +119,16 @@ class $class_name(Attack):
             if not 0 < self.step <= 1:
                 raise ValueError(f"step must lie in 0..1, and is {self.step}")
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; everything random comes from `generator`."""
+    def perturb(self, task: AttackTask) -> AttackResult:
+        """Adversarial examples; everything random comes from `task.generator`."""
+        images, threat = task.images, task.threat
         if threat.norm != "Linf" or threat.targeted:
             raise UsageError("the attack '$name' needs the norm Linf and no targets")
         x = images.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(model(x), labels, reduction="sum"), x)
-        return threat.project(images + self.config.step * threat.eps * gradient.sign(), images)
+        loss = cross_entropy(task.model(x), task.labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+        moved = images + self.config.step * threat.eps * gradient.sign()
+        return AttackResult(images=threat.project(moved, images))
 '''
 
 _TEST = """\
