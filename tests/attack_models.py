@@ -7,10 +7,13 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, AttackTask, Model, RoutedModel, ThreatModel
+from robustdd_bench.config import build_config
+from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.sanity.suite_checks import Strength
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.randomness import ExampleGenerator
@@ -36,6 +39,16 @@ def registered_attacks() -> dict[str, type[Attack]]:
 def make_attack(name: str, **config: object) -> Attack:
     kind = registered_attacks()[name]
     return kind(kind.Config(**config))
+
+
+def refusal(name: str, **config: object) -> str:
+    """What a user is told of settings that cannot be; in Python they are refused too."""
+    kind = registered_attacks()[name]
+    with pytest.raises(ValueError, match="1 validation error for "):
+        kind.Config(**config)
+    with pytest.raises(UsageError) as caught:
+        build_config(kind.Config, config, f"attack {name!r}")
+    return str(caught.value).removeprefix(f"attack {name!r}: ")
 
 
 def shipped_order() -> Strength:

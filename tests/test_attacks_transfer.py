@@ -9,6 +9,7 @@ from small_runs import SUITE, plan_of, registry, run
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.config import build_config
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
@@ -123,8 +124,9 @@ def test_without_other_students_it_says_so() -> None:
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"sources": 0}])
 def test_nonsense_is_refused(settings) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        transfer(**settings)
+    kind = collect(get_plugin_manager()).get("attacks", "transfer").load()
+    with pytest.raises(UsageError, match="must be at least 1, not 0"):
+        build_config(kind.Config, settings, "attack 'transfer'")
 
 
 def test_a_run_attacks_each_student_with_examples_of_the_others(tmp_path) -> None:

@@ -30,14 +30,16 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import Best, direction, in_ball, judge, restarts
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 MOMENTUM = 0.75  # the paper's alpha
 RISES = 0.75  # the paper's rho
@@ -151,20 +153,14 @@ def auto_pgd(task: AttackTask, steps: int, loss: Loss | None = None) -> Best:
     return best
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class APGDConfig:
     """Settings of `APGDCE` and `APGDDLR`."""
 
-    steps: int = 100
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Gradient steps of each restart."""
-    restarts: int = 1
+    restarts: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Runs from different random points; only examples still unbroken take part."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.restarts < 1:
-            raise ValueError(f"restarts must be at least 1, not {self.restarts}")
 
 
 class _APGD(Attack):
@@ -220,21 +216,15 @@ class APGDT(Attack):
 
     routed = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `APGDT`."""
 
-        steps: int = 100
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
         """Gradient steps towards each class."""
-        targets: int = 9
+        targets: Annotated[int, Field(ge=1, le=100_000)] = 9
         """Classes to try, or all the wrong ones if they are fewer; only examples still unbroken
         take part in the next."""
-
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if self.targets < 1:
-                raise ValueError(f"targets must be at least 1, not {self.targets}")
 
     @classmethod
     def quick_config(cls) -> APGDT.Config:

@@ -28,14 +28,15 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from robustdd_attacks import papers
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask, Model, ThreatModel
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import frozen
 
@@ -59,7 +60,7 @@ class AutoAttack(Attack):
 
     batch_dependent = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `AutoAttack`."""
 
@@ -67,9 +68,11 @@ class AutoAttack(Attack):
         """Which attacks to run, in this order, with the standard version's parameters; none: the
         standard version."""
 
-        def __post_init__(self) -> None:
+        @model_validator(mode="after")
+        def _once(self) -> Self:
             if len(set(self.attacks)) < len(self.attacks):
                 raise ValueError("attacks names one of them twice")
+            return self
 
     @classmethod
     def quick_config(cls) -> AutoAttack.Config:

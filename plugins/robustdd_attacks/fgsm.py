@@ -8,12 +8,12 @@ see `robustdd_attacks.common`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import ascent, direction
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 
 class FGSM(Attack):
@@ -24,7 +24,7 @@ class FGSM(Attack):
     routed = True
     stronger_than = ("noise",)
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `FGSM`: it has none."""
 

@@ -11,15 +11,16 @@ cross-entropy's, see `robustdd_attacks.common`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import ascend
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 
 class MIM(Attack):
@@ -29,24 +30,16 @@ class MIM(Attack):
 
     routed = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `MIM`."""
 
-        steps: int = 10
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 10
         """Gradient steps."""
-        relative_step: float = 2.5
+        relative_step: Annotated[float, Field(gt=0, le=1e6)] = 2.5
         """The steps add up to this many eps."""
-        decay: float = 1.0
+        decay: Annotated[float, Field(ge=0, le=1000)] = 1.0
         """What is left of the momentum after a step; 0 is PGD without a random start."""
-
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if not self.relative_step > 0:
-                raise ValueError(f"relative_step must be positive, not {self.relative_step}")
-            if not self.decay >= 0:
-                raise ValueError(f"decay must not be negative, it is {self.decay}")
 
     def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`. Nothing is drawn from the generator."""

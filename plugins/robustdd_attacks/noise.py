@@ -7,12 +7,14 @@ model hides its gradients (Carlini et al. 2019, "On evaluating adversarial robus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from robustdd_attacks.common import Best, in_ball, judge, on_sphere
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 
 class Noise(Attack):
@@ -21,16 +23,12 @@ class Noise(Attack):
     routed = True
     white_box = False
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Noise`."""
 
-        draws: int = 10
+        draws: Annotated[int, Field(ge=1, le=1_000_000)] = 10
         """Draws per example; the worst is kept."""
-
-        def __post_init__(self) -> None:
-            if self.draws < 1:
-                raise ValueError(f"draws must be at least 1, not {self.draws}")
 
     @torch.no_grad()
     def perturb(self, task: AttackTask) -> AttackResult:

@@ -24,16 +24,17 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import Best, judge, restarts
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 from robustdd_bench.randomness import ExampleGenerator
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in 10000 queries
@@ -51,24 +52,16 @@ class Square(Attack):
     routed = True
     white_box = False
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Square`."""
 
-        queries: int = 5000
+        queries: Annotated[int, Field(ge=1, le=100_000_000)] = 5000
         """Images passed through the model for each example and restart, at most."""
-        p_init: float = 0.8
+        p_init: Annotated[float, Field(gt=0, le=1)] = 0.8
         """Share of the image that the first squares cover."""
-        restarts: int = 1
+        restarts: Annotated[int, Field(ge=1, le=10_000)] = 1
         """Searches with different draws; only examples still unbroken take part."""
-
-        def __post_init__(self) -> None:
-            if self.queries < 1:
-                raise ValueError(f"queries must be at least 1, not {self.queries}")
-            if not 0 < self.p_init <= 1:
-                raise ValueError(f"p_init must lie in (0, 1], not {self.p_init}")
-            if self.restarts < 1:
-                raise ValueError(f"restarts must be at least 1, not {self.restarts}")
 
     @classmethod
     def quick_config(cls) -> Square.Config:

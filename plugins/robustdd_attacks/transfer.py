@@ -9,15 +9,16 @@ one that fools the student best is kept. Its own gradients are not used.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import Best, judge
 from robustdd_attacks.pgd import PGD
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
 
 
@@ -29,20 +30,14 @@ class Transfer(Attack):
     white_box = False
     uses_sources = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Transfer`."""
 
-        steps: int = 20
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
         """Steps of PGD on each source."""
-        sources: int = 4
+        sources: Annotated[int, Field(ge=1, le=1000)] = 4
         """How many other students are used, at most."""
-
-        def __post_init__(self) -> None:
-            if self.steps < 1 or self.sources < 1:
-                raise ValueError(
-                    f"steps and sources must be at least 1, not {self.steps} and {self.sources}"
-                )
 
     def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`.

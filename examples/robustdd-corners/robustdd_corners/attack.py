@@ -3,28 +3,26 @@
 It asks the model for nothing but logits, so it also works where there are no gradients.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch.nn.functional import cross_entropy
 
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
 
 
 class Corners(Attack):
     """Try random corners of the ball and keep the one with the largest loss."""
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Corners`."""
 
-        tries: int = 100
+        tries: Annotated[int, Field(ge=1, le=1_000_000)] = 100
         """Corners that are tried for each image."""
-
-        def __post_init__(self) -> None:
-            if self.tries < 1:
-                raise ValueError(f"tries must be positive, and is {self.tries}")
 
     @torch.no_grad()
     def perturb(self, task: AttackTask) -> AttackResult:
