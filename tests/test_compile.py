@@ -50,7 +50,7 @@ def test_they_are_for_the_cpu_and_for_gpus():
 
 def test_a_second_process_compiles_nothing(compiler, fresh, tmp_path):
     log = tmp_path / "calls"
-    wrapper = script(tmp_path / "compiler", f'echo "$@" >> {log}', 'exec c++ "$@"')
+    wrapper = script(tmp_path / "compiler", f'echo "$@" >> {log}', 'exec c++ "$@" -O0')
     code = "from robustdd_bench.toolkit.fast.compile import _found; print(_found().path)"
     environment = ENVIRONMENT | {"CXX": str(wrapper), "ROBUSTDD_CACHE": str(fresh)}
     places = [
