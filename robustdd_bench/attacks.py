@@ -161,7 +161,7 @@ class Attack(abc.ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        both_signatures(cls)
+        both_signatures(cls, AttackTask, AttackResult)
 
     @abc.abstractmethod
     def perturb(self, task: AttackTask) -> AttackResult:

@@ -20,7 +20,7 @@ from small_runs import TRACK
 
 import robustdd_bench as rdd
 from robustdd_bench.api import Options
-from robustdd_bench.attacks import Attack
+from robustdd_bench.attacks import Attack, AttackResult
 from robustdd_bench.cli.main import cli
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
@@ -116,8 +116,9 @@ class Grey(Attack):
     class Config:
         """None."""
 
-    def perturb(self, model, images, labels, threat, generator):
-        return images + (0.5 - images).clamp(-threat.eps, threat.eps)
+    def perturb(self, task):
+        eps = task.threat.eps
+        return AttackResult(images=task.images + (0.5 - task.images).clamp(-eps, eps))
 
 
 def test_any_network_and_attacks_of_ones_own(made) -> None:
