@@ -15,7 +15,7 @@ The pipeline submits every cell whose inputs have receipts, and waits for future
             return self.pool.submit(work, json.dumps(job.message), cell.name, ...)
 
 The other end is a process that sees the same folders. It lives as long as it can, so that data are
-loaded once (`robustdd_bench.runs.worker`):
+loaded once (`robustdd_bench.runs.execution.worker`):
 
     worker = Worker(message, registry)
     receipt = worker.run(cell_name, events)   # `events` is called with JSON values: job.events

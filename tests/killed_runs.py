@@ -25,7 +25,7 @@ import torch
 
 from robustdd_bench import executors, files
 from robustdd_bench.executors import LocalExecutor
-from robustdd_bench.runs import run
+from robustdd_bench.runs import planned
 from robustdd_bench.runs.progress.displays import NullReporter
 
 
@@ -80,7 +80,7 @@ def arm(kind, value):
         executors.Cell.sign = unsigned
     elif kind == "record":
         rmtree = shutil.rmtree
-        run.shutil.rmtree = lambda path, **_: die() if path.name == "work" else rmtree(path)
+        planned.shutil.rmtree = lambda path, **_: die() if path.name == "work" else rmtree(path)
     return reporter, executor
 
 

@@ -21,8 +21,8 @@ from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.protocol.tracks import StudentSpec
 from robustdd_bench.records.record import read_record
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.run import message_of
-from robustdd_bench.runs.worker import Worker
+from robustdd_bench.runs.execution.worker import Worker
+from robustdd_bench.runs.planned import message_of
 from robustdd_bench.toolkit.fast import blocks
 from robustdd_bench.toolkit.fast import compile as compile_module
 from robustdd_bench.toolkit.fast.capture import Availability
@@ -54,14 +54,14 @@ def none(monkeypatch):
 
 def wrong_kernels(monkeypatch):
     """Kernels whose derivatives are half as large again."""
-    real = blocks.kernels()
+    real = blocks.kernels(torch.device("cpu"))
 
     def wrong(name, tensors, *numbers):
         real(name, tensors, *numbers)
         if name == "backward":
             tensors[6].mul_(1.5)
 
-    monkeypatch.setattr(blocks, "kernels", lambda: wrong)
+    monkeypatch.setattr(blocks, "kernels", lambda *_: wrong)
 
 
 # The plan.
@@ -233,9 +233,9 @@ def test_attacks_hold_compiled_copies_and_torch_judges(compiler, tmp_path):
     seen = []
 
     class Watching(PGD):
-        def perturb(self, model, *rest):
-            seen.append(sum(isinstance(m, blocks.NormBlock) for m in model.modules()))
-            return super().perturb(model, *rest)
+        def perturb(self, task):
+            seen.append(sum(isinstance(m, blocks.NormBlock) for m in task.model.modules()))
+            return super().perturb(task)
 
     task = digits_task(tmp_path)
     network = task.network(0).eval()
@@ -256,8 +256,8 @@ def test_attacks_hold_compiled_copies_and_torch_judges(compiler, tmp_path):
 
 @pytest.mark.parametrize("method", ["dc", "dsa", "dm", "mtt"])
 def test_other_methods_run_compiled(compiler, method, tmp_path, monkeypatch):
-    real, called = blocks.kernels(), set()
-    monkeypatch.setattr(blocks, "kernels", lambda: lambda n, *a: called.add(n) or real(n, *a))
+    real, called = blocks.kernels(torch.device("cpu")), set()
+    monkeypatch.setattr(blocks, "kernels", lambda *_: lambda n, *a: called.add(n) or real(n, *a))
     fast, eager = run(plan_of(method, compile="on"), tmp_path), example(method)
     assert called == {"forward", "backward"} | ({"second"} if method != "dm" else set())
     sets = [_images(done.folder) for done in (fast, eager)]

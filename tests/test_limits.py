@@ -16,9 +16,9 @@ from sweeps import planned, statuses, swept
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import Cell, LocalExecutor, Receipt, Resources
-from robustdd_bench.runs import run as run_module
+from robustdd_bench.runs import planned as run_module
 from robustdd_bench.runs import work
-from robustdd_bench.runs.limits import LimitReached, TimeLimit, TimeLimitError, Times
+from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, TimeLimitError, Times
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 

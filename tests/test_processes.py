@@ -22,14 +22,14 @@ from robustdd_bench.executors import Cell, LocalExecutor, Resources
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.records.plan import make_plan
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs import processes
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.fingerprint import fingerprint, refuse_other
+from robustdd_bench.runs.execution import processes
+from robustdd_bench.runs.execution.fingerprint import fingerprint, refuse_other
+from robustdd_bench.runs.execution.processes import ProcessExecutor, jobs_for, visible_gpus
+from robustdd_bench.runs.execution.worker import Worker
 from robustdd_bench.runs.pipeline import execute
-from robustdd_bench.runs.processes import ProcessExecutor, jobs_for, visible_gpus
+from robustdd_bench.runs.planned import message_of
 from robustdd_bench.runs.progress.displays import NullReporter
-from robustdd_bench.runs.run import message_of
-from robustdd_bench.runs.worker import Worker
 from robustdd_bench.sweeps.plan import plan_sweep
 from robustdd_bench.sweeps.run import run_sweep
 
@@ -185,7 +185,7 @@ def started(out):
     workers = [
         pid
         for pid in children(driver.pid)
-        if b"runs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"execution.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     assert 1 <= len(workers) <= 2
     return driver, workers

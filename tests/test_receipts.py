@@ -19,7 +19,7 @@ from robustdd_bench.executors import STAGES, Commit
 from robustdd_bench.records.environment import host_id, process
 from robustdd_bench.records.parts import Costs
 from robustdd_bench.runs import assemble as assembly
-from robustdd_bench.runs import run as run_module
+from robustdd_bench.runs import planned as run_module
 from robustdd_bench.runs import work
 from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import Workbench

@@ -30,6 +30,13 @@ from robustdd_bench.cli.shared.output import (
 )
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import (
+    RECORD_FILE,
+    ROBUSTNESS_PICTURE,
+    SET_FILE,
+    SET_PICTURE,
+    STORE_FOLDER,
+)
 from robustdd_bench.imports.formats import FORMATS
 from robustdd_bench.text.terminal import duration_text, one_line, rate_text
 
@@ -151,7 +158,7 @@ def evaluate(
     if again:
         _refuse_given(context)
     if choices is None:
-        must_exist(source / "record.json" if again else source)
+        must_exist(source / RECORD_FILE if again else source)
     from robustdd_bench.records.plan import check_call, make_plan
 
     if not again or _given(context, "track"):
@@ -168,7 +175,7 @@ def evaluate(
         return
     from robustdd_bench.imports.external_set import store_imported, store_set
 
-    store = options["out"] / "store"
+    store = options["out"] / STORE_FOLDER
     if choices is None:
         digest = store_set(source, store)
     else:
@@ -237,7 +244,7 @@ def _execute(
     if options["dry_run"]:
         _print_plan(session, plan, options)
         return
-    from robustdd_bench.runs.limits import TimeLimitError
+    from robustdd_bench.runs.execution.limits import TimeLimitError
     from robustdd_bench.runs.pipeline import execute
     from robustdd_bench.runs.progress.displays import make_reporter
     from robustdd_bench.runs.progress.loggers import plugin_loggers
@@ -264,6 +271,8 @@ def _execute(
         print(limit, file=sys.stderr)
         return
     if options["as_json"]:
+        from robustdd_bench.results import summary
+
         print_json(summary(finished.record) | {"folder": str(finished.folder)})
         return
     _print_finished(finished)
@@ -271,7 +280,7 @@ def _execute(
 
 def say_eager(choice: str, device: str, compiled: bool) -> None:
     """Say why runs compute without compiled kernels, where the user left it to the machine."""
-    if choice == "auto" and device == "cpu" and not compiled:
+    if choice == "auto" and not compiled:
         import torch
 
         from robustdd_bench.toolkit.fast.compile import availability
@@ -313,31 +322,6 @@ def _print_plan(session: Session, plan: Plan, options: dict[str, Any]) -> None:
     print_table(("", "plan"), facts)
 
 
-def summary(record: Record) -> dict[str, Any]:
-    """The figures of a run, as JSON values."""
-    aggregates = record.aggregates
-    return {
-        "run_id": record.run_id,
-        "status": record.status,
-        "method": record.method.name,
-        "track": record.track.id,
-        "split": record.split,
-        "seed": record.seed,
-        "publishable": record.publishable,
-        "failed_checks": sorted({flag.name for flag in record.flags if not flag.passed}),
-        "overlap": None if record.overlap is None else record.overlap.model_dump(mode="json"),
-        "failure": None if record.failure is None else record.failure.reason,
-        "clean": None if aggregates is None else aggregates.clean.model_dump(mode="json"),
-        "robust": []
-        if aggregates is None
-        else [
-            {"eps": item.eps, **item.accuracy.model_dump(mode="json")} for item in aggregates.robust
-        ],
-        "stages": [stage.model_dump(mode="json") for stage in record.costs.stages],
-        "command": record.command_to_repeat,
-    }
-
-
 def print_result(record: Record) -> None:
     """Print a run's table: clean accuracy and accuracy at each eps."""
     from robustdd_bench.board.views.tables import run_table
@@ -348,7 +332,7 @@ def print_result(record: Record) -> None:
 def _print_finished(finished: Finished) -> None:
     record, folder = finished.record, finished.folder
     print_result(record)
-    for name in ("record.json", "distilled.safetensors", "distilled.png", "robustness.png"):
+    for name in (RECORD_FILE, SET_FILE, SET_PICTURE, ROBUSTNESS_PICTURE):
         print(folder / name)
     for stage in record.costs.stages:
         rate = rate_text(stage.items_per_s, stage.unit)

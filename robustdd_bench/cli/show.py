@@ -18,6 +18,7 @@ from robustdd_bench.cli.shared.group import Group
 from robustdd_bench.cli.shared.output import json_option, print_json, print_table
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import PluginError
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.guard import blame
 from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
 from robustdd_bench.text.terminal import one_line, size_text
@@ -40,7 +41,7 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         PluginError: its module does not import.
     """
     from robustdd_bench.citations import citations
-    from robustdd_bench.config import describe_config
+    from robustdd_bench.settings_shown import describe_config
 
     entry = registry.get(kind, name)
     target = entry.load()
@@ -64,10 +65,22 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "citations": [citation.content() for citation in papers],
         "doc": "\n\n".join(_docs(target)),
         "config": [
-            {"name": key, "type": type_text, "default": default, "doc": doc, "added": added}
-            for key, type_text, default, doc, added in fields
+            {
+                "name": field.name,
+                "type": field.type,
+                "range": field.range,
+                "default": field.default,
+                "doc": field.doc,
+                "added": field.added,
+            }
+            for field in fields
         ],
     }
+
+
+def _type(item: Mapping[str, Any]) -> str:
+    """The type of a setting, and the interval of the numbers that it takes."""
+    return " ".join(filter(None, (item["type"], item["range"])))
 
 
 def _doc(item: Mapping[str, Any]) -> str:
@@ -137,7 +150,7 @@ def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
     print(f"\n{found['doc']}\n")
     print_table(
         ("key", "type", "default", "meaning"),
-        [(item["name"], item["type"], item["default"], _doc(item)) for item in found["config"]],
+        [(item["name"], _type(item), item["default"], _doc(item)) for item in found["config"]],
         title="configuration (--set key=value)" if kind == "distillers" else "configuration",
     )
 
@@ -197,10 +210,11 @@ def show_run(folder: Path, as_json: bool) -> None:
 
     RUN is the folder of a run, or its record.json.
     """
-    from robustdd_bench.cli.run import print_result, summary
+    from robustdd_bench.cli.run import print_result
     from robustdd_bench.records.record import read_record
+    from robustdd_bench.results import summary
 
-    record = read_record(folder if folder.suffix == ".json" else folder / "record.json")
+    record = read_record(folder if folder.suffix == ".json" else folder / RECORD_FILE)
     if as_json:
         print_json(summary(record))
         return

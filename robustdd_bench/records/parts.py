@@ -17,11 +17,11 @@ Bits = Field(pattern=BITS_PATTERN, max_length=2_000_000)
 Name = Field(pattern=NAME_PATTERN)
 
 
-class Part(StrictModel):
+class RecordPart(StrictModel):
     """What every part of a record has in common."""
 
 
-class MethodInfo(Part):
+class MethodInfo(RecordPart):
     """Which method, from where, with which hyper-parameters (all of them)."""
 
     name: str = Name
@@ -34,7 +34,7 @@ class MethodInfo(Part):
     """An end of the scale (full data) rather than a distilled set."""
 
 
-class AttackInfo(Part):
+class AttackInfo(RecordPart):
     """Which attack, from where, with which settings."""
 
     name: str = Name
@@ -43,7 +43,7 @@ class AttackInfo(Part):
     config: dict[str, Any]
 
 
-class DataInfo(Part):
+class DataInfo(RecordPart):
     """The data the run saw."""
 
     dataset: str
@@ -55,7 +55,7 @@ class DataInfo(Part):
     evaluation_sha256: str = Sha256
 
 
-class SetInfo(Part):
+class SetInfo(RecordPart):
     """The distilled set."""
 
     sha256: str = Sha256
@@ -70,7 +70,7 @@ class SetInfo(Part):
     provenance: dict[str, Any]
 
 
-class OverlapInfo(Part):
+class OverlapInfo(RecordPart):
     """How many images of the set are copies of others; see `robustdd_bench.evaluation.overlap`."""
 
     images: int = Field(gt=0)
@@ -93,7 +93,7 @@ class OverlapInfo(Part):
         return self
 
 
-class AttackResult(Part):
+class AttackResult(RecordPart):
     """What one attack at one eps did to one student."""
 
     ADDED: ClassVar = {"tried": "0.1.0", "warnings": "0.1.0"}
@@ -117,7 +117,7 @@ class AttackResult(Part):
     """What the attack says of its own result."""
 
 
-class StudentResult(Part):
+class StudentResult(RecordPart):
     """One student: how it was trained, and its raw outcomes."""
 
     index: int = Field(ge=0)
@@ -132,7 +132,7 @@ class StudentResult(Part):
     attacks: tuple[AttackResult, ...]
 
 
-class AggregateInfo(Part):
+class AggregateInfo(RecordPart):
     """An accuracy in [0,1] over students.
 
     `std` is over students (ddof 1); `low` and `high` are the 95 % Wilson interval over examples.
@@ -147,14 +147,14 @@ class AggregateInfo(Part):
     n_examples: int = Field(gt=0)
 
 
-class RobustAggregate(Part):
+class RobustAggregate(RecordPart):
     """Accuracy at one eps, per example the worst case over all attacks at it or a smaller one."""
 
     eps: float = Field(gt=0)
     accuracy: AggregateInfo
 
 
-class AttackAggregate(Part):
+class AttackAggregate(RecordPart):
     """Accuracy under one attack at one eps."""
 
     attack: str
@@ -162,7 +162,7 @@ class AttackAggregate(Part):
     accuracy: AggregateInfo
 
 
-class Aggregates(Part):
+class Aggregates(RecordPart):
     """What tables show."""
 
     clean: AggregateInfo
@@ -172,7 +172,7 @@ class Aggregates(Part):
     attacks: tuple[AttackAggregate, ...]
 
 
-class Flag(Part):
+class Flag(RecordPart):
     """One sanity check on one student; a run with a failed one does not rank."""
 
     student: int = Field(ge=0)
@@ -181,7 +181,7 @@ class Flag(Part):
     evidence: str
 
 
-class StageTime(Part):
+class StageTime(RecordPart):
     """What a stage cost; not part of the result."""
 
     stage: str
@@ -193,7 +193,7 @@ class StageTime(Part):
     peak_bytes: int = Field(ge=0)
 
 
-class StageProcess(Part):
+class StageProcess(RecordPart):
     """A process, or several that are alike, with what they did of a stage."""
 
     stage: str
@@ -201,7 +201,7 @@ class StageProcess(Part):
     process: Process
 
 
-class Adopted(Part):
+class Adopted(RecordPart):
     """The run whose distilled set was taken over instead of being made again."""
 
     run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
@@ -211,7 +211,7 @@ class Adopted(Part):
     commit: Commit | None
 
 
-class Costs(Part):
+class Costs(RecordPart):
     """When, where and at what cost; a repeated run differs here and only here."""
 
     ADDED: ClassVar = {"adopted": "0.1.0", "processes": "0.2.0"}
@@ -246,7 +246,7 @@ class Costs(Part):
         return any(commit is not None and commit.dirty for commit in commits)
 
 
-class Failure(Part):
+class Failure(RecordPart):
     """Why a run failed."""
 
     stage: str

@@ -34,9 +34,9 @@ from robustdd_bench.protocol.tracks import NetworkSpec
 from robustdd_bench.records.plan import Plan, method_entry
 from robustdd_bench.runs.work import threads
 from robustdd_bench.toolkit.operations import (
-    Costs,
     CountedDistiller,
     Facts,
+    ImageCosts,
     MakingOperations,
     network_costs,
 )
@@ -72,7 +72,7 @@ class RunFacts:
     making: MakingOperations
     images: int
     """Of the set."""
-    student: Costs
+    student: ImageCosts
     """A student behind the set's preprocessing."""
 
 
@@ -139,7 +139,7 @@ def _size(plan: Plan) -> tuple[tuple[int, ...], int, int, int]:
 
 def _costs(
     registry: Registry, spec: NetworkSpec, shape: Sequence[int], classes: int, *, twice: bool
-) -> Costs:
+) -> ImageCosts:
     build = registry.get("networks", spec.name).load()
     return network_costs(build, spec.options, shape, classes, twice=twice)
 

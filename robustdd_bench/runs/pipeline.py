@@ -10,20 +10,20 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.failures import failure_of
-from robustdd_bench.runs.graph import CellGraph
-from robustdd_bench.runs.limits import LimitReached, TimeLimit, TimeLimitError
-from robustdd_bench.runs.progress.reporter import RunReporter
-from robustdd_bench.runs.run import (
+from robustdd_bench.runs.execution.failures import failure_of
+from robustdd_bench.runs.execution.graph import CellGraph
+from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, TimeLimitError
+from robustdd_bench.runs.execution.scheduler import ActiveRun, Scheduler
+from robustdd_bench.runs.planned import (
     AGAIN,
     Finished,
+    PlannedRun,
     ReporterFactory,
-    Run,
     RunLockedError,
     Surroundings,
     message_of,
 )
-from robustdd_bench.runs.scheduler import ActiveRun, Scheduler
+from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.runs.work import run_cell
 
@@ -75,7 +75,7 @@ def execute(
         fresh=fresh,
         witnesses=witnesses,
     )
-    run = Run(plan, around, SharedData(), source)
+    run = PlannedRun(plan, around, SharedData(), source)
     if run.open():
         try:
             Scheduler(executor, limit).drive([run])

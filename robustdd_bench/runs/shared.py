@@ -19,7 +19,7 @@ from robustdd_bench.protocol.datasets import ImageData, Split
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import DataSpec
 from robustdd_bench.records.plan import Plan
-from robustdd_bench.runs.fingerprint import fingerprint
+from robustdd_bench.runs.execution.fingerprint import fingerprint
 
 Kept = TypeVar("Kept")
 

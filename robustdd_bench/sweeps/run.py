@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.executors import Executor
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.runs.cleaning import is_locked, recorded_status
-from robustdd_bench.runs.limits import LimitReached, TimeLimit
+from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit
+from robustdd_bench.runs.execution.scheduler import Scheduler
+from robustdd_bench.runs.planned import AGAIN, PlannedRun, RunLockedError, Surroundings
 from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
-from robustdd_bench.runs.run import AGAIN, Run, RunLockedError, Surroundings
-from robustdd_bench.runs.scheduler import Scheduler
 from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.sweeps.plan import Sweep, SweepRun
 
@@ -197,16 +198,16 @@ class _State:
         ]
         self.left = list(range(len(sweep.runs)))
         """Runs that have not ended, by number."""
-        self._begun: dict[int, Run] = {}
+        self._begun: dict[int, PlannedRun] = {}
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[PlannedRun]:
         """Runs that are to be executed, each opened when it is asked for."""
         for index in list(self.left):
             run = self._opened(index)
             if run is not None:
                 yield run
 
-    def _opened(self, index: int) -> Run | None:
+    def _opened(self, index: int) -> PlannedRun | None:
         """Open a run; None where that is its outcome already."""
         planned, place = self.outcomes[index].run, self._places[index]
         if is_locked(place, unsure=False):  # if so, the run says why it cannot lock
@@ -218,7 +219,9 @@ class _State:
             self._becomes(index, "failed", reason=failure[1])
             return None
         self._becomes(index, "running")
-        run = Run(planned.plan, self._around, self._shared, ended=lambda run: self._ended(index))
+        run = PlannedRun(
+            planned.plan, self._around, self._shared, ended=lambda run: self._ended(index)
+        )
         self._begun[index] = run
         try:
             if run.open():
@@ -268,7 +271,7 @@ class _State:
 
 def _failure(run: SweepRun, folder: Path) -> tuple[int, str] | None:
     """When a run's record was written and why the run failed, if that is what it says."""
-    path = folder / "record.json"
+    path = folder / RECORD_FILE
     if recorded_status(folder) == "failed":
         with contextlib.suppress(UsageError, OSError):
             written, record = path.stat().st_mtime_ns, read_record(path)

@@ -27,7 +27,7 @@ from robustdd_bench.toolkit.trajectories.unroll import Step, step_products
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class ImageCosts:
     """Operations for one image on one network."""
 
     forward: float
@@ -40,9 +40,9 @@ class Costs:
     matched: float = 0.0
     """The gradient in the weights, and its products with a vector in the image alone."""
 
-    def behind(self, layer: float) -> Costs:
+    def behind(self, layer: float) -> ImageCosts:
         """The same behind a linear layer without weights, which costs so much forward."""
-        return Costs(self.forward + layer, self.weights + layer, self.pixels + 2 * layer)
+        return ImageCosts(self.forward + layer, self.weights + layer, self.pixels + 2 * layer)
 
     def step(self, flavour: str, attack_steps: int) -> float:
         """A training step of a flavour of `robustdd_bench.toolkit.adversarial`."""
@@ -71,9 +71,9 @@ class Facts:
     threat: ThreatModel
     augmentation: str
     """Of the students."""
-    input: Costs
+    input: ImageCosts
     """The method's network in its input space."""
-    network: Costs
+    network: ImageCosts
     """The method's network behind its preprocessing."""
 
 
@@ -125,7 +125,7 @@ def network_costs(
     classes: int,
     *,
     twice: bool,
-) -> Costs:
+) -> ImageCosts:
     """Count a network, without preprocessing.
 
     Args:
@@ -141,7 +141,7 @@ def network_costs(
 @functools.cache
 def _network_costs(
     build: Builder, options: str, shape: tuple[int, ...], classes: int, twice: bool
-) -> Costs:
+) -> ImageCosts:
     count = 2
     images, labels = torch.zeros(count, *shape), torch.arange(count)
     none, cpu = Preprocessing("none"), torch.device("cpu")
@@ -175,4 +175,4 @@ def _network_costs(
 
         step = Step(None, None)
         calls += [lambda: step_products(flat, theta, images, labels, step, theta), in_image]
-    return Costs(*(count_operations(call) / count for call in calls))
+    return ImageCosts(*(count_operations(call) / count for call in calls))

@@ -20,12 +20,12 @@ from robustdd_bench.guard import blame
 
 if TYPE_CHECKING:
     from robustdd_bench.executors import Executor
-    from robustdd_bench.runs.limits import TimeLimit
+    from robustdd_bench.runs.execution.limits import TimeLimit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 JOBS_VARIABLE = "ROBUSTDD_JOBS"
-LOCAL, PROCESSES = "local", "processes"
+PROCESSES = "processes"
 
 
 def device_option(default: str | None, help: str) -> Callable[[Function], Function]:
@@ -82,7 +82,7 @@ def place_options(function: Function) -> Function:
             type=OneOf("compile", ("auto", "on", "off")),
             default="auto",
             show_default=True,
-            help="Compiled kernels on the CPU; auto takes them where there is a C++ compiler.",
+            help="Compiled kernels; auto takes them where a C++ compiler or, on a GPU, Triton is.",
         ),
         data_root_option,
         click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
@@ -109,11 +109,12 @@ def check_execution(session: Session, options: Mapping[str, Any]) -> TimeLimit |
     Raises:
         UsageError: something is.
     """
+    from robustdd_bench.runs.execution.processes import checked_jobs
+
     name, jobs = options["executor"], options["jobs"]
     if name is not None:
         session.registry.get("executors", name)
-    if jobs != "auto" and not (jobs.isascii() and jobs.isdecimal() and int(jobs) > 0):
-        raise UsageError(f"--jobs must be auto or a positive whole number, not {jobs!r}")
+    checked_jobs(jobs)
     if name not in (None, PROCESSES) and jobs not in ("auto", "1") and _in_the_call("jobs"):
         raise UsageError(f"--jobs {jobs} is of the executor processes, not of {name}")
     if name is None and options["executor_assignments"]:
@@ -121,7 +122,7 @@ def check_execution(session: Session, options: Mapping[str, Any]) -> TimeLimit |
     seconds = options.get("time_limit")
     if seconds is None:
         return None
-    from robustdd_bench.runs.limits import TimeLimit
+    from robustdd_bench.runs.execution.limits import TimeLimit
 
     return TimeLimit(seconds)
 
@@ -148,15 +149,15 @@ def chosen_executor(
     """
     from robustdd_bench.config import build_config, config_class, parse_assignments
     from robustdd_bench.executors import Executor
+    from robustdd_bench.records.means import check_device
+    from robustdd_bench.runs.execution.processes import executor_for
 
+    name, gpu = options["executor"], check_device(options["device"] or "auto")
+    if name is None or (name == PROCESSES and not options["executor_assignments"]):
+        return executor_for(
+            options["jobs"], device=device, threads=threads, gpu=gpu, here=name is None
+        )
     settings = parse_assignments(options["executor_assignments"])
-    name = options["executor"]
-    if name in (None, PROCESSES):
-        jobs, gpus = _jobs(options, device, threads)
-        if name is None:
-            name = LOCAL if jobs == 1 else PROCESSES
-        if name == PROCESSES:
-            settings = {"jobs": jobs, "gpus": ",".join(gpus)} | settings
     entry = session.registry.get("executors", name)
     kind = entry.load()
     with blame(entry.plugin, f"executor {entry.name!r}"):
@@ -165,16 +166,3 @@ def chosen_executor(
         if not isinstance(executor, Executor):
             raise TypeError(f"it is a {type(executor).__name__}, not an Executor")
     return executor
-
-
-def _jobs(options: Mapping[str, Any], device: str, threads: int) -> tuple[int, list[str]]:
-    """How many cells at once, and the CUDA devices that they take in turn."""
-    from robustdd_bench.records.means import check_device
-    from robustdd_bench.runs.processes import jobs_for, visible_gpus
-
-    gpus: list[str] = []
-    if device == "cuda":
-        gpus, number = visible_gpus(), check_device(options["device"] or "auto")
-        gpus = gpus if number is None else gpus[number : number + 1]
-    jobs = options["jobs"]
-    return (jobs_for(threads, gpus) if jobs == "auto" else int(jobs)), gpus

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustdd_bench.toolkit.operations import Costs, Facts, MakingOperations
+from robustdd_bench.toolkit.operations import Facts, ImageCosts, MakingOperations
 from robustdd_bench.toolkit.trajectories.config import TrajectoryConfig
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 
@@ -10,7 +10,7 @@ GUARD = 512 * 10
 """Image steps of the guard of single-step adversarial training, each epoch."""
 
 
-def expert_operations(recipe: ExpertRecipe, train: int, costs: Costs) -> float:
+def expert_operations(recipe: ExpertRecipe, train: int, costs: ImageCosts) -> float:
     """Operations of one expert.
 
     Args:

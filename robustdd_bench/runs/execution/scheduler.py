@@ -17,9 +17,9 @@ from typing import Any
 from robustdd_bench.errors import RobustDDError, RunFailedError
 from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, Receipt
 from robustdd_bench.guard import blame_stranger, logged, plugin_of, told
-from robustdd_bench.runs.failures import failure_of
-from robustdd_bench.runs.graph import CellGraph
-from robustdd_bench.runs.limits import LimitReached, TimeLimit, Times
+from robustdd_bench.runs.execution.failures import failure_of
+from robustdd_bench.runs.execution.graph import CellGraph
+from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, Times
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.runs.work import threads
 from robustdd_bench.text.terminal import duration_text

@@ -23,9 +23,11 @@ from types import TracebackType
 from typing import Self
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, Receipt
+from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, LocalExecutor, Receipt
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+JOBS_VARIABLE = "ROBUSTDD_JOBS"
+"""The default of jobs."""
 GRACE_S = 5.0
 """Seconds in which an interrupted cell may end by itself."""
 BYTES_EACH = 2**30
@@ -33,7 +35,7 @@ BYTES_EACH = 2**30
 MOST_JOBS = 1024
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from robustdd_bench.runs.worker import main; sys.exit(main())"
+    "from robustdd_bench.runs.execution.worker import main; sys.exit(main())"
 )
 
 
@@ -223,6 +225,49 @@ class ProcessExecutor(Executor):
         self._pool.shutdown(wait=True)
         for process in processes:
             process.close()
+
+
+def executor_for(
+    jobs: int | str | None,
+    *,
+    device: str,
+    threads: int,
+    gpu: int | None = None,
+    here: bool = True,
+) -> Executor:
+    """What computes so many cells at once: this process where it is one, else several.
+
+    Args:
+        jobs: how many; "auto": see `jobs_for`; None: what ROBUSTDD_JOBS says, else "auto".
+        device: "cpu" or "cuda".
+        threads: CPU threads of each cell.
+        gpu: the number of the one CUDA device to compute on; None: all in turn.
+        here: whether one job is done in this process.
+
+    Raises:
+        UsageError: there are no such numbers.
+    """
+    gpus = visible_gpus() if device == "cuda" else []
+    gpus = gpus if gpu is None else gpus[gpu : gpu + 1]
+    count = checked_jobs(jobs)
+    count = jobs_for(threads, gpus) if count is None else count
+    if count == 1 and here:
+        return LocalExecutor()
+    return ProcessExecutor(ProcessExecutor.Config(jobs=count, gpus=",".join(gpus)))
+
+
+def checked_jobs(jobs: int | str | None) -> int | None:
+    """A number of jobs; None for "auto".
+
+    Raises:
+        UsageError: it is none.
+    """
+    text = str(os.environ.get(JOBS_VARIABLE, "auto") if jobs is None else jobs)
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= MOST_JOBS):
+        raise UsageError(f"jobs must be auto or lie in 1..{MOST_JOBS}, not {text!r}")
+    return int(text)
 
 
 def visible_gpus() -> list[str]:

@@ -29,14 +29,14 @@ from robustdd_bench.records.record import Record, read_record, write_record
 from robustdd_bench.runs.assemble import WITNESSES, assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import all_cells, cell_of_reused, cells_of
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.failures import failure_of
+from robustdd_bench.runs.execution.failures import failure_of
+from robustdd_bench.runs.execution.graph import CellGraph
+from robustdd_bench.runs.execution.limits import LimitReached
+from robustdd_bench.runs.execution.scheduler import ActiveRun, log_of
 from robustdd_bench.runs.folder import LOCK
-from robustdd_bench.runs.graph import CellGraph
-from robustdd_bench.runs.limits import LimitReached
 from robustdd_bench.runs.operations import seconds_of_cells
 from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
 from robustdd_bench.runs.reuse import adopt
-from robustdd_bench.runs.scheduler import ActiveRun, log_of
 from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.runs.work import run_cell, threads
 
@@ -82,7 +82,7 @@ class Surroundings:
     """Keep an adversarial example of each student and example that fell."""
 
 
-class Run(ActiveRun):
+class PlannedRun(ActiveRun):
     """A plan that is executed.
 
     Args:
@@ -99,7 +99,7 @@ class Run(ActiveRun):
         around: Surroundings,
         shared: SharedData,
         source: tuple[Path, Record] | None = None,
-        ended: Callable[[Run], object] = lambda run: None,
+        ended: Callable[[PlannedRun], object] = lambda run: None,
     ) -> None:
         self._ended = ended
         self.plan, self._around, self._shared, self._source = plan, around, shared, source

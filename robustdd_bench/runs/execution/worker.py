@@ -3,9 +3,9 @@
     worker = Worker(message, registry)
     receipt = worker.run("students/0", events)
 
-`main` is the process of `robustdd_bench.runs.processes`: it reads a line of JSON for each cell from
-stdin, and writes lines of events and of how the cell ended to stdout. It ends when its stdin does,
-in the middle of a cell too, so that none outlives the process that started it.
+`main` is the process of `robustdd_bench.runs.execution.processes`: it reads a line of JSON for each
+cell from stdin, and writes lines of events and of how the cell ended to stdout. It ends when its
+stdin does, in the middle of a cell too, so that none outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from robustdd_bench.records.environment import process
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.runs.cells import cell_named
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.failures import failure_of
-from robustdd_bench.runs.fingerprint import fingerprint, refuse_other
+from robustdd_bench.runs.execution.failures import failure_of
+from robustdd_bench.runs.execution.fingerprint import fingerprint, refuse_other
 from robustdd_bench.runs.progress.events import EventReporter
 from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.runs.work import run_cell, threads

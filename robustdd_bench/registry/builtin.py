@@ -79,6 +79,6 @@ def robustdd_register_executors(register: Register) -> None:
     register("local", "robustdd_bench.executors:LocalExecutor", "one cell after the other, here")
     register(
         "processes",
-        "robustdd_bench.runs.processes:ProcessExecutor",
+        "robustdd_bench.runs.execution.processes:ProcessExecutor",
         "several cells at once, in processes of this machine (--jobs)",
     )
