@@ -392,7 +392,17 @@ LEAVES = {
     "strict",
     "text",
 }
-INTERFACES = {"attacks", "citations", "distillers", "hookspecs", "plugins", "config", "builtin"}
+INTERFACES = {
+    "attacks",
+    "builtin",
+    "citations",
+    "config",
+    "distillers",
+    "hookspecs",
+    "plugins",
+    "settings_shown",
+    "signatures",
+}
 # What each part may import besides leaves and itself (DESIGN: "Imports go one way").
 BELOW = {
     "leaf": set(),
