@@ -55,6 +55,9 @@ def both_signatures(kind: type[Attack]) -> None:
     if _takes(own, len(FORMER)):
         wrapped = _former(own)
         kind.sources = ()  # type: ignore[attr-defined]
+        remarks: functools.cached_property[list[str]] = functools.cached_property(lambda self: [])
+        remarks.__set_name__(kind, "warnings")
+        kind.warnings = remarks  # type: ignore[attr-defined]
     elif _takes(own, 1):
         wrapped = _present(own)
     else:
