@@ -126,7 +126,8 @@ def test_nonsense_is_refused(settings) -> None:
 def test_a_run_attacks_each_student_with_examples_of_the_others(tmp_path) -> None:
     path = tmp_path / "suite.toml"
     text = '\n[[attacks]]\nname = "transfer"\non = "survivors"\nat = "headline"\n'
-    path.write_text(SUITE.read_text() + text)
+    # Trained for longer, so that examples of one student break the other.
+    path.write_text(SUITE.read_text().replace("epochs = 30", "epochs = 60") + text)
     plan = plan_of(track=str(path))
     cells = {c.name: c for c in Workbench(plan, registry(), tmp_path, tmp_path).cells("attacks")}
     needed = {p.name for p in cells["attacks/0/transfer"].inputs}
