@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.signatures import both_signatures
 
 Model = Callable[[Tensor], Tensor]
 Norm = Literal["Linf", "L2"]
@@ -74,6 +75,56 @@ class ThreatModel:
         return delta.abs().amax(1) if self.norm == "Linf" else delta.norm(dim=1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackTask:
+    """What an attack gets: a batch of images, and the model to fool with them.
+
+    B examples, C channels, H height, W width, K classes. The tensors are copies, the model is one
+    too: another network judges what comes back.
+    """
+
+    model: Model
+    """Pixels (B,C,H,W) in [0,1] to logits (B,K); in eval mode, its parameters frozen."""
+    images: Tensor
+    """(B,C,H,W) float in [0,1], on the device of the model."""
+    labels: Tensor
+    """(B,) int64, the true classes (or the classes to reach, if `threat.targeted`)."""
+    threat: ThreatModel
+    """Norm and eps."""
+    generator: ExampleGenerator
+    """The only source of randomness. What it draws for an example does not depend on the batch that
+    the example is in."""
+    sources: Sequence[Model] = ()
+    """Other networks of the same task, pixels to logits, for an attack that has `uses_sources`: the
+    other students of the run."""
+
+    def select(self, keep: Tensor) -> AttackTask:
+        """The task of some rows (`keep`: indices or a mask); its random streams move on their own.
+
+        An attack that has `routed` leaves rows out so, repeats them or puts them in another order.
+        """
+        return AttackTask(
+            model=rows(self.model, keep),
+            images=self.images[keep],
+            labels=self.labels[keep],
+            threat=self.threat,
+            generator=self.generator.select(keep),
+            sources=tuple(rows(source, keep) for source in self.sources),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackResult:
+    """What an attack found for the images of its task."""
+
+    images: Tensor
+    """(B,C,H,W) in [0,1], of the dtype of the task's images and within `threat` of them; for each
+    example the best one found, detached."""
+    remarks: tuple[str, ...] = ()
+    """What the attack has to say about this result, a sentence each. The record keeps the first
+    remark of each kind; two remarks that differ in their numbers alone are of one kind."""
+
+
 class Attack(abc.ABC):
     """An attack on a classifier.
 
@@ -86,8 +137,8 @@ class Attack(abc.ABC):
     """What to cite for it (`robustdd cite`): BibTeX, or the file that holds it; optional."""
     routed: ClassVar[bool] = False
     """True: `perturb` can attack several students together, which is faster on a GPU. It then calls
-    the model with all rows at once, and takes `rows(model, keep)` wherever it leaves rows out,
-    repeats them or puts them in another order."""
+    the model with all rows at once, and takes `task.select(keep)` (or `rows(model, keep)`) wherever
+    it leaves rows out, repeats them or puts them in another order."""
     white_box: ClassVar[bool] = True
     """Whether it uses the model's gradients; one that does not should not break more."""
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2")
@@ -103,37 +154,19 @@ class Attack(abc.ABC):
     weaker_than: ClassVar[tuple[str, ...]] = ()
     """The same the other way round."""
     uses_sources: ClassVar[bool] = False
-    """True: `sources` holds the other students of the run while a student is attacked."""
-    sources: Sequence[Model] = ()
-    """Other networks of the same task, pixels to logits, for attacks that transfer examples."""
-    warnings: list[str]
-    """What the attack has to say about its own result, each kind of remark once over the life of
-    the object; kept in the record."""
+    """True: `task.sources` holds the other students of the run."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self.warnings = []
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        both_signatures(cls, AttackTask, AttackResult)
 
     @abc.abstractmethod
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples.
+    def perturb(self, task: AttackTask) -> AttackResult:
+        """Adversarial examples for the images of the task.
 
-        Args:
-            model: pixels (B,C,H,W) in [0,1] to logits (B,K); in eval mode, its parameters frozen.
-                It is a copy: another network judges.
-            images: (B,C,H,W) float in [0,1].
-            labels: (B,) int64, the true classes (or the targets, if `threat.targeted`).
-            threat: norm and eps.
-            generator: the only source of randomness; what it draws for an example does not depend
-                on the batch the example is in.
-
-        Returns:
-            (B,C,H,W) in [0,1], within `threat` of `images`; per example the best one found.
+        Raises:
+            UsageError: the attack has no version for this norm, for targets or for such images.
         """

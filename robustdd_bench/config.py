@@ -2,7 +2,18 @@
 
 A configuration is a frozen dataclass whose fields all have defaults. Values from a file or from
 `--set key=value` are held against the annotation of each field as strict JSON would be: "abc" or
-20.0 is no int and "true" is no bool, but an int is a float and a list is a tuple.
+20.0 is no int and "true" is no bool, but an int is a float and a list is a tuple. A range belongs
+to the annotation:
+
+    @settings
+    class Config:
+        steps: Annotated[int, Field(ge=1, le=10_000)] = 20
+
+        @model_validator(mode="after")
+        def _fits(self) -> Self:
+            ...  # a rule between fields: raise ValueError
+
+`settings` holds a configuration that is made in Python against the same annotations.
 
 A field that a later version adds is named in the class attribute `ADDED`, so that earlier runs stay
 the same runs: see `robustdd_bench.identity`.
@@ -10,38 +21,55 @@ the same runs: see `robustdd_bench.identity`.
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import dataclasses
 import datetime
 import difflib
 import inspect
 import json
 import math
-import textwrap
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast, dataclass_transform
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, from_json, to_json
+import pydantic.dataclasses
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json
 
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.guard import StoppedError, guard, plain_text, plugin_of, told
-from robustdd_bench.identity import added_fields, earlier_values, identity
+from robustdd_bench.identity import earlier_values, identity
+from robustdd_bench.text.terminal import number_text
 
 _DATES = (datetime.date, datetime.time)
+_RANGES = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "literal_error": "must be {expected}",
+}
+"""What pydantic calls the ways to be out of a range, and what we say."""
+
+Kind = TypeVar("Kind")
 
 
-class ConfigField(NamedTuple):
-    """One field of a configuration, as it is shown to a user."""
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(kind: type[Kind]) -> type[Kind]:
+    """A class decorator: a frozen, keyword-only dataclass that checks its values when it is made.
 
-    name: str
-    type: str
-    default: Any
-    doc: str
-    added: str = ""
-    """The version in which it was added, where it came later."""
+    Values outside of a field's range, of another type, NaN, infinity and unknown names are a
+    `pydantic.ValidationError`, which is a ValueError.
+    """
+    make = pydantic.dataclasses.dataclass(
+        config=ConfigDict(extra="forbid", allow_inf_nan=False),
+        frozen=True,
+        kw_only=True,
+        slots=True,
+    )
+    return cast("type[Kind]", make(kind))
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -97,6 +125,42 @@ def _as_toml(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
+def check_options(function: Any, options: Mapping[str, Any], owner: str) -> None:
+    """Hold options against the keywords of the function that gets them, as settings are.
+
+    Its first two arguments are the harness's. Keywords that it does not name, where it takes any,
+    and annotations that cannot be read are left to the function.
+
+    Args:
+        function: a loader of data or a builder of networks.
+        options: values by keyword, as a track holds them.
+        owner: whose they are; it begins every message.
+
+    Raises:
+        UsageError: it has no such keyword, or a value is of the wrong type or out of range.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[2:]
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception:  # whatever an annotation of a stranger can raise
+        return
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for key, value in options.items():
+        if key not in named and not anything:
+            raise _unknown_key(owner, key, named)
+        if key in named and key in hints:
+            with contextlib.suppress(PydanticUserError):
+                _checked(TypeAdapter(hints[key]), value, f"{owner}: {key}")
+
+
+def _unknown_key(owner: str, key: object, known: Sequence[str]) -> UsageError:
+    close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    listed = f"known: {', '.join(known)}" if known else "it has no settings"
+    hint = f"did you mean {close[0]!r}?" if close else listed
+    return UsageError(f"{owner}: unknown key {key!r}; {hint}")
+
+
 def config_class(plugged: Any, owner: str) -> type[Any]:
     """The nested `Config` of a distiller or attack.
 
@@ -140,15 +204,39 @@ def _build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: 
     values: dict[str, Any] = {}
     for key, value in overrides.items():
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-            known = f"known: {', '.join(fields)}" if fields else "it has no settings"
-            hint = f"did you mean {close[0]!r}?" if close else known
-            raise UsageError(f"{owner}: unknown key {key!r}; {hint}")
+            raise _unknown_key(owner, key, list(fields))
         values[key] = _checked(fields[key], value, f"{owner}: {key}")
     try:
         return config_class(**values)
+    except ValidationError as error:
+        problems = "; ".join(problem(item, "") for item in error.errors())
+        raise UsageError(f"{owner}: {problems}") from error
     except ValueError as error:
         raise UsageError(f"{owner}: {plain_text(error) or type(error).__name__}") from error
+
+
+def problem(item: ErrorDetails, top: str = "(top level)") -> str:
+    """What pydantic found wrong, in one line that begins with the place.
+
+    Args:
+        item: one of `ValidationError.errors()`.
+        top: what stands for the place where the whole is wrong.
+    """
+    place = ".".join(map(str, item["loc"])) or top
+    if item["type"] == "value_error":
+        text = plain_text(item["ctx"]["error"])
+        return f"{place}: {text}" if place else text
+    if item["type"] not in _RANGES:
+        return f"{place}: {item['msg']}"
+    return f"{place}{_reason(item)}".strip()
+
+
+def _reason(item: ErrorDetails) -> str:
+    words, context = _RANGES.get(item["type"]), item.get("ctx", {})
+    if words is None:
+        return f": {item['msg']}, not {item['input']!r}"
+    shown = {key: number_text(v) if isinstance(v, float) else v for key, v in context.items()}
+    return f" {words.format(**shown)}, not {item['input']!r}"
 
 
 def recorded_config(config_class: type[Any], values: Mapping[str, Any], owner: str) -> Any:
@@ -202,31 +290,6 @@ def _plain_values(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def describe_config(config_class: type[Any]) -> list[ConfigField]:
-    """Every field with its type, default and the docstring below it in the source."""
-    types, docs = _source_of_fields(config_class)
-    later = added_fields(config_class)
-    described = []
-    for field in dataclasses.fields(config_class):
-        if not field.init:
-            continue
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        else:
-            default = field.default
-        shown = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
-        described.append(
-            ConfigField(
-                field.name,
-                types.get(field.name, shown),
-                default,
-                docs.get(field.name, ""),
-                later[field.name].version if field.name in later else "",
-            )
-        )
-    return described
-
-
 def _settable(config_class: type[Any], owner: str) -> dict[str, TypeAdapter[Any]]:
     """What checks each field that a user may set."""
     if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
@@ -264,7 +327,7 @@ def _checked(adapter: TypeAdapter[Any], value: Any, where: str) -> Any:
         first = error.errors()[0]
         inside = ".".join(str(part) for part in first["loc"] if isinstance(part, int))
         place = f"{where}[{inside}]" if inside else where
-        raise UsageError(f"{place}: {first['msg']}, not {first['input']!r}") from error
+        raise UsageError(f"{place}{_reason(first)}") from error
     # A validator of the field's own may make a number of a text such as "inf".
     if not _finite(result):
         raise UsageError(f"{where}: NaN and infinity are not accepted")
@@ -280,31 +343,3 @@ def _finite(value: Any) -> bool:
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(_finite(item) for item in value)
     return True
-
-
-def _source_of_fields(config_class: type[Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Annotations and docstrings by field; what has no source is left out."""
-    types: dict[str, str] = {}
-    docs: dict[str, str] = {}
-    for base in reversed(config_class.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):
-            continue
-        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for i, statement in enumerate(body):
-            if not (
-                isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-            ):
-                continue
-            name = statement.target.id
-            types[name] = ast.unparse(statement.annotation)
-            docs.pop(name, None)
-            after = body[i + 1] if i + 1 < len(body) else None
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                text = after.value.value
-                if isinstance(text, str):
-                    docs[name] = inspect.cleandoc(text)
-    return types, docs

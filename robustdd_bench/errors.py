@@ -29,6 +29,10 @@ class PluginWarning(UserWarning):
     """A plugin could not be loaded, is not what it claims to be, or leaves things changed."""
 
 
+class PluginDeprecationWarning(PluginWarning, DeprecationWarning):
+    """A plugin uses what a later version drops; the message names the plugin and the version."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Say that `name` is unknown, suggest the nearest of `known`, or list them all."""
     import difflib

@@ -7,10 +7,13 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel
+from robustdd_bench.attacks import Attack, AttackTask, Model, RoutedModel, ThreatModel
+from robustdd_bench.config import build_config
+from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.sanity.suite_checks import Strength
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.randomness import ExampleGenerator
@@ -36,6 +39,16 @@ def registered_attacks() -> dict[str, type[Attack]]:
 def make_attack(name: str, **config: object) -> Attack:
     kind = registered_attacks()[name]
     return kind(kind.Config(**config))
+
+
+def refusal(name: str, **config: object) -> str:
+    """What a user is told of settings that cannot be; in Python they are refused too."""
+    kind = registered_attacks()[name]
+    with pytest.raises(ValueError, match="1 validation error for "):
+        kind.Config(**config)
+    with pytest.raises(UsageError) as caught:
+        build_config(kind.Config, config, f"attack {name!r}")
+    return str(caught.value).removeprefix(f"attack {name!r}: ")
 
 
 def shipped_order() -> Strength:
@@ -75,6 +88,26 @@ class Students(RoutedModel):
         return Students(self.networks, self.owner[keep])
 
 
+def task_of(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    generator: ExampleGenerator | None = None,
+    sources: tuple[Model, ...] = (),
+) -> AttackTask:
+    """What an attack gets; by default with the random numbers of seed 0."""
+    generator = generator or ExampleGenerator(0, torch.arange(len(images)))
+    return AttackTask(
+        model=model,
+        images=images,
+        labels=labels,
+        threat=threat,
+        generator=generator,
+        sources=sources,
+    )
+
+
 def perturb(
     attack: Attack,
     model: nn.Module,
@@ -85,15 +118,19 @@ def perturb(
     batch_size: int | None = None,
     seed: int = 0,
     index: Tensor | None = None,
+    remarks: list[str] | None = None,
 ) -> Tensor:
-    """The attack on all images, batch by batch."""
+    """The attack on all images, batch by batch; what it says goes to `remarks`."""
     index = torch.arange(len(images)) if index is None else index
-    return torch.cat(
-        [
-            attack.perturb(model, images[i], labels[i], threat, ExampleGenerator(seed, index[i]))
-            for i in torch.arange(len(images)).split(batch_size or max(len(images), 1))
-        ]
-    )
+    found = [
+        attack.perturb(
+            task_of(model, images[i], labels[i], threat, ExampleGenerator(seed, index[i]))
+        )
+        for i in torch.arange(len(images)).split(batch_size or max(len(images), 1))
+    ]
+    if remarks is not None:
+        remarks += [text for result in found for text in result.remarks]
+    return torch.cat([result.images for result in found])
 
 
 @dataclass(frozen=True)

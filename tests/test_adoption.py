@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from pydantic import model_validator
 from small_runs import (
     TRACK,
     copy_of,
@@ -19,6 +20,7 @@ from small_runs import (
 )
 
 from robustdd_bench.cli.main import main
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
 from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
@@ -140,10 +142,14 @@ def test_a_method_that_has_changed_since_is_refused(tmp_path, monkeypatch) -> No
     folder = copy_of(example("mtt"), tmp_path)
     kind = registry().get("distillers", "mtt").load()
 
-    def other(self):
-        object.__setattr__(self, "experts", 7)
+    @settings
+    class Other(kind.Config):
+        @model_validator(mode="after")
+        def _seven(self):
+            object.__setattr__(self, "experts", 7)
+            return self
 
-    monkeypatch.setattr(kind.Config, "__post_init__", other)
+    monkeypatch.setattr(kind, "Config", Other)
     with pytest.raises(UsageError, match="another version of method 'mtt'"):
         plan_again(registry(), folder, track=str(TRACK))
 

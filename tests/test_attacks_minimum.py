@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from attack_models import RowNetwork, linear_problem, make_attack, perturb, rng, trained_network
+from attack_models import (
+    RowNetwork,
+    linear_problem,
+    make_attack,
+    perturb,
+    refusal,
+    rng,
+    trained_network,
+)
 from robustdd_attacks.minimum import Nearest
 from torch import nn
 
@@ -305,8 +313,8 @@ def test_a_norm_that_is_not_known_is_refused_in_one_line(name):
     ],
 )
 def test_settings_out_of_range_are_refused(name, config):
-    with pytest.raises(ValueError, match=r"must"):
-        make_attack(name, **config)
+    (key,) = config
+    assert f"{key} " in refusal(name, **config)
 
 
 def test_the_nearest_successful_candidate_is_kept_and_nan_never_is():

@@ -15,6 +15,7 @@ from attack_models import (
     quick_attack,
     registered_attacks,
     rng,
+    task_of,
     trained_network,
 )
 from hypothesis import given, settings
@@ -242,12 +243,14 @@ def test_students_attacked_together_get_what_each_gets_alone_bit_for_bit(name, n
     order = torch.randperm(30, generator=rng(4))
     owner, place = order // 10, order % 10
     found = attack.perturb(
-        Students(networks, owner),
-        images[place],
-        torch.stack(labels)[owner, place],
-        threat,
-        ExampleGenerator(0, place),
-    )
+        task_of(
+            Students(networks, owner),
+            images[place],
+            torch.stack(labels)[owner, place],
+            threat,
+            ExampleGenerator(0, place),
+        )
+    ).images
     assert torch.equal(found, torch.stack(alone)[owner, place])
 
 
@@ -321,9 +324,7 @@ def test_a_model_of_nan_gives_no_nan_pixels(name, norm):
 @each_case()
 def test_an_empty_batch_comes_back_empty(name, norm):
     model, images, labels = row_problem()
-    found = quick_attack(name).perturb(
-        model, images[:0], labels[:0], ThreatModel(norm, 0.1), ExampleGenerator(0, labels[:0])
-    )
+    found = perturb(quick_attack(name), model, images[:0], labels[:0], ThreatModel(norm, 0.1))
     assert found.shape == images[:0].shape
 
 
@@ -335,7 +336,7 @@ def test_nothing_waits_for_the_device(name, norm):
         model = RowNetwork(16, 4)
         images, labels = torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.arange(5) % 4
         generator = ExampleGenerator(0, torch.arange(5))
-        found = attack.perturb(model, images, labels, threat, generator)
+        found = attack.perturb(task_of(model, images, labels, threat, generator)).images
         assert found.shape == (5, 1, 4, 4)
         with pytest.raises(DataDependentOutputException):
             found.max().item()
@@ -353,7 +354,7 @@ def test_nothing_waits_for_the_gpu(name, norm):
         warnings.simplefilter("ignore")  # torch calls the mode a prototype, each time it is set
         torch.cuda.set_sync_debug_mode("error")
         try:
-            found = attack.perturb(model, images, labels, threat, generator)
+            found = attack.perturb(task_of(model, images, labels, threat, generator)).images
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert found.shape == images.shape

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_models import RowNetwork, make_attack, rng, trained_network
+from attack_models import RowNetwork, make_attack, rng, task_of, trained_network
 from small_runs import SUITE, plan_of, registry, run
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.config import build_config
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
@@ -44,13 +45,15 @@ def test_what_it_finds_is_the_worst_of_pgd_on_each_source() -> None:
     images = torch.rand(20, 1, 4, 4, generator=rng(3), dtype=torch.float64)
     labels = networks[0](images).argmax(1)
     attack, threat = transfer(steps=5), ThreatModel("Linf", 0.3)
-    attack.sources = networks[1:]
-    index = torch.arange(20)
-    found = attack.perturb(networks[0], images, labels, threat, ExampleGenerator(4, index))
+    index, sources = torch.arange(20), tuple(networks[1:])
+    given = task_of(networks[0], images, labels, threat, ExampleGenerator(4, index), sources)
+    found = attack.perturb(given).images
     generator = ExampleGenerator(4, index)
     made = [
-        make_attack("pgd", steps=5).perturb(source, images, labels, threat, generator)
-        for source in networks[1:]
+        make_attack("pgd", steps=5)
+        .perturb(task_of(source, images, labels, threat, generator))
+        .images
+        for source in sources
     ]
     wrong = torch.stack([networks[0](x).argmax(1) != labels for x in made])
     assert torch.equal(networks[0](found).argmax(1) != labels, wrong.any(0))
@@ -94,9 +97,12 @@ def test_the_sources_are_lent_for_one_student_only() -> None:
     attack = transfer(steps=1)
     inner = attack.perturb
 
-    def spy(*arguments):
-        seen.append(list(attack.sources))
-        return inner(*arguments)
+    def spy(task):
+        (lent,) = task.sources
+        assert not lent.training
+        assert not any(parameter.requires_grad for parameter in lent.parameters())
+        seen.append(lent)
+        return inner(task)
 
     attack.perturb = spy
     siblings = others()
@@ -105,10 +111,9 @@ def test_the_sources_are_lent_for_one_student_only() -> None:
         siblings, task.images, task.labels, attack, THREAT, [0, 0], 200, right,
         sources=[[siblings[1]], [siblings[0]]],
     )  # fmt: skip
-    for (lent,), sibling in zip(seen, reversed(siblings), strict=True):
+    for lent, sibling in zip(seen, reversed(siblings), strict=True):
         assert lent is not sibling, "it gets a copy"
         assert all(map(torch.equal, lent.parameters(), sibling.parameters()))
-    assert attack.sources == ()
 
 
 def test_without_other_students_it_says_so() -> None:
@@ -119,8 +124,9 @@ def test_without_other_students_it_says_so() -> None:
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"sources": 0}])
 def test_nonsense_is_refused(settings) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        transfer(**settings)
+    kind = collect(get_plugin_manager()).get("attacks", "transfer").load()
+    with pytest.raises(UsageError, match="must be at least 1, not 0"):
+        build_config(kind.Config, settings, "attack 'transfer'")
 
 
 def test_a_run_attacks_each_student_with_examples_of_the_others(tmp_path) -> None:

@@ -234,9 +234,9 @@ def test_attacks_hold_compiled_copies_and_torch_judges(compiler, tmp_path):
     seen = []
 
     class Watching(PGD):
-        def perturb(self, model, *rest):
-            seen.append(sum(isinstance(m, blocks.NormBlock) for m in model.modules()))
-            return super().perturb(model, *rest)
+        def perturb(self, task):
+            seen.append(sum(isinstance(m, blocks.NormBlock) for m in task.model.modules()))
+            return super().perturb(task)
 
     task = digits_task(tmp_path)
     network = task.network(0).eval()

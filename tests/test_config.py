@@ -6,19 +6,22 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pytest
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, model_validator
 
 from robustdd_bench.config import (
-    ConfigField,
+    all_settings,
     build_config,
+    check_options,
     config_to_dict,
-    describe_config,
     parse_assignments,
+    settings,
 )
 from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.settings_shown import ConfigField, describe_config
 
 Doubled = Annotated[float, BeforeValidator(lambda v: float(v[1:]) if isinstance(v, str) else v)]
 
@@ -94,7 +97,7 @@ def test_an_int_given_for_a_float_becomes_a_float() -> None:
         ({"eps": "xinf"}, ["eps: NaN and infinity are not accepted"]),
         ({"flag": 1}, ["flag:", "boolean"]),
         ({"flag": "true"}, ["flag:", "boolean"]),
-        ({"mode": "c"}, ["mode:", "'a' or 'b'"]),
+        ({"mode": "c"}, ["mode must be", "'a' or 'b'"]),
         ({"widths": [1, "x"]}, ["widths[1]:", "integer", "'x'"]),
         ({"widths": 3}, ["widths:", "3"]),
         ({"steps": "none"}, ["steps:", "integer"]),
@@ -199,11 +202,140 @@ def test_fields_are_described_with_type_default_and_docstring() -> None:
     assert list(described)[:3] == ["seed", "steps", "rate"]
     assert described["seed"] == ConfigField("seed", "int", 3, "A field of the parent.")
     assert described["steps"].doc == "Number of steps;\none line below."
-    assert described["mode"].type == "Literal['a', 'b']"
+    assert described["mode"].type == "'a' | 'b'"
     assert described["rates"].default == {}
-    assert described["limit"] == ("limit", "int | None", 5, "", "")
+    assert described["limit"] == ("limit", "int | None", 5, "", "", "")
 
 
 def test_a_class_without_source_is_still_described() -> None:
     made = dataclasses.make_dataclass("Made", [("a", int, 1)], frozen=True)
     assert describe_config(made) == [ConfigField("a", "int", 1, "")]
+
+
+@settings
+class Ranged:
+    """Numbers with ranges, and a rule between two of them."""
+
+    ADDED: ClassVar = {"tail": "0.2.0"}
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    size: Annotated[float, Field(ge=0, le=1e38)] | None = None
+    sizes: tuple[Annotated[int, Field(ge=3)], ...] = ()
+    mode: Literal["a", "b"] = "a"
+    tail: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.share * self.steps > 900:
+            raise ValueError("share of steps must not be above 900")
+        return self
+
+
+@settings
+class Finer(Ranged):
+    """A subclass adds a field, and has the rules of its base."""
+
+    more: Annotated[int, Field(ge=0, le=9)] = 1
+
+
+@pytest.mark.parametrize("kind", [Ranged, Finer])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": 0}, "m: steps must be at least 1, not 0"),
+        ({"steps": 1001}, "m: steps must be at most 1000, not 1001"),
+        ({"share": 0}, "m: share must be more than 0, not 0"),
+        ({"share": 1.0}, "m: share must be less than 1, not 1.0"),
+        ({"size": 1e39}, "m: size must be at most 1e+38, not 1e+39"),
+        ({"sizes": [4, 2]}, "m: sizes[1] must be at least 3, not 2"),
+        ({"mode": "c"}, "m: mode must be 'a' or 'b', not 'c'"),
+        ({"steps": 1000, "share": 0.95}, "m: share of steps must not be above 900"),
+    ],
+)
+def test_a_number_out_of_its_range_and_a_broken_rule_are_told_in_one_line(kind, values, words):
+    with pytest.raises(UsageError) as caught:
+        build_config(kind, values, "m")
+    assert str(caught.value) == words
+    with pytest.raises(ValueError, match=next(iter(values)) if len(values) == 1 else "above 900"):
+        kind(**values)
+
+
+def test_settings_that_are_made_in_python_are_frozen_and_know_no_other_names() -> None:
+    made = Finer(steps=3, size=2, more=4)
+    assert (made.size, type(made.size)) == (2.0, float)
+    assert all_settings(made)["more"] == 4
+    assert config_to_dict(Ranged()) == {
+        "steps": 20, "share": 0.5, "size": None, "sizes": [], "mode": "a"
+    }  # fmt: skip
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.steps = 4  # type: ignore[misc]
+    for values in ({"stepz": 3}, {"share": float("nan")}, {"steps": "many"}):
+        with pytest.raises(ValueError, match=next(iter(values))):
+            Ranged(**values)
+    with pytest.raises(ValueError, match="steps"):
+        dataclasses.replace(made, steps=0)
+
+
+def test_ranges_are_described_as_intervals() -> None:
+    described = {item.name: (item.type, item.range) for item in describe_config(Finer)}
+    assert described == {
+        "steps": ("int", "[1, 1000]"),
+        "share": ("float", "(0, 1)"),
+        "size": ("float | None", "[0, 1e+38]"),
+        "sizes": ("tuple[int, ...]", "[3, inf)"),
+        "mode": ("'a' | 'b'", ""),
+        "tail": ("int", ""),
+        "more": ("int", "[0, 9]"),
+    }
+
+
+SHIPPED = [
+    (f"{entry.kind}-{entry.name}", entry.load().Config)
+    for kind in ("distillers", "attacks")
+    for entry in collect(get_plugin_manager()).entries[kind].values()
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), SHIPPED, ids=[name for name, _ in SHIPPED])
+def test_every_number_of_a_shipped_configuration_has_two_bounds(name, kind) -> None:
+    for item in describe_config(kind):
+        if {"int", "float"} & set(item.type.replace("|", " ").split()):
+            assert item.range, item.name
+            assert "inf" not in item.range, item.name
+            for absurd in (10**39, -(10**39)):
+                with pytest.raises(UsageError, match=rf"^m: {item.name} must be (at|more|less) "):
+                    build_config(kind, {item.name: absurd}, "m")
+
+
+def _build(shape, classes, *, width: Annotated[int, Field(ge=1, le=9)] = 3, norm="none"):
+    """Stands for a builder of networks."""
+
+
+def _open(root, download, *, size: int = 3, **options):
+    """Stands for a loader that takes any option."""
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "words"),
+    [
+        (_build, {"width": 0}, "width must be at least 1, not 0"),
+        (_build, {"width": 10**9}, "width must be at most 9, not 1000000000"),
+        (_build, {"width": "w"}, "width: Input should be a valid integer, not 'w'"),
+        (_build, {"widht": 3}, "unknown key 'widht'; did you mean 'width'?"),
+        (_build, {"shape": 3}, "unknown key 'shape'; known: width, norm"),
+        (_open, {"size": "s"}, "size: Input should be a valid integer, not 's'"),
+    ],
+)
+def test_options_are_held_against_the_keywords_of_the_function_that_gets_them(
+    function, options, words
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_options(function, options, "track 't'")
+    assert str(caught.value) == f"track 't': {words}"
+
+
+def test_options_that_fit_pass_and_so_does_what_cannot_be_told() -> None:
+    check_options(_build, {"width": 9, "norm": 7}, "t")
+    check_options(_open, {"size": 1, "colour": "red"}, "t")
+    check_options(object(), {"any": 1}, "t")

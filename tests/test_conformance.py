@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import sys
@@ -16,7 +17,7 @@ import torch
 from commands import press_ctrl_c
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask, ThreatModel
 from robustdd_bench.conformance import Finding, check_attack, check_distiller
 from robustdd_bench.conformance.findings import FailedCheckError, Interruption, run_checks
 from robustdd_bench.conformance.surroundings import generator_states
@@ -462,21 +463,15 @@ class Gradient(Attack):
             if self.steps < 1:
                 raise ValueError(f"steps must be positive, not {self.steps}")
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        x = threat.project(images + threat.eps * self.start(images, generator), images)
+    def perturb(self, task: AttackTask) -> AttackResult:
+        model, images, labels, threat = task.model, task.images, task.labels, task.threat
+        x = threat.project(images + threat.eps * self.start(images, task.generator), images)
         for _ in range(self.config.steps):
             x = x.detach().requires_grad_()
             loss = torch.nn.functional.cross_entropy(model(x), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x)
             x = threat.project(x.detach() + threat.eps * gradient.sign(), images)
-        return self.finish(x.detach(), images, threat)
+        return AttackResult(images=self.finish(x.detach(), images, threat))
 
     def start(self, images: Tensor, generator: ExampleGenerator) -> Tensor:
         return generator.uniform(images.shape[1:], -0.1, 0.1)
@@ -486,10 +481,10 @@ class Gradient(Attack):
 
 
 class LinfOnly(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        if threat.norm != "Linf":
+    def perturb(self, task: AttackTask) -> AttackResult:
+        if task.threat.norm != "Linf":
             raise UsageError("linf-only knows the norm Linf and no other")
-        return super().perturb(model, images, labels, threat, generator)
+        return super().perturb(task)
 
 
 class Together(Gradient):
@@ -541,42 +536,42 @@ class MovesAtZero(Gradient):
 
 
 class Trains(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        if isinstance(model, torch.nn.Module):
-            model.train()
-        result = super().perturb(model, images, labels, threat, generator)
-        if isinstance(model, torch.nn.Module):
-            model.eval()
+    def perturb(self, task: AttackTask) -> AttackResult:
+        if isinstance(task.model, torch.nn.Module):
+            task.model.train()
+        result = super().perturb(task)
+        if isinstance(task.model, torch.nn.Module):
+            task.model.eval()
         return result
 
 
 class LeavesTrainMode(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        result = super().perturb(model, images, labels, threat, generator)
-        if isinstance(model, torch.nn.Module):
-            model.train()
+    def perturb(self, task: AttackTask) -> AttackResult:
+        result = super().perturb(task)
+        if isinstance(task.model, torch.nn.Module):
+            task.model.train()
         return result
 
 
 class LeavesGradients(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        result = super().perturb(model, images, labels, threat, generator)
-        if isinstance(model, torch.nn.Module):
-            model.requires_grad_(True)
+    def perturb(self, task: AttackTask) -> AttackResult:
+        result = super().perturb(task)
+        if isinstance(task.model, torch.nn.Module):
+            task.model.requires_grad_(True)
         return result
 
 
 class ChangesLabels(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        result = super().perturb(model, images, labels, threat, generator)
-        labels.zero_()
+    def perturb(self, task: AttackTask) -> AttackResult:
+        result = super().perturb(task)
+        task.labels.zero_()
         return result
 
 
 class LeavesImagesAttached(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        result = super().perturb(model, images, labels, threat, generator)
-        images.requires_grad_()
+    def perturb(self, task: AttackTask) -> AttackResult:
+        result = super().perturb(task)
+        task.images.requires_grad_()
         return result
 
 
@@ -615,10 +610,10 @@ class Weak(Gradient):
 
 
 class Untold(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        if threat.norm != "Linf":
-            raise KeyError(threat.norm)
-        return super().perturb(model, images, labels, threat, generator)
+    def perturb(self, task: AttackTask) -> AttackResult:
+        if task.threat.norm != "Linf":
+            raise KeyError(task.threat.norm)
+        return super().perturb(task)
 
 
 class ForgetsRows(Gradient):
@@ -629,12 +624,11 @@ class ForgetsRows(Gradient):
     def finish(self, x: Tensor, images: Tensor, threat: ThreatModel) -> Tensor:
         return x
 
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         parent = super().perturb
-        pieces = zip(torch.arange(len(images)).split(4), strict=True)
-        return torch.cat(
-            [parent(model, images[i], labels[i], threat, generator.select(i)) for (i,) in pieces]
-        )
+        pieces = torch.arange(len(task.images)).split(4)
+        parts = [dataclasses.replace(task.select(i), model=task.model) for i in pieces]
+        return AttackResult(images=torch.cat([parent(part).images for part in parts]))
 
 
 class MixesRows(Gradient):
@@ -642,28 +636,28 @@ class MixesRows(Gradient):
 
     routed = True
 
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        back = torch.arange(len(images)).flip(0)
-        found = super().perturb(model, images[back], labels[back], threat, generator.select(back))
-        return found[back]
+    def perturb(self, task: AttackTask) -> AttackResult:
+        back = torch.arange(len(task.images)).flip(0)
+        found = super().perturb(dataclasses.replace(task.select(back), model=task.model))
+        return AttackResult(images=found.images[back])
 
 
 class LeavesHook(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
-        if isinstance(model, nn.Module):
-            model.register_forward_hook(lambda module, inputs, output: output)
-        return super().perturb(model, images, labels, threat, generator)
+    def perturb(self, task: AttackTask) -> AttackResult:
+        if isinstance(task.model, nn.Module):
+            task.model.register_forward_hook(lambda module, inputs, output: output)
+        return super().perturb(task)
 
 
 class PatchesClass(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         plain = nn.Module.__call__
 
         def patched(self: nn.Module, x: Tensor) -> Any:
             return plain(self, x)
 
         nn.Module.__call__ = patched
-        return super().perturb(model, images, labels, threat, generator)
+        return super().perturb(task)
 
 
 class AnyStep(Gradient):
@@ -728,7 +722,7 @@ def test_an_attack_whose_every_run_differs_fails_whatever_compares_two_runs() ->
 
 
 class NoNorm(Gradient):
-    def perturb(self, model: Any, images: Any, labels: Any, threat: Any, generator: Any) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         raise UsageError("not today")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -98,15 +99,13 @@ def test_a_step_is_told_kernel_by_kernel_beside_its_floors_and_compiled(tmp_path
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
     assert told["failed"] == {}
-    compiled = ("compiled", "channels last")
-    steps = {name: one for name, one in told["steps"].items() if not name.endswith(compiled)}
+    steps = {name: one for name, one in told["steps"].items() if not name.endswith("compiled")}
     assert {name.split(",")[0] for name in steps} == {"training", "adversary", "matching"}
     for name, one in steps.items():
         assert one["ms"] > one["floor_operations_ms"] > 0 < one["floor_bytes_ms"]
         assert any("convolution" in row["name"] for row in one["longest"])
         assert 0.3 < sum(row["share"] for row in one["longest"]) <= 1.0
-        for how in compiled:
-            assert told["steps"][f"{name}, {how}"]["difference"] < 1e-4
+        assert told["steps"][f"{name}, compiled"]["difference"] < 1e-4
 
 
 FUSED = """
@@ -116,19 +115,12 @@ from robustdd_bench.toolkit.fast import triton_kernels
 from robustdd_bench.toolkit.fast import blocks
 from robustdd_bench.toolkit.fast.blocks import NormBlock
 
-triton_kernels.TILE = 64  # two channels of 8x4 pixels together, so that three are two groups
-def kernels(device, channels_last=False):
-    used.append(channels_last)
-    return lambda *arguments: triton_kernels.call(*arguments, channels_last=channels_last)
+def kernels(device):
+    used.append(device)
+    return triton_kernels.call
 
-def inner(x):  # as on a GPU
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-blocks.kernels, blocks._inner = kernels, inner
-for last, relu, pooled, shape in [
-    (False, True, True, (8, 4)), (False, True, False, (5, 3)), (False, False, False, (4, 4)),
-    (True, True, True, (8, 4)), (True, True, False, (5, 3)), (True, False, False, (4, 4)),
-]:
+blocks.kernels = kernels
+for relu, pooled, shape in [(True, True, (8, 4)), (True, False, (5, 3)), (False, False, (4, 4))]:
     used = []
     norm = nn.GroupNorm(3, 3).double()
     torch.manual_seed(0)
@@ -138,7 +130,7 @@ for last, relu, pooled, shape in [
     def everything(f):
         torch.manual_seed(1)
         x = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
-        y = f(x.contiguous(memory_format=torch.channels_last) if last else x)
+        y = f(x)
         e = torch.randn_like(y).requires_grad_()
         inputs = (x, norm.weight, norm.bias)
         first = torch.autograd.grad(y, inputs, e, create_graph=True)
@@ -150,10 +142,10 @@ for last, relu, pooled, shape in [
 
     exact = everything(block.formula)
     found = everything(block)
-    assert used == [last] * 3
+    assert len(used) == 3
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    print(last, relu, pooled, len(found))
+    print(relu, pooled, len(found))
 """
 
 
@@ -164,11 +156,7 @@ def test_the_fused_candidate_is_the_naive_form_up_to_its_second_derivative(monke
         [sys.executable, "-c", FUSED], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        f"{last} {what} 8"
-        for last in (False, True)
-        for what in ("True True", "True False", "False False")
-    ]
+    assert done.stdout.splitlines() == ["True True 8", "True False 8", "False False 8"]
 
 
 def test_what_there_is_no_time_for_is_listed(bench, tmp_path) -> None:
@@ -212,8 +200,10 @@ def test_without_a_gpu_only_a_rehearsal_is_allowed(tmp_path) -> None:
 
 def test_committed_results_are_measurements_and_no_rehearsals(bench) -> None:
     for path in RESULTS.glob("*.json"):
-        result = read(bench, path)
-        assert (result.script, result.tiny, result.device) == (path.stem, False, "cuda")
+        script = path.stem.partition("-")[0]
+        kind = importlib.import_module("kernels").Kernels if script == "kernels" else bench.Result
+        result = kind.model_validate_json(path.read_text(encoding="utf-8"))
+        assert (result.script, result.tiny, result.device) == (script, False, "cuda")
 
 
 def test_a_ratio_that_does_not_follow_is_refused(bench, engine) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask, ThreatModel
 from robustdd_bench.errors import PluginError, PluginWarning
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
 from robustdd_bench.evaluation.sanity.student_checks import check_unconstrained
@@ -140,11 +140,9 @@ class Trick(Attack):
         super().__init__(self.Config())
         self._act, self._far = act, far
 
-    def perturb(
-        self, model: Any, images: Tensor, labels: Tensor, threat: Any, generator: Any
-    ) -> Tensor:
-        self._act(model, generator, threat)
-        return 1 - images if self._far else images
+    def perturb(self, task: AttackTask) -> AttackResult:
+        self._act(task.model, task.generator, task.threat)
+        return AttackResult(images=1 - task.images if self._far else task.images)
 
 
 @pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.__name__)
@@ -174,10 +172,10 @@ def test_no_trick_on_one_of_several_students_reaches_another(trick: Callable[...
     class OnSources(Trick):
         uses_sources = True
 
-        def perturb(self, model: Any, images: Any, labels: Any, threat: Any, g: Any) -> Tensor:
-            for source in self.sources:
-                self._act(source, g, threat)
-            return super().perturb(model, images, labels, threat, g)
+        def perturb(self, task: AttackTask) -> AttackResult:
+            for source in task.sources:
+                self._act(source, task.generator, task.threat)
+            return super().perturb(task)
 
     outcomes = attack_students(
         models, images, labels, OnSources(trick), LINF, [0, 1, 2], 10, right,
@@ -193,10 +191,10 @@ def test_no_trick_of_an_attack_on_several_students_together_is_credited() -> Non
     class Together(Trick):
         routed = True
 
-        def perturb(self, model: Any, images: Any, labels: Any, threat: Any, g: Any) -> Tensor:
-            for student in model._students.models:
-                self._act(student, g, threat)
-            return images
+        def perturb(self, task: AttackTask) -> AttackResult:
+            for student in task.model._students.models:
+                self._act(student, task.generator, task.threat)
+            return AttackResult(images=task.images)
 
     right = [torch.ones(COUNT, dtype=torch.bool)] * 2
     for layout in ("loop", "vmap"):
@@ -219,8 +217,8 @@ def test_a_tensor_of_a_kind_of_its_own_is_refused() -> None:
     model, images, labels = problem()
 
     class Subclass(Trick):
-        def perturb(self, model: Any, images: Any, labels: Any, threat: Any, g: Any) -> Tensor:
-            return (1 - images).as_subclass(Lying)
+        def perturb(self, task: AttackTask) -> AttackResult:
+            return AttackResult(images=(1 - task.images).as_subclass(Lying))
 
     with pytest.raises(PluginError, match="perturb returned Lying, not a tensor"):
         attack_student(model, images, labels, Subclass(hook), LINF, 0, 10)

@@ -129,7 +129,9 @@ def test_experts_of_another_precision_lie_elsewhere_and_the_default_where_it_was
 def test_the_setting_reaches_the_recipe_and_a_wrong_one_is_told(tmp_path, method):
     config = build_config(method.Config, {"expert_precision": "bfloat16"}, "method")
     assert method(config).recipe(digits_task(tmp_path)).precision == "bfloat16"
-    with pytest.raises(UsageError, match=r"expert_precision must be one of .*, not 'half'") as told:
+    with pytest.raises(
+        UsageError, match=r"expert_precision must be 'default', .*, not 'half'"
+    ) as told:
         build_config(method.Config, {"expert_precision": "half"}, "method")
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match="precision must be one of"):

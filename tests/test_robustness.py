@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, ThreatModel
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, unpack_bits, worst_case
+from robustdd_bench.evaluation.perturbing import kinds_of_remark
 from robustdd_bench.evaluation.prediction import frozen, other_batch_size, predict, right
 from robustdd_bench.evaluation.robustness import attack_student, check_examples, tolerance
 
@@ -31,8 +32,9 @@ class Scripted(Attack):
         super().__init__(self.Config())
         self.act = act
 
-    def perturb(self, model, images, labels, threat, generator):
-        return self.act(model, images, labels, threat, generator)
+    def perturb(self, task):
+        moved = self.act(task.model, task.images, task.labels, task.threat, task.generator)
+        return AttackResult(images=moved)
 
 
 def scripted(act):
@@ -398,14 +400,35 @@ def test_what_an_attack_says_of_its_result_is_kept_once_and_not_for_the_next_out
     said = ["gradients vanish"]
 
     class Talks(Scripted):
-        def perturb(self, model, images, labels, threat, generator):
-            self.warnings.extend(said)
-            return images
+        def perturb(self, task):
+            return AttackResult(images=task.images, remarks=tuple(said))
 
     attack = Talks(None)
     assert run(problem, attack, batch_size=5).warnings == ("gradients vanish",)
     said.clear()
     assert run(problem, attack, batch_size=5).warnings == ()
+
+
+def test_remarks_that_differ_in_their_numbers_alone_are_of_one_kind():
+    remarks = ["3 points of 20 are flat", "another", "4 points of 2.5 are flat", "another"]
+    assert kinds_of_remark(remarks) == ("3 points of 20 are flat", "another")
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda task: task.images, "perturb returned Tensor, not an AttackResult"),
+        (lambda task: None, "perturb returned NoneType, not an AttackResult"),
+        (lambda task: AttackResult(images=[1]), "perturb returned list, not a tensor"),
+    ],
+)
+def test_what_is_no_result_of_an_attack_is_refused(returned, words):
+    class Returns(Scripted):
+        def perturb(self, task):
+            return returned(task)
+
+    with pytest.raises(PluginError, match=words):
+        run(linear_problem((1, 2, 2), "Linf"), Returns(None))
 
 
 def test_an_attack_that_cannot_be_used_so_is_a_wrong_call_that_names_it():

@@ -137,7 +137,7 @@ from dataclasses import dataclass
 from stranger_odd import at
 at("import")
 import torch
-from robustdd_bench.attacks import Attack
+from robustdd_bench.attacks import Attack, AttackResult
 from robustdd_bench.distillers import DistilledSet, Distiller
 from robustdd_bench.protocol.datasets import load_digits
 from robustdd_bench.protocol.networks import convnet
@@ -163,9 +163,9 @@ class Odd(Attack):
         a: float = 0.5
         def __post_init__(self):
             at("attack config")
-    def perturb(self, model, images, labels, threat, generator):
+    def perturb(self, task):
         at("perturb")
-        return images
+        return AttackResult(images=task.images)
 
 def load(root, download, **options):
     found = load_digits(root, download)

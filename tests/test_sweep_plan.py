@@ -172,7 +172,7 @@ def test_every_entry_that_cannot_be_planned_is_told_at_once_with_its_place(tmp_p
             f"settings.mat: method 'mat': eps: {number}",
             "presets.mat: unknown preset 'qick'; did you mean 'quick'?",
             f"runs[0].tracks[0]: no track file {tmp_path / 'nope.toml'}",
-            "runs[1]: method 'mat': ema must lie in [0, 1), not 2.0",
+            "runs[1]: method 'mat': ema must be less than 1, not 2.0",
             "runs[2]: method 'mat': ema: NaN and infinity are not accepted",
         ]
     )
@@ -190,11 +190,17 @@ def test_every_entry_that_cannot_be_planned_is_told_at_once_with_its_place(tmp_p
             "methods = 'mat'\nseeds = [true, -1, 1.0, '0']",
             [
                 "seeds[0]: Input should be a valid integer",
-                "seeds[1]: Input should be greater than or equal to 0",
+                "seeds[1] must be at least 0",
                 "seeds[2]: Input should be a valid integer",
                 "seeds[3]: Input should be a valid integer",
             ],
         ),
+        (
+            f"methods = 'mat'\nseeds = [{10**20}]",
+            ["seeds[0] must be at most 9223372036854775807, not 1"],
+        ),
+        ("methods = 'mat'\nname = '../x'", ["name: the name holds a slash or a character that"]),
+        ('methods = "mat"\nname = "a\\u001bb"', ["name: the name holds a slash or a character"]),
         ("methods = 'mat'\nvalidate = 1", ["validate: Input should be a valid boolean"]),
         (
             "methods = 'mat'\n[[runs]]\nmetod = 'mat'\nvalidate = true",

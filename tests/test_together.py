@@ -9,7 +9,7 @@ import torch
 from attack_models import RowNetwork, make_attack, trained_network
 from torch import nn
 
-from robustdd_bench.attacks import Attack, RoutedModel, ThreatModel, rows
+from robustdd_bench.attacks import Attack, AttackResult, RoutedModel, ThreatModel, rows
 from robustdd_bench.errors import PluginError
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
@@ -127,9 +127,9 @@ class Careless(Attack):
     def __init__(self):
         super().__init__(None)
 
-    def perturb(self, model, images, labels, threat, generator):
-        model(images[:1])
-        return images
+    def perturb(self, task):
+        task.model(task.images[:1])
+        return AttackResult(images=task.images)
 
 
 def test_an_attack_that_forgets_rows_is_named() -> None:
@@ -146,9 +146,9 @@ def test_an_attack_that_cannot_gets_one_student_at_a_time() -> None:
     class Plain(Careless):
         routed = False
 
-        def perturb(self, model, images, labels, threat, generator):
-            seen.append(model)
-            return images
+        def perturb(self, task):
+            seen.append(task.model)
+            return AttackResult(images=task.images)
 
     right = [torch.ones(len(images), dtype=torch.bool)] * 3
     attack_students(networks, images, labels, Plain(), THREAT, [0, 0, 0], 100, right)

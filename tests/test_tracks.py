@@ -25,6 +25,7 @@ from robustdd_bench.protocol.tracks import (
     read_track_text,
     source_name,
 )
+from robustdd_bench.records.plan import make_plan
 
 REGISTRY = collect(get_plugin_manager(entry_points=False))
 NAMES = REGISTRY.names("tracks")
@@ -194,41 +195,55 @@ def test_a_student_network_of_the_methods_kind_is_another_track_than_none() -> N
 
 ILL_FORMED = [
     ("", "version = 1 2", "not valid TOML"),
-    ("version = 1", "version = 0", "key version: Input should be greater than 0"),
+    ("version = 1", "version = 0", "key version must be at least 1, not 0"),
     ("version = 1", "", "key version: Field required"),
     ('name = "t"', 'name = "T x"', "key name: String should match"),
-    ("ipc = 1", "ipc = 0", "key data.ipc: Input should be greater than 0"),
+    ("ipc = 1", "ipc = 0", "key data.ipc must be at least 1, not 0"),
     ("ipc = 1", "ipc = 'ten'", "key data.ipc: Input should be a valid integer"),
     ("ipc = 1", "ipc = 1\nipcc = 2", "key data.ipcc: Extra inputs are not permitted"),
     ("[students]", "[student]", "key students: Field required; key student: Extra inputs"),
-    ("epochs = 10", "epochs = 10\nmomentum = 1.0", "key students.momentum: Input should be less"),
+    ("epochs = 10", "epochs = 10\nmomentum = 1.0", "key students.momentum must be less than 1"),
     ("epochs = 10", "epochs = 10\nlearning_rate = nan", "key students.learning_rate: Input should"),
-    ('"51/255"]', "0.05]", "key threat.ladder: Value error, the ladder must rise"),
-    ('"51/255"]', "0.1]", "key threat.ladder: Value error, the ladder must rise"),
-    ('"51/255"]', '"1/0"]', "key threat.ladder.1: Value error, '1/0' is neither a number nor"),
-    ('"51/255"]', '"a/b"]', "key threat.ladder.1: Value error, 'a/b' is neither a number nor"),
+    ('"51/255"]', "0.05]", "key threat.ladder: the ladder must rise"),
+    ('"51/255"]', "0.1]", "key threat.ladder: the ladder must rise"),
+    ('"51/255"]', '"1/0"]', "key threat.ladder.1: '1/0' is neither a number nor"),
+    ('"51/255"]', '"a/b"]', "key threat.ladder.1: 'a/b' is neither a number nor"),
     ('"51/255"]', "inf]", "key threat.ladder.1: Input should be"),
     ('"51/255"]', '"nan"]', "key threat.ladder.1: Input should be"),
-    ('[0.1, "51/255"]', "[0.0, 0.1]", "key threat.ladder.0: Input should be greater than 0"),
+    ('[0.1, "51/255"]', "[0.0, 0.1]", "key threat.ladder.0 must be more than 0"),
     ('[0.1, "51/255"]', "[]", "key threat.ladder: Tuple should have at least 1 item"),
-    ("headline = 0.1", "headline = 0.3", "key threat: Value error, the headline eps must be one"),
-    ("headline = 0.1", "headline = 0.1\nnorm = 'L1'", "key threat.norm: Input should be 'Linf'"),
-    ('name = "pgd"', 'name = "pgd"\n[[attacks]]\nname = "pgd"', "key attacks: Value error, each"),
+    ("headline = 0.1", "headline = 0.3", "key threat: the headline eps must be one"),
+    (
+        "headline = 0.1",
+        "headline = 0.1\nnorm = 'L1'",
+        "key threat.norm must be 'Linf' or 'L2', not 'L1'",
+    ),
+    ('name = "pgd"', 'name = "pgd"\n[[attacks]]\nname = "pgd"', "key attacks: each"),
     ('name = "pgd"', 'nom = "pgd"', "key attacks.0.name: Field required"),
     ("epochs = 10", "epochs = 10\n[students.adversarial]", "key students.adversarial.eps: Field r"),
     (
         "epochs = 10",
         "epochs = 10\nadversarial = { eps = 0.1, flavour = 'mart' }",
-        "key students.adversarial.flavour: Input should be 'pgd' or 'trades'",
+        "key students.adversarial.flavour must be 'pgd' or 'trades'",
     ),
     (
         "epochs = 10",
         "epochs = 10\nadversarial = { eps = '8/255', steps = 0 }",
-        "key students.adversarial.steps: Input should be greater than 0",
+        "key students.adversarial.steps must be at least 1",
     ),
     ("[data]", "[student_network]\nnom = 'mlp'\n[data]", "key student_network.nom: Extra inputs"),
-    ("[data]", "[preprocessing]\nkind = 'zcaa'\n[data]", "key preprocessing.kind: Input should"),
-    ("[data]", "[preprocessing]\nkind = 'normalise'\n[data]", "key preprocessing: Value error, n"),
+    ("[data]", "[preprocessing]\nkind = 'zcaa'\n[data]", "key preprocessing.kind must be"),
+    ("version = 1", f"version = {10**30}", "key version must be at most 1000000"),
+    ("ipc = 1", f"ipc = {10**9}", "key data.ipc must be at most 100000, not 1000000000"),
+    ("ipc = 1", f"ipc = 1\nsplit_seed = {10**20}", "key data.split_seed must be at most 922337203"),
+    ("epochs = 10", f"epochs = {10**18}", "key students.epochs must be at most 1000000"),
+    (
+        "epochs = 10",
+        f"epochs = 10\ncount = {10**9}",
+        "key students.count must be at most 1000",
+    ),
+    ('"51/255"]', "7.0]", "key threat: no eps in Linf is larger than 1: pixels lie in [0,1]"),
+    ("[data]", "[preprocessing]\nkind = 'normalise'\n[data]", "key preprocessing: n"),
 ]
 
 
@@ -241,6 +256,72 @@ def test_an_ill_formed_track_names_file_key_and_reason_in_one_line(
     with pytest.raises(UsageError) as caught:
         parse_track(text, "my.toml")
     assert str(caught.value).startswith("my.toml: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def _numbers(schema: dict[str, Any], where: str = "track") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every place of a JSON schema that takes numbers, definitions included."""
+    if schema.get("type") in ("integer", "number") and "enum" not in schema:
+        yield where, schema
+    for key, inside in {**schema.get("properties", {}), **schema.get("$defs", {})}.items():
+        yield from _numbers(inside, f"{where}.{key}")
+    for inside in [*schema.get("anyOf", ()), *filter(None, [schema.get("items")])]:
+        yield from _numbers(inside, where)
+
+
+def test_every_number_of_a_track_has_two_bounds() -> None:
+    found = dict(_numbers(Track.model_json_schema()))
+    assert len(found) >= 25
+    for place, schema in found.items():
+        assert {"minimum", "exclusiveMinimum"} & schema.keys(), place
+        assert {"maximum", "exclusiveMaximum"} & schema.keys(), place
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "ipc = 1",
+            "ipc = 1\noptions = { test_fraction = 0 }",
+            "test_fraction must be more than",
+        ),
+        (
+            "ipc = 1",
+            "ipc = 1\noptions = { test_fraction = 2 }",
+            "test_fraction must be less than",
+        ),
+        (
+            "ipc = 1",
+            "ipc = 1\noptions = { tset = 2 }",
+            "data.options: unknown key 'tset'; known",
+        ),
+        ("[data]", "[network]\noptions = { width = 0 }\n[data]", "width must be at least 1, not 0"),
+        (
+            "[data]",
+            "[network]\noptions = { depth = 1000000000 }\n[data]",
+            "track 't', network.options: depth must be at most 100, not 1000000000",
+        ),
+        (
+            "[data]",
+            "[student_network]\nname = 'mlp'\noptions = { width = 'wide' }\n[data]",
+            "student_network.options: width: Input should be a valid integer, not 'wide'",
+        ),
+        (
+            'name = "pgd"',
+            'name = "pgd"\nconfig = { steps = 1000000000000 }',
+            "steps must be at m",
+        ),
+    ],
+)
+def test_what_a_dataset_network_or_attack_does_not_take_is_refused_when_planning(
+    old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(GOOD.replace(old, new, 1))
+    assert path.read_text() != GOOD
+    with pytest.raises(UsageError) as caught:
+        make_plan(collect(get_plugin_manager()), method="random", track=str(path), device="cpu")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

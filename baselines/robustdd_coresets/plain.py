@@ -5,20 +5,21 @@ Shapes: N images, S images per class, C channels, H height, W width, P pixels of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 
 
 class Random(Distiller):
     """`ipc` random training images of each class, without repetition."""
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Nothing to set."""
 
@@ -36,7 +37,7 @@ class Full(Distiller):
 
     reference: ClassVar[bool] = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Nothing to set."""
 
@@ -56,18 +57,14 @@ class KMeans(Distiller):
 
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation_k_means.bib")
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """How long, and how often, to look for centroids."""
 
-        iterations: int = 100
+        iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 100
         """Rounds of Lloyd's algorithm at most; it stops earlier when no image changes cluster."""
-        restarts: int = 3
+        restarts: Annotated[int, Field(ge=1, le=10_000)] = 3
         """Starts for each class; the one with the smallest sum of squares is kept."""
-
-        def __post_init__(self) -> None:
-            if self.iterations < 1 or self.restarts < 1:
-                raise ValueError("iterations and restarts must be at least 1")
 
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_k_means.toml")
 

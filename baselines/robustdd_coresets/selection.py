@@ -10,41 +10,34 @@ Shapes: N images of a class, F features, S images per class.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_coresets.training import real_features, train_network
 
 Select = Callable[[Tensor, int], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class FeatureConfig:
     """How the feature network is trained. Our own choice: papers do not agree on one."""
 
-    epochs: int = 20
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = 20
     """Passes over the training images."""
-    learning_rate: float = 0.01
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 0.01
     """Learning rate of SGD, constant."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 5e-4
     """Weight decay of SGD."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Images a step."""
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1:
-            raise ValueError("epochs must be at least 0 and batch_size at least 1")
-        if self.learning_rate <= 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0:
-            raise ValueError(
-                "learning_rate must be positive, momentum in [0,1), weight_decay at least 0"
-            )
 
 
 def k_centre(features_NF: Tensor, count: int) -> Tensor:

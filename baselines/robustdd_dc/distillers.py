@@ -6,10 +6,12 @@ Zhao, Mopuri and Bilen 2021, "Dataset Condensation with Gradient Matching"; Zhao
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
+from pydantic import Field, model_validator
+
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation
 from robustdd_dc.matching import Recipe, match_gradients
@@ -20,34 +22,31 @@ class DC(Distiller):
 
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation_dc.bib")
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """The paper's values, as printed; see `lr_img` for CIFAR."""
 
-        iterations: int = 1000
+        iterations: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
         """Networks drawn, one after the other."""
-        outer: int = 0
+        outer: Annotated[int, Field(ge=0, le=100_000)] = 0
         """Image steps per network; 0: the paper's number for these images per class."""
-        inner: int = 0
+        inner: Annotated[int, Field(ge=0, le=100_000)] = 0
         """Epochs of training on the synthetic set between image steps; 0: the paper's number."""
         init: Literal["noise", "real"] = "noise"
         """Start from N(0,1) in the network's input space, or from random real images."""
-        lr_img: float = 0.1
+        lr_img: Annotated[float, Field(gt=0, le=1e38)] = 0.1
         """Learning rate of the images, in the network's input space. The paper's holds for CIFAR
         pixels divided by std .2023, .1994, .2010; the preset `paper` converts it to the track's."""
-        momentum: float = 0.5
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
         """Momentum of the images."""
-        lr_net: float = 0.01
+        lr_net: Annotated[float, Field(gt=0, le=1e38)] = 0.01
         """Learning rate of the network between image steps (plain SGD)."""
-        batch_real: int = 256
+        batch_real: Annotated[int, Field(ge=1, le=1_000_000)] = 256
         """Real images of each class in a step, or all of them if there are fewer."""
-        batch_train: int = 256
+        batch_train: Annotated[int, Field(ge=1, le=1_000_000)] = 256
         """Synthetic images in a step of the network."""
-        checkpoint_seconds: float = 10.0
+        checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = 10.0
         """How much work, in seconds, a killed run may lose."""
-
-        def __post_init__(self) -> None:
-            _recipe(self, "none")
 
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_dc.toml")
 
@@ -66,36 +65,38 @@ class DSA(Distiller):
 
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation_dsa.bib")
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """The paper's values, as printed; see `lr_img` for CIFAR."""
 
-        iterations: int = 1000
+        iterations: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
         """Networks drawn, one after the other."""
-        outer: int = 0
+        outer: Annotated[int, Field(ge=0, le=100_000)] = 0
         """Image steps per network; 0: the paper's number for these images per class."""
-        inner: int = 0
+        inner: Annotated[int, Field(ge=0, le=100_000)] = 0
         """Epochs of training on the synthetic set between image steps; 0: the paper's number."""
         init: Literal["noise", "real"] = "real"
         """Start from N(0,1) in the network's input space, or from random real images."""
         augmentation: str = STRATEGY
         """Strategy; flips are left out where a mirrored image changes its label."""
-        lr_img: float = 0.1
+        lr_img: Annotated[float, Field(gt=0, le=1e38)] = 0.1
         """Learning rate of the images, in the network's input space. The paper's holds for CIFAR
         pixels divided by std .2023, .1994, .2010; the preset `paper` converts it to the track's."""
-        momentum: float = 0.5
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
         """Momentum of the images."""
-        lr_net: float = 0.01
+        lr_net: Annotated[float, Field(gt=0, le=1e38)] = 0.01
         """Learning rate of the network between image steps (plain SGD)."""
-        batch_real: int = 256
+        batch_real: Annotated[int, Field(ge=1, le=1_000_000)] = 256
         """Real images of each class in a step, or all of them if there are fewer."""
-        batch_train: int = 256
+        batch_train: Annotated[int, Field(ge=1, le=1_000_000)] = 256
         """Synthetic images in a step of the network."""
-        checkpoint_seconds: float = 10.0
+        checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = 10.0
         """How much work, in seconds, a killed run may lose."""
 
-        def __post_init__(self) -> None:
-            _recipe(self, self.augmentation)
+        @model_validator(mode="after")
+        def _known_strategy(self) -> Self:
+            Augmentation.parse(self.augmentation)
+            return self
 
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_dsa.toml")
 

@@ -69,22 +69,6 @@ class Recipe:
     batch_train: int
     checkpoint_seconds: float
 
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, not {self.iterations}")
-        if self.outer < 0 or self.inner < 0:
-            raise ValueError("outer and inner must be at least 0 (0: the paper's number)")
-        if self.init not in ("noise", "real"):
-            raise ValueError(f"init must be 'noise' or 'real', not {self.init!r}")
-        if not self.lr_img > 0 or not self.lr_net > 0:
-            raise ValueError("lr_img and lr_net must be positive")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0,1), not {self.momentum}")
-        if self.batch_real < 1 or self.batch_train < 1:
-            raise ValueError("batch_real and batch_train must be at least 1")
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError("checkpoint_seconds must be at least 0")
-
     def loops(self, ipc: int) -> tuple[int, int]:
         """Image steps per network, and training epochs between them."""
         tabulated = LOOPS[min((s for s in LOOPS if s >= ipc), default=max(LOOPS))]

@@ -26,14 +26,16 @@ Shapes: K classes, S images per class, R real images, F features, C channels, H 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.batches import ClassSampler
 from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
@@ -60,42 +62,32 @@ class DM(Distiller):
 
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """The paper's values, as printed; see `lr_img` for CIFAR."""
 
-        iterations: int = 20000
+        iterations: Annotated[int, Field(ge=1, le=10_000_000)] = 20000
         """Networks drawn, and steps of the images."""
         init: Literal["noise", "real"] = "real"
         """Start from N(0,1) in the network's input space, or from random real images."""
         augmentation: str = STRATEGY
         """Strategy; flips are left out where a mirrored image changes its label."""
-        lr_img: float = 1.0
+        lr_img: Annotated[float, Field(gt=0, le=1e38)] = 1.0
         """Learning rate of the images, in the network's input space. The paper's holds for CIFAR
         pixels divided by std .2023, .1994, .2010; the preset `paper` converts it to the track's."""
-        momentum: float = 0.5
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
         """Momentum of the images."""
-        batch_real: int = 256
+        batch_real: Annotated[int, Field(ge=1, le=1_000_000)] = 256
         """Real images of each class in a step, or all of them if there are fewer."""
-        classes_at_once: int = 10
+        classes_at_once: Annotated[int, Field(ge=1, le=100_000)] = 10
         """Classes that pass through the network together; changes memory and speed only."""
-        checkpoint_seconds: float = 10.0
+        checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = 10.0
         """How much work, in seconds, a killed run may lose."""
 
-        def __post_init__(self) -> None:
-            if self.iterations < 1:
-                raise ValueError(f"iterations must be at least 1, not {self.iterations}")
-            if self.init not in ("noise", "real"):
-                raise ValueError(f"init must be 'noise' or 'real', not {self.init!r}")
-            if not self.lr_img > 0:
-                raise ValueError(f"lr_img must be positive, not {self.lr_img}")
-            if not 0 <= self.momentum < 1:
-                raise ValueError(f"momentum must lie in [0,1), not {self.momentum}")
-            if self.batch_real < 1 or self.classes_at_once < 1:
-                raise ValueError("batch_real and classes_at_once must be at least 1")
-            if not self.checkpoint_seconds >= 0:
-                raise ValueError("checkpoint_seconds must be at least 0")
+        @model_validator(mode="after")
+        def _known_strategy(self) -> Self:
             Augmentation.parse(self.augmentation)
+            return self
 
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
 

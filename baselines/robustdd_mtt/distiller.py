@@ -7,10 +7,10 @@ neither negative nor NaN (`robustdd_bench.toolkit.trajectories.matching`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 from robustdd_bench.toolkit.trajectories.matching import (
@@ -25,7 +25,7 @@ class MTT(TrajectoryDistiller):
 
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config(TrajectoryConfig):
         """MTT has no hyper-parameters beyond those of trajectory matching."""
 

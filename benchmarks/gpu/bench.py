@@ -14,7 +14,6 @@ by the rate of a large matrix product measured in the same run, in the arithmeti
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -24,7 +23,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from robustdd_bench.toolkit.fast import convolutions
 from robustdd_bench.toolkit.fast.precision import PRECISIONS, precision
 
 ARITHMETIC = PRECISIONS[1:]
@@ -342,16 +340,6 @@ class _Counter(TorchDispatchMode):
         if formula is not None:
             self.operations += formula(*args, **(kwargs or {}), out_val=out)
         return out
-
-
-@contextlib.contextmanager
-def layout(channels_last: bool) -> Iterator[None]:
-    """Compiled networks compute with their channels innermost, or not."""
-    before, convolutions.CHANNELS_LAST = convolutions.CHANNELS_LAST, channels_last
-    try:
-        yield
-    finally:
-        convolutions.CHANNELS_LAST = before
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

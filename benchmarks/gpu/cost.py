@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from bench import count_operations
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.attacks import AttackTask, ThreatModel
 from robustdd_bench.config import recorded_config
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.evaluation.students import total_steps
@@ -326,7 +326,10 @@ def passes(name: str, config: str, shape: Sequence[int], classes: int, norm: str
     model = _Fortress(torch.Size(shape).numel(), classes).eval().requires_grad_(False)
     image, label = torch.full((1, *shape), 0.5), torch.zeros(1, dtype=torch.int64)
     generator = ExampleGenerator(0, torch.zeros(1, dtype=torch.int64))
-    attack.perturb(model, image, label, ThreatModel(norm, 2 / 255), generator)
+    threat = ThreatModel(norm, 2 / 255)
+    attack.perturb(
+        AttackTask(model=model, images=image, labels=label, threat=threat, generator=generator)
+    )
     return tuple(model.tally)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
-from bench import Bench, count_operations, layout, parse, relative
+from bench import Bench, count_operations, parse, relative
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
@@ -111,15 +111,14 @@ def compiled(problem: Problem) -> Callable[[], Gradients]:
     return lambda: adjoint_gradients(network, *problem.arguments(), problem.steps)
 
 
-def kernels(problem: Problem, *, channels_last: bool) -> Callable[[], Gradients]:
+def kernels(problem: Problem) -> Callable[[], Gradients]:
     """The captured steps of a network that compiled kernels compute."""
     network = FlatNetwork(nn.Sequential(nn.Identity(), problem.body), compile=True)
     notes: list[str] = []
     engine = AdjointEngine(network, note=notes.append)
 
     def call() -> Gradients:
-        with layout(channels_last):
-            found = engine.gradients(*problem.arguments(), problem.steps)
+        found = engine.gradients(*problem.arguments(), problem.steps)
         if notes:
             raise RuntimeError(notes[0])
         return found
@@ -139,8 +138,7 @@ def variants(problem: Problem) -> dict[str, Callable[[], Gradients]]:
             problem.network, *arguments, steps, keep=len(steps)
         ),
         "captured": lambda: engine.gradients(*arguments, steps),
-        "captured, compiled": kernels(problem, channels_last=False),
-        "captured, compiled, channels last": kernels(problem, channels_last=True),
+        "captured, compiled": kernels(problem),
         "reverse over forward": lambda: reverse_over_forward(problem),
         COMPILED: compiled(problem),
     }

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from bench import ARITHMETIC, Bench, count_operations, layout, parse
+from bench import ARITHMETIC, Bench, count_operations, parse
 from task import DSA, accuracy, splits, task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -294,10 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
             measure("resident", ours(work, made, "off", "tf32"))
             measure("captured", ours(work, made, "auto", "tf32"))
             fast = dataclasses.replace(work, compile=True)
-            with layout(False):
-                measure("captured, compiled", ours(fast, made, "auto", "tf32"))
-            with layout(True):
-                measure("captured, compiled, channels last", ours(fast, made, "auto", "tf32"))
+            measure("captured, compiled", ours(fast, made, "auto", "tf32"))
             if plainly and flavour != "fast":
                 measure("captured, float32", ours(work, made, "auto", "float32"), "float32")
                 measure("captured, bfloat16", ours(work, made, "auto", "bfloat16"), "bfloat16")

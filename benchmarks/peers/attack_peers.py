@@ -22,7 +22,7 @@ from peer_results import Agreement
 from torch import Tensor, nn
 from variants import PEER, way
 
-from robustdd_bench.attacks import Attack, ThreatModel
+from robustdd_bench.attacks import Attack, AttackTask, ThreatModel
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student
@@ -160,9 +160,9 @@ def _pgd(size: Size, examples: int) -> Callable[[Call], Prepared]:
             threat = ThreatModel("Linf", used.eps)
 
             def run(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-                return tool.perturb(
-                    network, x, y, threat, ExampleGenerator(0, torch.arange(len(x)))
-                )
+                noise = ExampleGenerator(0, torch.arange(len(x)))
+                task = AttackTask(model=network, images=x, labels=y, threat=threat, generator=noise)
+                return tool.perturb(task).images
 
         run(networks[0], images[:2], labels[:2])
 

@@ -30,15 +30,16 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Best, Problem, direction, in_ball, judge, restarts
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_attacks.common import Best, direction, in_ball, judge, restarts
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 MOMENTUM = 0.75  # the paper's alpha
 RISES = 0.75  # the paper's rho
@@ -105,22 +106,22 @@ class _Points:
         )
 
 
-def auto_pgd(problem: Problem, steps: int, loss: Loss | None = None) -> Best:
+def auto_pgd(task: AttackTask, steps: int, loss: Loss | None = None) -> Best:
     """One run from a random point; the device never waits for the host in it.
 
     Args:
-        problem: what to attack.
+        task: what to attack.
         steps: gradient steps.
         loss: what to climb; None: the score of `judge`.
     """
-    images, threat = problem.images, problem.threat
+    images, threat = task.images, task.threat
     best = Best(images)
 
     def look(x_BCHW: Tensor) -> _Points:
         with torch.enable_grad():
             x_BCHW = x_BCHW.detach().requires_grad_()
-            logits = problem.model(x_BCHW)
-            success, score = judge(logits, problem.labels, threat.targeted)
+            logits = task.model(x_BCHW)
+            success, score = judge(logits, task.labels, threat.targeted)
             value = score if loss is None else loss(logits)
             (gradient,) = torch.autograd.grad(value.sum(), x_BCHW)
         x_BCHW = x_BCHW.detach()
@@ -131,7 +132,7 @@ def auto_pgd(problem: Problem, steps: int, loss: Loss | None = None) -> Best:
         moved = points.x + step_B111 * direction(points.gradient, threat.norm)
         return threat.project(moved, images)
 
-    before = look(in_ball(images, threat, problem.generator))
+    before = look(in_ball(images, threat, task.generator))
     step = torch.full_like(before.value, 2 * threat.eps).view(-1, 1, 1, 1)
     now = look(advance(before, step))
     rose = now.value > before.value
@@ -152,20 +153,14 @@ def auto_pgd(problem: Problem, steps: int, loss: Loss | None = None) -> Best:
     return best
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class APGDConfig:
     """Settings of `APGDCE` and `APGDDLR`."""
 
-    steps: int = 100
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Gradient steps of each restart."""
-    restarts: int = 1
+    restarts: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Runs from different random points; only examples still unbroken take part."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.restarts < 1:
-            raise ValueError(f"restarts must be at least 1, not {self.restarts}")
 
 
 class _APGD(Attack):
@@ -182,24 +177,16 @@ class _APGD(Attack):
         return APGDConfig(steps=10)
 
     @abc.abstractmethod
-    def _loss(self, part: Problem) -> Loss | None:
+    def _loss(self, part: AttackTask) -> Loss | None:
         """What is climbed, a function of the logits; None: the cross-entropy."""
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
 
-        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
+        def climb(part: AttackTask, _places: Tensor, _turn: int) -> Best:
             return auto_pgd(part, self.config.steps, self._loss(part))
 
-        problem = Problem(model, images, labels, threat, generator)
-        return restarts(problem, self.config.restarts, climb)
+        return AttackResult(images=restarts(task, self.config.restarts, climb))
 
 
 class APGDCE(_APGD):
@@ -208,14 +195,14 @@ class APGDCE(_APGD):
     stronger_than = ("pgd",)
     weaker_than = ("autoattack",)
 
-    def _loss(self, part: Problem) -> None:
+    def _loss(self, part: AttackTask) -> None:
         return None
 
 
 class APGDDLR(_APGD):
     """APGD on the ratio loss; Linf and L2, targeted or not."""
 
-    def _loss(self, part: Problem) -> Loss:
+    def _loss(self, part: AttackTask) -> Loss:
         return lambda logits: dlr(logits, part.labels, part.threat.targeted)
 
 
@@ -229,47 +216,35 @@ class APGDT(Attack):
 
     routed = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `APGDT`."""
 
-        steps: int = 100
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
         """Gradient steps towards each class."""
-        targets: int = 9
+        targets: Annotated[int, Field(ge=1, le=100_000)] = 9
         """Classes to try, or all the wrong ones if they are fewer; only examples still unbroken
         take part in the next."""
-
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if self.targets < 1:
-                raise ValueError(f"targets must be at least 1, not {self.targets}")
 
     @classmethod
     def quick_config(cls) -> APGDT.Config:
         """A run of seconds for `robustdd check-plugin`."""
         return cls.Config(steps=10, targets=3)
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
-        problem = Problem(model, images, labels, threat, generator)
-        steps = self.config.steps
-        if threat.targeted:
-            return auto_pgd(problem, steps, lambda logits: dlr(logits, labels, True)).images
+        steps, labels = self.config.steps, task.labels
+        if task.threat.targeted:
+            best = auto_pgd(task, steps, lambda logits: dlr(logits, labels, True))
+            return AttackResult(images=best.images)
         with torch.no_grad():
-            wrong = model(images).scatter(1, labels.unsqueeze(1), -torch.inf)
+            wrong = task.model(task.images).scatter(1, labels.unsqueeze(1), -torch.inf)
         # The label comes last. A stable sort, so that equal logits do not depend on the batch.
         ranks_BK = wrong.argsort(dim=1, descending=True, stable=True)
 
-        def climb(part: Problem, places: Tensor, turn: int) -> Best:
+        def climb(part: AttackTask, places: Tensor, turn: int) -> Best:
             target = ranks_BK[places, turn]
             return auto_pgd(part, steps, lambda logits: dlr_towards(logits, part.labels, target))
 
-        return restarts(problem, min(self.config.targets, wrong.shape[1] - 1), climb)
+        classes = min(self.config.targets, wrong.shape[1] - 1)
+        return AttackResult(images=restarts(task, classes, climb))

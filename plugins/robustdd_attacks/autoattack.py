@@ -9,7 +9,7 @@ with the batch size and the seed, and the harness records both.
 Few classes. The package's nine target classes end in an error with fewer than ten classes: here
 they are min(9, K - 1). The targeted DLR loss needs four classes and the DLR loss three: with K = 3
 the standard version takes APGD-DLR in place of APGD-T, with K = 2 it goes without (APGD-CE, FAB-T
-and Square are left), and says so in `warnings`.
+and Square are left), and says so in a remark.
 
 What this file keeps away from its user: the package seeds torch's global generators, ends traces
 (`sys.settrace(None)`), counts calls over the life of the process, so that one model with gradients
@@ -28,17 +28,17 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from robustdd_attacks import papers
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask, Model, ThreatModel
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import frozen
-from robustdd_bench.randomness import ExampleGenerator
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -60,7 +60,7 @@ class AutoAttack(Attack):
 
     batch_dependent = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `AutoAttack`."""
 
@@ -68,34 +68,30 @@ class AutoAttack(Attack):
         """Which attacks to run, in this order, with the standard version's parameters; none: the
         standard version."""
 
-        def __post_init__(self) -> None:
+        @model_validator(mode="after")
+        def _once(self) -> Self:
             if len(set(self.attacks)) < len(self.attacks):
                 raise ValueError("attacks names one of them twice")
+            return self
 
     @classmethod
     def quick_config(cls) -> AutoAttack.Config:
         """The first of the four only, for `robustdd check-plugin`."""
         return cls.Config(attacks=("apgd-ce",))
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; see `Attack.perturb`. Of `generator` only the seed is used.
+    def perturb(self, task: AttackTask) -> AttackResult:
+        """Adversarial examples; see `Attack.perturb`. Of the generator only the seed is used.
 
         Raises:
             UsageError: the package is missing, the threat model is targeted, or an attack that was
                 asked for cannot work with so few classes or pixels.
         """
+        model, images, threat = task.model, task.images, task.threat
         if threat.targeted:
             raise UsageError("AutoAttack has no targeted version; choose another attack")
         package = _package()
         if len(images) == 0 or threat.eps == 0:
-            return images.clone()
+            return AttackResult(images=images.clone())
 
         def in_float32(x: Tensor) -> Tensor:
             return model(x.to(images.dtype)).float()
@@ -103,32 +99,34 @@ class AutoAttack(Attack):
         start = images.detach().float()
         with torch.no_grad():
             classes = in_float32(start[:1]).shape[1]
-        names = self._names(classes, images, threat)
+        names, remarks = self._names(classes, images, threat)
         with _shielded(package, model) as flags:
             suite = package.AutoAttack(
                 in_float32,
                 norm=threat.norm,
                 eps=threat.eps,
                 version="standard",
-                seed=generator.seed,
+                seed=task.generator.seed,
                 device=images.device,
             )
             suite.verbose = False
             suite.attacks_to_run = list(names)
             suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(9, classes - 1)
-            found, _ = suite.run_standard_evaluation(start, labels, batch_size=len(images))
-        for flag in flags:
-            # `_names` leaves out what few classes rule out; the package complains all the same.
-            if not _FEW_CLASSES.match(flag):
-                self._say(flag)
+            found, _ = suite.run_standard_evaluation(start, task.labels, batch_size=len(images))
+        # `_names` leaves out what few classes rule out; the package complains all the same.
+        remarks += [flag for flag in flags if not _FEW_CLASSES.match(flag)]
         moved = (found != start) & found.isfinite()
         found = torch.where(moved, found.to(images.dtype), images)
         # In the precision of the images the point may lie a rounding error outside.
-        return threat.project(found, images).detach()
+        found = threat.project(found, images).detach()
+        return AttackResult(images=found, remarks=tuple(remarks))
 
-    def _names(self, classes: int, images: Tensor, threat: ThreatModel) -> tuple[Name, ...]:
-        """The attacks to run on a model of so many classes."""
+    def _names(
+        self, classes: int, images: Tensor, threat: ThreatModel
+    ) -> tuple[tuple[Name, ...], list[str]]:
+        """The attacks to run on a model of so many classes, and remarks on what is left out."""
         chosen: tuple[Name, ...] = self.config.attacks
+        remarks = []
         for name in chosen:
             least = _LEAST_CLASSES.get(name, 2)
             if classes < least:
@@ -137,26 +135,17 @@ class AutoAttack(Attack):
             chosen = STANDARD
             if classes == 3:
                 chosen = ("apgd-ce", "apgd-dlr", "fab-t", "square")
-                self._say("with 3 classes there is no targeted DLR loss: apgd-dlr for apgd-t")
+                remarks.append("with 3 classes there is no targeted DLR loss: apgd-dlr for apgd-t")
             elif classes < 3:
                 chosen = ("apgd-ce", "fab-t", "square")
-                self._say(f"with {classes} classes there is no DLR loss: apgd-t was left out")
+                remarks.append(f"with {classes} classes there is no DLR loss: apgd-t was left out")
         side = min(images.shape[2:])
         if "square" in chosen and threat.norm == "L2" and side < _SQUARE_L2_PIXELS:
             raise UsageError(
                 f"AutoAttack's square needs images of {_SQUARE_L2_PIXELS} by {_SQUARE_L2_PIXELS} "
                 f"pixels in L2, not {side}; set attacks without it"
             )
-        return chosen
-
-    def _say(self, text: str) -> None:
-        """Note a remark, unless one that differs in its numbers only was noted before."""
-        if _without_numbers(text) not in map(_without_numbers, self.warnings):
-            self.warnings.append(text)
-
-
-def _without_numbers(text: str) -> str:
-    return re.sub(r"\d+(\.\d+)?", "#", text)
+        return chosen, remarks
 
 
 def _package() -> ModuleType:

@@ -13,36 +13,12 @@ masking). This is a deviation in rounding only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from robustdd_bench.attacks import Model, Norm, ThreatModel, rows
+from robustdd_bench.attacks import AttackTask, Model, Norm, ThreatModel
 from robustdd_bench.randomness import ExampleGenerator
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What `Attack.perturb` is given, in one piece: rows leave all of it or nothing."""
-
-    model: Model
-    images: Tensor
-    """(B,C,H,W)."""
-    labels: Tensor
-    """(B,)."""
-    threat: ThreatModel
-    generator: ExampleGenerator
-
-    def select(self, keep: Tensor) -> Problem:
-        """The problem of some rows (`keep`: indices or a mask); its streams move on their own."""
-        return Problem(
-            rows(self.model, keep),
-            self.images[keep],
-            self.labels[keep],
-            self.threat,
-            self.generator.select(keep),
-        )
 
 
 def judge(logits_BK: Tensor, labels_B: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
@@ -146,7 +122,7 @@ def _better(success: Tensor, score: Tensor, held_success: Tensor, held_score: Te
 
 
 def ascend(
-    problem: Problem,
+    task: AttackTask,
     start_BCHW: Tensor,
     steps: int,
     step: float,
@@ -157,43 +133,45 @@ def ascend(
     The device never waits for the host in it.
 
     Args:
-        problem: what to attack.
+        task: what to attack.
         start_BCHW: the first point.
         steps: how many steps to take.
         step: length of each, in the norm of the threat model.
         smooth: makes of each gradient (B,C,H,W) in turn what the step follows.
     """
-    model, threat, targeted = problem.model, problem.threat, problem.threat.targeted
-    best, x = Best(problem.images), start_BCHW
+    model, threat, targeted = task.model, task.threat, task.threat.targeted
+    best, x = Best(task.images), start_BCHW
     for _ in range(steps):
-        gradient, success, score = ascent(model, x, problem.labels, targeted)
+        gradient, success, score = ascent(model, x, task.labels, targeted)
         best.offer(x, success, score)
         move = step * direction(smooth(gradient), threat.norm)
-        x = threat.project(x + move, problem.images)
+        x = threat.project(x + move, task.images)
     with torch.no_grad():
-        best.offer(x, *judge(model(x), problem.labels, targeted))
+        best.offer(x, *judge(model(x), task.labels, targeted))
     return best
 
 
-def restarts(problem: Problem, count: int, climb: Callable[[Problem, Tensor, int], Best]) -> Tensor:
+def restarts(
+    task: AttackTask, count: int, climb: Callable[[AttackTask, Tensor, int], Best]
+) -> Tensor:
     """The best of several rounds; only examples that are still unbroken take part in the next.
 
     Args:
-        problem: what to attack.
+        task: what to attack.
         count: how many rounds at most, at least 1.
-        climb: one round: of the problem of the M rows left, their places (M,) in `problem` and
-            the number of the round. It must make the same number of draws for each example
+        climb: one round: of the task of the M rows left, their places (M,) in `task` and the
+            number of the round. It must make the same number of draws for each example
             whatever the batch, as the next round goes on with the same streams.
 
     Returns:
         (B,C,H,W). The device waits for the host once before each round but the first.
     """
-    places = torch.arange(len(problem.images), device=problem.images.device)
-    best = climb(problem, places, 0)
+    places = torch.arange(len(task.images), device=task.images.device)
+    best = climb(task, places, 0)
     for turn in range(1, count):
         left = (~best.success[places]).nonzero().squeeze(1)
         if len(left) == 0:
             break
-        places, problem = places[left], problem.select(left)
-        best.merge(places, climb(problem, places, turn))
+        places, task = places[left], task.select(left)
+        best.merge(places, climb(task, places, turn))
     return best.images

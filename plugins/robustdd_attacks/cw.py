@@ -21,15 +21,16 @@ Shapes: B examples, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest
 from robustdd_bench.attacks import Model, Norm
+from robustdd_bench.config import settings
 from robustdd_bench.randomness import ExampleGenerator
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
@@ -45,32 +46,20 @@ class CW(MinimumNorm):
     routed = True
     norms = ("L2",)
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `CW`; an attack costs `steps` x `binary_steps` gradients."""
 
-        steps: int = 200
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
         """Adam's steps for each c. The paper takes 10 000 of constant length."""
-        binary_steps: int = 9
+        binary_steps: Annotated[int, Field(ge=1, le=1000)] = 9
         """How many values of c are tried."""
-        initial_c: float = 1e-3
+        initial_c: Annotated[float, Field(gt=0, le=1e10)] = 1e-3
         """The first c; it grows tenfold until one succeeds."""
-        learning_rate: float = 0.01
+        learning_rate: Annotated[float, Field(gt=0, le=1000)] = 0.01
         """Adam's at the first step, in pixel units."""
-        kappa: float = 0.0
+        kappa: Annotated[float, Field(ge=0, le=1e6)] = 0.0
         """By how much the margin has to be crossed, in logits."""
-
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if self.binary_steps < 1:
-                raise ValueError(f"binary_steps must be at least 1, not {self.binary_steps}")
-            if not self.initial_c > 0:
-                raise ValueError(f"initial_c must be positive, not {self.initial_c}")
-            if not self.learning_rate > 0:
-                raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-            if not self.kappa >= 0:
-                raise ValueError(f"kappa must not be negative, not {self.kappa}")
 
     @classmethod
     def quick_config(cls) -> CW.Config:

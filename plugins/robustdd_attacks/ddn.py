@@ -16,16 +16,17 @@ too; the gradient is that of a score with the direction of the cross-entropy's, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import ascent, direction, judge, on_sphere
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest, distance
 from robustdd_bench.attacks import Model, Norm
+from robustdd_bench.config import settings
 from robustdd_bench.randomness import ExampleGenerator
 
 
@@ -37,30 +38,26 @@ class DDN(MinimumNorm):
     routed = True
     norms = ("L2",)
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `DDN`."""
 
-        steps: int = 100
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
         """Gradient steps."""
-        init_norm: float = 1.0
+        init_norm: Annotated[float, Field(gt=0, le=10_000)] = 1.0
         """Norm of the first perturbation, in pixel units."""
-        gamma: float = 0.05
+        gamma: Annotated[float, Field(gt=0, lt=1)] = 0.05
         """By which share the norm shrinks or grows in a step; in (0, 1)."""
-        first_step: float = 1.0
+        first_step: Annotated[float, Field(gt=0, le=10_000)] = 1.0
         """Length of the first step; in pixel units."""
-        last_step: float = 0.01
+        last_step: Annotated[float, Field(gt=0, le=10_000)] = 0.01
         """Length that the steps fall to, as a cosine."""
 
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if not self.init_norm > 0:
-                raise ValueError(f"init_norm must be positive, not {self.init_norm}")
-            if not 0 < self.gamma < 1:
-                raise ValueError(f"gamma must lie between 0 and 1, not {self.gamma}")
-            if not 0 < self.last_step <= self.first_step:
-                raise ValueError("steps must fall: 0 < last_step <= first_step")
+        @model_validator(mode="after")
+        def _steps_fall(self) -> Self:
+            if self.last_step > self.first_step:
+                raise ValueError("steps must fall: last_step <= first_step")
+            return self
 
     def minimise(
         self,

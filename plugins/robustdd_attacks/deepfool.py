@@ -16,16 +16,17 @@ Shapes: B examples, M still unfinished, C channels, H height, W width, K classes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import judge
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest, distance
 from robustdd_bench.attacks import Model, Norm, rows
+from robustdd_bench.config import settings
 from robustdd_bench.randomness import ExampleGenerator
 
 
@@ -37,29 +38,25 @@ class DeepFool(MinimumNorm):
     routed = True
     targets = False
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `DeepFool`."""
 
-        steps: int = 50
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
         """Steps at most; most examples need fewer than five."""
-        overshoot: float = 0.02
+        overshoot: Annotated[float, Field(ge=0, le=1000)] = 0.02
         """By which share the point lies beyond the linearised boundary."""
-        candidates: int = 10
+        candidates: Annotated[int, Field(ge=0, le=100_000)] = 10
         """How many classes to consider, the likeliest first; 0: all."""
-        check_every: int = 3
+        check_every: Annotated[int, Field(ge=0, le=1_000_000)] = 3
         """After how many steps finished examples leave the batch, the only time that the host
         waits for the device; 0: never."""
 
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if not self.overshoot >= 0:
-                raise ValueError(f"overshoot must not be negative, not {self.overshoot}")
-            if self.candidates < 0 or self.candidates == 1:
-                raise ValueError(f"candidates must be 0 or at least 2, not {self.candidates}")
-            if self.check_every < 0:
-                raise ValueError(f"check_every must not be negative, not {self.check_every}")
+        @model_validator(mode="after")
+        def _two_candidates(self) -> Self:
+            if self.candidates == 1:
+                raise ValueError("candidates must be 0 or at least 2, not 1")
+            return self
 
     def minimise(
         self,

@@ -8,15 +8,12 @@ see `robustdd_attacks.common`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
-
-from torch import Tensor
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import ascent, direction
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 
 class FGSM(Attack):
@@ -27,20 +24,14 @@ class FGSM(Attack):
     routed = True
     stronger_than = ("noise",)
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `FGSM`: it has none."""
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; see `Attack.perturb`. Nothing is drawn from `generator`."""
-        gradient, _, _ = ascent(model, images, labels, threat.targeted)
+    def perturb(self, task: AttackTask) -> AttackResult:
+        """Adversarial examples; see `Attack.perturb`. Nothing is drawn from the generator."""
+        images, threat = task.images, task.threat
+        gradient, _, _ = ascent(task.model, images, task.labels, threat.targeted)
         # A NaN of a diverged model must not become a pixel.
         step = direction(gradient, threat.norm).nan_to_num(0.0)
-        return threat.project(images + threat.eps * step, images)
+        return AttackResult(images=threat.project(images + threat.eps * step, images))

@@ -11,16 +11,16 @@ cross-entropy's, see `robustdd_attacks.common`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Problem, ascend
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_attacks.common import ascend
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 
 class MIM(Attack):
@@ -30,35 +30,20 @@ class MIM(Attack):
 
     routed = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `MIM`."""
 
-        steps: int = 10
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 10
         """Gradient steps."""
-        relative_step: float = 2.5
+        relative_step: Annotated[float, Field(gt=0, le=1e6)] = 2.5
         """The steps add up to this many eps."""
-        decay: float = 1.0
+        decay: Annotated[float, Field(ge=0, le=1000)] = 1.0
         """What is left of the momentum after a step; 0 is PGD without a random start."""
 
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if not self.relative_step > 0:
-                raise ValueError(f"relative_step must be positive, not {self.relative_step}")
-            if not self.decay >= 0:
-                raise ValueError(f"decay must not be negative, it is {self.decay}")
-
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; see `Attack.perturb`. Nothing is drawn from `generator`."""
-        config = self.config
+    def perturb(self, task: AttackTask) -> AttackResult:
+        """Adversarial examples; see `Attack.perturb`. Nothing is drawn from the generator."""
+        config, images = self.config, task.images
         momentum = torch.zeros_like(images)
         tiny = torch.finfo(images.dtype).tiny
 
@@ -68,6 +53,6 @@ class MIM(Attack):
             momentum = config.decay * momentum + gradient / length
             return momentum
 
-        problem = Problem(model, images, labels, threat, generator)
-        step = config.relative_step * threat.eps / config.steps
-        return ascend(problem, images, config.steps, step, gather).images
+        step = config.relative_step * task.threat.eps / config.steps
+        best = ascend(task, images, config.steps, step, gather)
+        return AttackResult(images=best.images)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustdd_bench.attacks import Attack, Model, Norm, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask, Model, Norm, ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.randomness import ExampleGenerator
 
@@ -61,22 +61,22 @@ class MinimumNorm(Attack):
             UsageError: the attack does not know this norm, or has no targeted version.
         """
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
+        images, threat = task.images, task.threat
         found = self.minimise(
-            model, images, labels, generator, norm=threat.norm, targeted=threat.targeted
+            task.model,
+            images,
+            task.labels,
+            task.generator,
+            norm=threat.norm,
+            targeted=threat.targeted,
         )
         # The nearest point lies so close to the boundary that the rounding of a projection which
         # has nothing to do could carry it back.
         within = (found.distance <= threat.eps)[:, None, None, None]
-        return torch.where(within, found.adversarial, threat.project(found.adversarial, images))
+        drawn_back = threat.project(found.adversarial, images)
+        return AttackResult(images=torch.where(within, found.adversarial, drawn_back))
 
     def check(self, norm: Norm, targeted: bool) -> None:
         """Raise a UsageError if the attack has no version for this."""

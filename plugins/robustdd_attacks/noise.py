@@ -7,14 +7,14 @@ model hides its gradients (Carlini et al. 2019, "On evaluating adversarial robus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from torch import Tensor
+from pydantic import Field
 
 from robustdd_attacks.common import Best, in_ball, judge, on_sphere
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 
 class Noise(Attack):
@@ -23,32 +23,22 @@ class Noise(Attack):
     routed = True
     white_box = False
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Noise`."""
 
-        draws: int = 10
+        draws: Annotated[int, Field(ge=1, le=1_000_000)] = 10
         """Draws per example; the worst is kept."""
 
-        def __post_init__(self) -> None:
-            if self.draws < 1:
-                raise ValueError(f"draws must be at least 1, not {self.draws}")
-
     @torch.no_grad()
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
+        images, threat, generator = task.images, task.threat, task.generator
         best = Best(images)
         for _ in range(self.config.draws):
             if threat.norm == "Linf":
                 x = in_ball(images, threat, generator)
             else:
                 x = threat.project(images + threat.eps * on_sphere(images, generator), images)
-            best.offer(x, *judge(model(x), labels, threat.targeted))
-        return best.images
+            best.offer(x, *judge(task.model(x), task.labels, threat.targeted))
+        return AttackResult(images=best.images)

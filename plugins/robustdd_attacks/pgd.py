@@ -10,15 +10,15 @@ the cross-entropy's, see `robustdd_attacks.common`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Best, Problem, ascend, in_ball, restarts
-from robustdd_bench.attacks import Attack, Model, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_attacks.common import Best, ascend, in_ball, restarts
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 
 
 class PGD(Attack):
@@ -29,50 +29,36 @@ class PGD(Attack):
     routed = True
     stronger_than = ("fgsm",)
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `PGD`."""
 
-        steps: int = 20
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
         """Gradient steps of each restart."""
-        relative_step: float = 2.5
+        relative_step: Annotated[float, Field(gt=0, le=1e6)] = 2.5
         """The steps of a restart add up to this many eps; unused if `step_size` is given."""
-        step_size: float | None = None
+        step_size: Annotated[float, Field(gt=0, le=10_000)] | None = None
         """Length of a step in pixel units, in the norm of the threat model."""
         random_start: bool = True
         """Start at a random point of the ball; otherwise at the image."""
-        restarts: int = 1
+        restarts: Annotated[int, Field(ge=1, le=10_000)] = 1
         """Runs from different random points; only examples still unbroken take part."""
 
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise ValueError(f"steps must be at least 1, not {self.steps}")
-            if not self.relative_step > 0:
-                raise ValueError(f"relative_step must be positive, not {self.relative_step}")
-            if self.step_size is not None and not self.step_size > 0:
-                raise ValueError(f"step_size must be positive, not {self.step_size}")
-            if self.restarts < 1:
-                raise ValueError(f"restarts must be at least 1, not {self.restarts}")
+        @model_validator(mode="after")
+        def _restarts_differ(self) -> Self:
             if self.restarts > 1 and not self.random_start:
                 raise ValueError("restarts differ only with random_start = true")
+            return self
 
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
-        config = self.config
+        config, threat = self.config, task.threat
         step = config.step_size or config.relative_step * threat.eps / config.steps
 
-        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
+        def climb(part: AttackTask, _places: Tensor, _turn: int) -> Best:
             x = part.images
             if config.random_start:
                 x = in_ball(x, threat, part.generator)
             return ascend(part, x, config.steps, step)
 
-        problem = Problem(model, images, labels, threat, generator)
-        return restarts(problem, config.restarts, climb)
+        return AttackResult(images=restarts(task, config.restarts, climb))

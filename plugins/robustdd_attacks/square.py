@@ -24,23 +24,24 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Best, Problem, judge, restarts
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_attacks.common import Best, judge, restarts
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 from robustdd_bench.randomness import ExampleGenerator
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in 10000 queries
 PRUNE_EVERY = 100  # queries between two looks at what is broken, each of which waits for the device
 
-Move = Callable[[Problem, Tensor], Tensor]
-"""Problem and held points (B,C,H,W) to candidates (B,C,H,W)."""
+Move = Callable[[AttackTask, Tensor], Tensor]
+"""Task and held points (B,C,H,W) to candidates (B,C,H,W)."""
 
 
 class Square(Attack):
@@ -51,24 +52,16 @@ class Square(Attack):
     routed = True
     white_box = False
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Square`."""
 
-        queries: int = 5000
+        queries: Annotated[int, Field(ge=1, le=100_000_000)] = 5000
         """Images passed through the model for each example and restart, at most."""
-        p_init: float = 0.8
+        p_init: Annotated[float, Field(gt=0, le=1)] = 0.8
         """Share of the image that the first squares cover."""
-        restarts: int = 1
+        restarts: Annotated[int, Field(ge=1, le=10_000)] = 1
         """Searches with different draws; only examples still unbroken take part."""
-
-        def __post_init__(self) -> None:
-            if self.queries < 1:
-                raise ValueError(f"queries must be at least 1, not {self.queries}")
-            if not 0 < self.p_init <= 1:
-                raise ValueError(f"p_init must lie in (0, 1], not {self.p_init}")
-            if self.restarts < 1:
-                raise ValueError(f"restarts must be at least 1, not {self.restarts}")
 
     @classmethod
     def quick_config(cls) -> Square.Config:
@@ -76,33 +69,25 @@ class Square(Attack):
         return cls.Config(queries=50)
 
     @torch.no_grad()
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
 
-        def climb(part: Problem, _places: Tensor, _turn: int) -> Best:
+        def climb(part: AttackTask, _places: Tensor, _turn: int) -> Best:
             return search(part, self.config.queries, self.config.p_init)
 
-        problem = Problem(model, images, labels, threat, generator)
-        return restarts(problem, self.config.restarts, climb)
+        return AttackResult(images=restarts(task, self.config.restarts, climb))
 
 
-def search(problem: Problem, queries: int, p_init: float) -> Best:
+def search(task: AttackTask, queries: int, p_init: float) -> Best:
     """One random search of `queries` forward passes."""
     # How far a stream moves depends on when its example leaves: each search has streams of its own.
-    seeds = problem.generator.bits(())
-    streams = ExampleGenerator(seeds, problem.generator.index)
-    part = dataclasses.replace(problem, generator=streams)
-    norm, size = problem.threat.norm, problem.images.shape[2:]
+    seeds = task.generator.bits(())
+    streams = ExampleGenerator(seeds, task.generator.index)
+    part = dataclasses.replace(task, generator=streams)
+    norm, size = task.threat.norm, task.images.shape[2:]
     move: Move
     side = 0
-    best, places = Best(problem.images), torch.arange(len(seeds), device=seeds.device)
+    best, places = Best(task.images), torch.arange(len(seeds), device=seeds.device)
     held = best
     _offer(part, held, stripes(part) if norm == "Linf" else tiles(part))
     for query in range(1, queries):
@@ -117,7 +102,7 @@ def search(problem: Problem, queries: int, p_init: float) -> Best:
         if side != old and norm == "Linf":
             move = partial(move_linf, side=side)
         elif side != old:
-            move = partial(move_l2, pair_2SS=pyramids(side, problem.images))
+            move = partial(move_l2, pair_2SS=pyramids(side, task.images))
         _offer(part, held, move(part, held.images))
     best.merge(places, held)
     return best
@@ -136,10 +121,10 @@ def side_of(p: float, size_HW: torch.Size, norm: str) -> int:
     return min(side, *size_HW)
 
 
-def _offer(problem: Problem, held: Best, candidates_BCHW: Tensor) -> None:
+def _offer(task: AttackTask, held: Best, candidates_BCHW: Tensor) -> None:
     """Take what is better, except where the attack has succeeded."""
-    logits, labels = problem.model(candidates_BCHW), problem.labels
-    if problem.threat.targeted:
+    logits, labels = task.model(candidates_BCHW), task.labels
+    if task.threat.targeted:
         success, score = judge(logits, labels, targeted=True)
     else:
         success, own = logits.argmax(1) != labels, labels.unsqueeze(1)
@@ -174,25 +159,25 @@ def _square(draws_B2: Tensor, size_HW: torch.Size, side: int) -> tuple[Tensor, T
     return down, right, inside
 
 
-def _shifted(problem: Problem, signs: Tensor) -> Tensor:
+def _shifted(task: AttackTask, signs: Tensor) -> Tensor:
     """The images moved by eps in the directions of the signs, within [0,1]."""
     # In the images' dtype: a float times integers would be float32.
-    delta = problem.threat.eps * signs.to(problem.images.dtype)
-    return (problem.images + delta).clamp(0, 1)
+    delta = task.threat.eps * signs.to(task.images.dtype)
+    return (task.images + delta).clamp(0, 1)
 
 
-def stripes(problem: Problem) -> Tensor:
+def stripes(task: AttackTask) -> Tensor:
     """Linf: vertical stripes of one pixel, +eps or -eps in each channel."""
-    _, channels, _, width = problem.images.shape
-    return _shifted(problem, _signs(problem.generator.integers((channels, 1, width), 2**31)))
+    _, channels, _, width = task.images.shape
+    return _shifted(task, _signs(task.generator.integers((channels, 1, width), 2**31)))
 
 
-def move_linf(problem: Problem, held_BCHW: Tensor, side: int) -> Tensor:
+def move_linf(task: AttackTask, held_BCHW: Tensor, side: int) -> Tensor:
     """A square becomes +eps or -eps in each channel; one draw."""
     channels, size = held_BCHW.shape[1], held_BCHW.shape[2:]
-    draws = problem.generator.integers((2 + channels,), 2**31)
+    draws = task.generator.integers((2 + channels,), 2**31)
     _, _, inside = _square(draws[:, :2], size, side)
-    return torch.where(inside, _shifted(problem, _signs(draws[:, 2:, None, None])), held_BCHW)
+    return torch.where(inside, _shifted(task, _signs(draws[:, 2:, None, None])), held_BCHW)
 
 
 def _length(x_BCHW: Tensor) -> Tensor:
@@ -224,13 +209,13 @@ def pyramids(side: int, like: Tensor) -> Tensor:
     return torch.stack([pair, pair.T])
 
 
-def tiles(problem: Problem) -> Tensor:
+def tiles(task: AttackTask) -> Tensor:
     """L2: a centred grid of pairs of pyramids, turned and signed at random, of norm eps."""
-    images = problem.images
+    images = task.images
     channels, height, width = images.shape[1:]
     side = max(min(height, width) // 5, 1)
     down, right = height // side, width // side
-    bits = _signs(problem.generator.integers((channels + 1, down, right), 2**31))
+    bits = _signs(task.generator.integers((channels + 1, down, right), 2**31))
     bits = bits.repeat_interleave(side, 2).repeat_interleave(side, 3)
     upright, turned = pyramids(side, images).repeat(1, down, right)
     grid = torch.where(bits[:, :1] > 0, turned, upright) * bits[:, 1:]
@@ -238,26 +223,26 @@ def tiles(problem: Problem) -> Tensor:
     y, x = (height - side * down) // 2, (width - side * right) // 2
     delta[:, :, y : y + side * down, x : x + side * right] = grid
     length = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return problem.threat.project(images + problem.threat.eps * delta / length, images)
+    return task.threat.project(images + task.threat.eps * delta / length, images)
 
 
-def move_l2(problem: Problem, held_BCHW: Tensor, pair_2SS: Tensor) -> Tensor:
+def move_l2(task: AttackTask, held_BCHW: Tensor, pair_2SS: Tensor) -> Tensor:
     """One square gets the norm of two, and what is left of eps; one draw.
 
     Args:
-        problem: what is attacked.
+        task: what is attacked.
         held_BCHW: the points to start from.
         pair_2SS: what `pyramids` gives for the side of the squares.
     """
-    images, channels, side = problem.images, held_BCHW.shape[1], pair_2SS.shape[1]
-    draws = problem.generator.integers((5 + channels,), 2**31)
+    images, channels, side = task.images, held_BCHW.shape[1], pair_2SS.shape[1]
+    draws = task.generator.integers((5 + channels,), 2**31)
     down, right, inside = _square(draws[:, :2], held_BCHW.shape[2:], side)
     _, _, other = _square(draws[:, 2:4], held_BCHW.shape[2:], side)
     turn = (draws[:, 4] >> 30).view(-1, 1, 1, 1)
     bump = pair_2SS[turn, down.clamp(0, side - 1), right.clamp(0, side - 1)] * inside
     delta = held_BCHW - images
-    unused = problem.threat.eps**2 - delta.flatten(1).square().sum(1).view(-1, 1, 1, 1)
+    unused = task.threat.eps**2 - delta.flatten(1).square().sum(1).view(-1, 1, 1, 1)
     free = _length(delta * (inside | other)).square() + unused.clamp_min(0) / channels
     bump = _unit(_signs(draws[:, 5:, None, None]) * bump + _unit(delta * inside))
     delta = torch.where(inside, bump * free.sqrt(), delta.masked_fill(other, 0))
-    return problem.threat.project(images + delta, images)
+    return task.threat.project(images + delta, images)

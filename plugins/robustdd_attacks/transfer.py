@@ -8,18 +8,18 @@ one that fools the student best is kept. Its own gradients are not used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import dataclasses
+from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor
+from pydantic import Field
 
 from robustdd_attacks import papers
 from robustdd_attacks.common import Best, judge
 from robustdd_attacks.pgd import PGD
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
-from robustdd_bench.randomness import ExampleGenerator
 
 
 class Transfer(Attack):
@@ -30,40 +30,28 @@ class Transfer(Attack):
     white_box = False
     uses_sources = True
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Transfer`."""
 
-        steps: int = 20
+        steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
         """Steps of PGD on each source."""
-        sources: int = 4
+        sources: Annotated[int, Field(ge=1, le=1000)] = 4
         """How many other students are used, at most."""
 
-        def __post_init__(self) -> None:
-            if self.steps < 1 or self.sources < 1:
-                raise ValueError(
-                    f"steps and sources must be at least 1, not {self.steps} and {self.sources}"
-                )
-
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`.
 
         Raises:
             UsageError: there is no other student.
         """
-        if not self.sources:
+        if not task.sources:
             raise UsageError("transfer needs other students; the track has one only")
-        best = Best(images)
+        best = Best(task.images)
         make = PGD(PGD.Config(steps=self.config.steps))
-        for source in self.sources[: self.config.sources]:
-            moved = make.perturb(source, images, labels, threat, generator)
+        for source in task.sources[: self.config.sources]:
+            moved = make.perturb(dataclasses.replace(task, model=source)).images
             with torch.no_grad():
-                best.offer(moved, *judge(model(moved), labels, threat.targeted))
-        return best.images
+                judged = judge(task.model(moved), task.labels, task.threat.targeted)
+            best.offer(moved, *judged)
+        return AttackResult(images=best.images)

@@ -20,13 +20,14 @@ With eps 0 and ema 0 the method is MTT, bit for bit.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.adversarial import Adversary
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
@@ -43,43 +44,34 @@ class MAT(TrajectoryDistiller):
 
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config(TrajectoryConfig):
         """Trajectory matching with adversarially trained, smoothed experts."""
 
-        flavour: str = "pgd"
+        flavour: Literal["natural", "pgd", "fast", "trades", "mart"] = "pgd"
         """Adversarial training of the experts: "pgd", "fast" (one step, a fraction of the cost),
         "trades", "mart" (or "natural")."""
-        eps: float = -1.0
+        eps: Annotated[float, Field(ge=-1, le=100)] = -1.0
         """Radius of the experts' adversary, in pixel units; -1: the track's headline eps."""
-        attack_steps: int = 10
+        attack_steps: Annotated[int, Field(ge=1, le=10_000)] = 10
         """Steps of the experts' adversary; "fast" takes one. From its random start it moves at most
         `attack_steps` x `attack_step_size` x eps: .75 eps by the preset of the digits."""
-        attack_step_size: float = 0.25
+        attack_step_size: Annotated[float, Field(gt=0, le=1000)] = 0.25
         """Its step size as a share of eps (2/255 of 8/255); "fast" takes 1.25."""
-        beta: float = 6.0
+        beta: Annotated[float, Field(ge=0, le=1e6)] = 6.0
         """Weight of the regulariser of TRADES and MART."""
-        ema: float = 0.99
+        ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
         """m of the moving average; 0: the plain trajectory."""
-        joint_weight: float = 0.0
+        joint_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
         """gamma: weight of the joint robust term; 0: the matching loss alone."""
-        joint_batch: int = 128
+        joint_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 128
         """Real images of the joint term in each iteration."""
 
-        def __post_init__(self) -> None:
-            TrajectoryConfig.__post_init__(self)
-            if self.eps < 0 and self.eps != -1:
+        @model_validator(mode="after")
+        def _eps_of_the_track(self) -> Self:
+            if -1 < self.eps < 0:
                 raise ValueError(f"eps must be positive, 0, or -1 for the track's, not {self.eps}")
-            if self.attack_steps < 1 or self.attack_step_size <= 0:
-                raise ValueError("attack_steps and attack_step_size must be positive")
-            if not math.isfinite(self.beta) or self.beta < 0:
-                raise ValueError(f"beta must not be negative, not {self.beta}")
-            if not math.isfinite(self.joint_weight) or self.joint_weight < 0:
-                raise ValueError(f"joint_weight must not be negative, not {self.joint_weight}")
-            if self.joint_batch < 1:
-                raise ValueError(f"joint_batch must be at least 1, not {self.joint_batch}")
-            # Flavour and ema are the recipe's own; checked here so that a wrong one fails at once.
-            ExpertRecipe(epochs=1, learning_rate=1.0, flavour=self.flavour, ema=self.ema)
+            return self
 
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
     PRESET_ALIASES: ClassVar[Mapping[str, str]] = {"paper": "field"}

@@ -262,6 +262,8 @@ def _execute(
         source=source,
     )
     if options["as_json"]:
+        from robustdd_bench.results import summary
+
         print_json(summary(finished.record) | {"folder": str(finished.folder)})
         return
     _print_finished(finished)
@@ -269,7 +271,7 @@ def _execute(
 
 def say_eager(choice: str, device: str, compiled: bool) -> None:
     """Say why runs compute without compiled kernels, where the user left it to the machine."""
-    if choice == "auto" and device == "cpu" and not compiled:
+    if choice == "auto" and not compiled:
         import torch
 
         from robustdd_bench.toolkit.fast.compile import availability
@@ -320,31 +322,6 @@ def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
         ("command", plan.command()),
     ]
     print_table(("", "plan"), facts)
-
-
-def summary(record: Record) -> dict[str, Any]:
-    """The figures of a run, as JSON values."""
-    aggregates = record.aggregates
-    return {
-        "run_id": record.run_id,
-        "status": record.status,
-        "method": record.method.name,
-        "track": record.track.id,
-        "split": record.split,
-        "seed": record.seed,
-        "publishable": record.publishable,
-        "failed_checks": sorted({flag.name for flag in record.flags if not flag.passed}),
-        "overlap": None if record.overlap is None else record.overlap.model_dump(mode="json"),
-        "failure": None if record.failure is None else record.failure.reason,
-        "clean": None if aggregates is None else aggregates.clean.model_dump(mode="json"),
-        "robust": []
-        if aggregates is None
-        else [
-            {"eps": item.eps, **item.accuracy.model_dump(mode="json")} for item in aggregates.robust
-        ],
-        "stages": [stage.model_dump(mode="json") for stage in record.costs.stages],
-        "command": record.command_to_repeat,
-    }
 
 
 def print_result(record: Record) -> None:

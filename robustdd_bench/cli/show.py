@@ -41,7 +41,7 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         PluginError: its module does not import.
     """
     from robustdd_bench.citations import citations
-    from robustdd_bench.config import describe_config
+    from robustdd_bench.settings_shown import describe_config
 
     entry = registry.get(kind, name)
     target = entry.load()
@@ -65,10 +65,22 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "citations": [citation.content() for citation in papers],
         "doc": "\n\n".join(_docs(target)),
         "config": [
-            {"name": key, "type": type_text, "default": default, "doc": doc, "added": added}
-            for key, type_text, default, doc, added in fields
+            {
+                "name": field.name,
+                "type": field.type,
+                "range": field.range,
+                "default": field.default,
+                "doc": field.doc,
+                "added": field.added,
+            }
+            for field in fields
         ],
     }
+
+
+def _type(item: Mapping[str, Any]) -> str:
+    """The type of a setting, and the interval of the numbers that it takes."""
+    return " ".join(filter(None, (item["type"], item["range"])))
 
 
 def _doc(item: Mapping[str, Any]) -> str:
@@ -138,7 +150,7 @@ def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
     print(f"\n{found['doc']}\n")
     print_table(
         ("key", "type", "default", "meaning"),
-        [(item["name"], item["type"], item["default"], _doc(item)) for item in found["config"]],
+        [(item["name"], _type(item), item["default"], _doc(item)) for item in found["config"]],
         title="configuration (--set key=value)" if kind == "distillers" else "configuration",
     )
 
@@ -198,8 +210,9 @@ def show_run(folder: Path, as_json: bool) -> None:
 
     RUN is the folder of a run, or its record.json.
     """
-    from robustdd_bench.cli.run import print_result, summary
+    from robustdd_bench.cli.run import print_result
     from robustdd_bench.records.record import read_record
+    from robustdd_bench.results import summary
 
     record = read_record(folder if folder.suffix == ".json" else folder / RECORD_FILE)
     if as_json:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Model, RoutedModel
+from robustdd_bench.attacks import AttackResult, Model, RoutedModel
 from robustdd_bench.conformance.findings import FailedCheckError
 from robustdd_bench.seeds import derive_seed, isolated_rng
 
@@ -87,3 +87,21 @@ def examples(model: Model, count: int) -> tuple[Tensor, Tensor, Tensor]:
     index = torch.randperm(1000, generator=generator)[:count]
     with torch.no_grad():
         return images, model(images).argmax(1), index
+
+
+def images_of(result: object) -> Tensor:
+    """The images of what `perturb` returned.
+
+    Raises:
+        FailedCheckError: it is no result, or holds no tensor.
+    """
+    if not isinstance(result, AttackResult):
+        raise FailedCheckError(f"perturb returned {type(result).__name__}, not an AttackResult")
+    if not isinstance(result.images, Tensor):
+        raise FailedCheckError(f"perturb returned {type(result.images).__name__}, not a tensor")
+    return result.images
+
+
+def same_bits(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors are equal, NaN being equal to NaN."""
+    return one.shape == two.shape and bool(torch.isclose(one, two, 0, 0, equal_nan=True).all())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, Model, Norm, ThreatModel
+from robustdd_bench.attacks import Attack, AttackTask, Model, Norm, ThreatModel
 from robustdd_bench.conformance import surroundings
 from robustdd_bench.conformance.attack_models import (
     CLASSES,
@@ -20,6 +20,8 @@ from robustdd_bench.conformance.attack_models import (
     PairOfStudents,
     Smooth,
     examples,
+    images_of,
+    same_bits,
     with_batch_norm,
 )
 from robustdd_bench.conformance.configurations import config_of, load_class, refuses_nonsense
@@ -29,6 +31,7 @@ from robustdd_bench.guard import guard
 from robustdd_bench.guard.patches import Patches
 from robustdd_bench.plugins import NAME_PATTERN, Entry
 from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.signatures import has_former_signature, warn_of_former
 
 EPS: dict[Norm, float] = {"Linf": 0.1, "L2": 0.6}
 NORMS: tuple[Norm, ...] = ("Linf", "L2")
@@ -61,11 +64,6 @@ def check_attack(entry: Entry) -> list[Finding]:
             },
             entry.plugin,
         )
-
-
-def _same_bits(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors are equal, NaN being equal to NaN."""
-    return one.shape == two.shape and bool(torch.isclose(one, two, 0, 0, equal_nan=True).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +130,24 @@ class _Bench:
         attack = self._class(config_of(self._class, self._entry))
         model = self._model if model is None else model
         images, labels, index = (tensor[part] for tensor in examples(model, count))
-        if attack.uses_sources:
-            attack.sources = (model,)
         threat = ThreatModel(norm, EPS[norm] if eps is None else eps)
         given = images.clone(), labels.clone(), index.clone()
         who = f"attack {self._entry.name!r}"
         call = guard(self._entry.plugin, who, patches=Patches(self._networks(model)))
         with surroundings.seeded_globals(global_seed), call:
             states = surroundings.generator_states()
-            adversarial = attack.perturb(model, images, labels, threat, ExampleGenerator(5, index))
+            result = attack.perturb(
+                AttackTask(
+                    model=model,
+                    images=images,
+                    labels=labels,
+                    threat=threat,
+                    generator=ExampleGenerator(5, index),
+                    sources=(model,) if attack.uses_sources else (),
+                )
+            )
             moved = surroundings.differences(states, surroundings.generator_states())
-        if not isinstance(adversarial, Tensor):
-            raise FailedCheckError(f"perturb returned {type(adversarial).__name__}")
+        adversarial = images_of(result)
         names = ("images", "labels", "indices")
         touched = [
             name
@@ -169,6 +173,9 @@ class _Bench:
             check(norm, outcome)
 
     def check_class(self) -> str:
+        if has_former_signature(self._class):
+            warn_of_former(self._class, self._entry.name, self._entry.plugin)
+            return f"{self._class.__name__} is a complete Attack, with the former arguments"
         return f"{self._class.__name__} is a complete Attack"
 
     def check_order(self) -> str:
@@ -330,16 +337,18 @@ class _Bench:
 
         def check(norm: Norm, _: _Outcome) -> None:
             attack = self._class(config_of(self._class, self._entry))
-            found = attack.perturb(
-                PairOfStudents(students, owner),
-                images[place],
-                labels[owner, place],
-                ThreatModel(norm, EPS[norm]),
-                ExampleGenerator(5, index[place]),
+            result = attack.perturb(
+                AttackTask(
+                    model=PairOfStudents(students, owner),
+                    images=images[place],
+                    labels=labels[owner, place],
+                    threat=ThreatModel(norm, EPS[norm]),
+                    generator=ExampleGenerator(5, index[place]),
+                )
             )
             alone = torch.stack([self._attack(norm, model=m).adversarial for m in students])
             different = ~torch.isclose(
-                found, alone[owner, place], atol=1e-5, rtol=0, equal_nan=True
+                images_of(result), alone[owner, place], atol=1e-5, rtol=0, equal_nan=True
             )
             count = int(different.flatten(1).any(1).sum())
             if count:
@@ -352,7 +361,7 @@ class _Bench:
 
     def check_determinism(self) -> str:
         def check(norm: Norm, outcome: _Outcome) -> None:
-            if not _same_bits(self._attack(norm).adversarial, outcome.adversarial):
+            if not same_bits(self._attack(norm).adversarial, outcome.adversarial):
                 raise FailedCheckError(f"{norm}: a second run gives other examples")
 
         self._each(check)
@@ -363,7 +372,7 @@ class _Bench:
 
         def check(norm: Norm, outcome: _Outcome) -> None:
             other = self._attack(norm, global_seed=1).adversarial
-            if not _same_bits(other, outcome.adversarial):
+            if not same_bits(other, outcome.adversarial):
                 raise FailedCheckError(f"{norm}: the examples depend on a global generator")
 
         self._each(check)

@@ -62,30 +62,28 @@ _METHOD = '''\
 `robustdd cite $name` prints what the class attribute CITATION holds: BibTeX, or a Path to it.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 
 
 class $class_name(Distiller):
     """Random training images, drawn towards the mean of their class. Put your method here."""
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `$class_name`."""
 
-        pull: float = 0.5
+        pull: Annotated[float, Field(ge=0, le=1)] = 0.5
         """How far each image moves towards the mean: 0 not at all, 1 all the way."""
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.pull <= 1:
-                raise ValueError(f"pull must lie in 0..1, and is {self.pull}")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Make the set; everything random comes from `task.seeds`."""
-        images, labels = task.real_images(task.ipc or 1, task.seeds.generator("start"))
+        images, labels = task.real_images(task.required_ipc(), task.seeds.generator("start"))
         means = torch.stack([task.pixels(index).mean(0) for index in task.class_indices()])
         return DistilledSet(images=images.lerp(means[labels], self.config.pull), labels=labels)
 '''
@@ -96,45 +94,37 @@ _ATTACK = '''\
 `robustdd cite $name` prints what the class attribute CITATION holds: BibTeX, or a Path to it.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from torch import Tensor
+from pydantic import Field
 from torch.nn.functional import cross_entropy
 
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
-from robustdd_bench.randomness import ExampleGenerator
 
 
 class $class_name(Attack):
     """One step along the sign of the gradient. Put your attack here."""
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `$class_name`."""
 
-        step: float = 1.0
+        step: Annotated[float, Field(gt=0, le=1)] = 1.0
         """Length of the step, as a share of eps."""
 
-        def __post_init__(self) -> None:
-            if not 0 < self.step <= 1:
-                raise ValueError(f"step must lie in 0..1, and is {self.step}")
-
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
-        """Adversarial examples; everything random comes from `generator`."""
+    def perturb(self, task: AttackTask) -> AttackResult:
+        """Adversarial examples; everything random comes from `task.generator`."""
+        images, threat = task.images, task.threat
         if threat.norm != "Linf" or threat.targeted:
             raise UsageError("the attack '$name' needs the norm Linf and no targets")
         x = images.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(model(x), labels, reduction="sum"), x)
-        return threat.project(images + self.config.step * threat.eps * gradient.sign(), images)
+        loss = cross_entropy(task.model(x), task.labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+        moved = images + self.config.step * threat.eps * gradient.sign()
+        return AttackResult(images=threat.project(moved, images))
 '''
 
 _TEST = """\

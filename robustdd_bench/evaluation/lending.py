@@ -14,26 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.prediction import frozen
 from robustdd_bench.guard import guard, plain_text, told
 from robustdd_bench.guard.patches import Patches
 from robustdd_bench.seeds import isolated_rng, seeded_globals
-
-
-@contextlib.contextmanager
-def with_sources(attack: Attack, sources: Sequence[nn.Module]) -> Iterator[None]:
-    """Lend an attack other networks, in eval mode and frozen, for the time of one student."""
-    if not attack.uses_sources:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        attack.sources = [stack.enter_context(frozen(source)) for source in sources]
-        try:
-            yield
-        finally:
-            attack.sources = ()
 
 
 @contextlib.contextmanager

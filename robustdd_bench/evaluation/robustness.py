@@ -11,20 +11,27 @@ example ("bits") are bool (N,) on the CPU; True says that the student is right.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.evaluation.lending import counted, lending, with_sources
+from robustdd_bench.evaluation.lending import counted, lending
 from robustdd_bench.evaluation.outcomes import first_bits
-from robustdd_bench.evaluation.prediction import classified, other_batch_size, predict, right
+from robustdd_bench.evaluation.perturbing import alone, kinds_of_remark, together
+from robustdd_bench.evaluation.prediction import (
+    classified,
+    frozen,
+    other_batch_size,
+    predict,
+    right,
+)
 from robustdd_bench.evaluation.together import Layout, Students, layout_for
-from robustdd_bench.randomness import ExampleGenerator, as_int64
 from robustdd_bench.toolkit.fast.blocks import compiled
 from robustdd_bench.toolkit.fast.compile import SAMPLE, trusted
 
@@ -63,7 +70,7 @@ class AttackOutcome:
     forwards: int
     """Images the attack passed through the student (verification not included)."""
     warnings: tuple[str, ...] = ()
-    """What the attack says of its own result."""
+    """What the attack says of its own result; see `kinds_of_remark`."""
 
     @property
     def attacked(self) -> int:
@@ -221,10 +228,8 @@ def attack_students(
     standing = [bits.cpu().bool() for bits in right_before]
     tried = [first_bits(bits, examples) for bits in standing]
     places = [bits.nonzero().squeeze(1).to(images.device) for bits in tried]
-    remarks: tuple[str, ...] = ()
+    said: list[str] = []
     with lending(plugin, name, models, seeds[0]) as lent:
-        said: list[str] = getattr(attack, "warnings", [])  # not there without `super().__init__`
-        said.clear()
 
         def ready(model: nn.Module) -> nn.Module:
             copied = lent(model)
@@ -233,18 +238,34 @@ def attack_students(
         copies = [ready(model) for model in models]
         if attack.routed and len(models) > 1:
             students = Students(copies, layout or layout_for(images.device, compile))
-            found = _together(attack, students, images, labels, threat, seeds, places, batch_size)
+            found = together(
+                attack, students, images, labels, threat, seeds, places, batch_size, said
+            )
             forwards = students.forwards
         else:
             found, forwards = [], []
             for r, (model, seed, where) in enumerate(zip(copies, seeds, places, strict=True)):
-                others = () if sources is None else tuple(map(ready, sources[r]))
-                with counted(model) as counter, with_sources(attack, others):
+                with counted(model) as counter, contextlib.ExitStack() as stack:
+                    others = [
+                        stack.enter_context(frozen(ready(source)))
+                        for source in (sources[r] if sources and attack.uses_sources else ())
+                    ]
                     found.append(
-                        _alone(attack, model, images, labels, threat, seed, where, batch_size)
+                        alone(
+                            attack,
+                            model,
+                            images,
+                            labels,
+                            threat,
+                            seed,
+                            where,
+                            batch_size,
+                            said,
+                            others,
+                        )
                     )
                 forwards.append(counter[0])
-        remarks = tuple(dict.fromkeys(map(str, said)))
+    remarks = kinds_of_remark(said)
     outcomes = []
     for r, model in enumerate(models):
         robust, violations = standing[r].clone(), Violations()
@@ -298,70 +319,3 @@ def fast_copy(model: nn.Module, images: Tensor, note: Callable[[str], object]) -
 
     fast = compiled(model)
     return fast if trusted(lambda: compute(fast), lambda: compute(model), note) else model
-
-
-def _alone(
-    attack: Attack,
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seed: int,
-    places: Tensor,
-    batch_size: int,
-) -> Tensor:
-    """Adversarial examples of one student (M,C,H,W), for the examples at `places`."""
-    chunks = torch.split(places, batch_size) if len(places) else ()
-    moved = [
-        _perturb(attack, model, images[c], labels[c], threat, ExampleGenerator(seed, c.clone()))
-        for c in chunks
-    ]
-    return torch.cat(moved) if moved else images[places]
-
-
-def _together(
-    attack: Attack,
-    students: Students,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seeds: Sequence[int],
-    places: Sequence[Tensor],
-    batch_size: int,
-) -> list[Tensor]:
-    """The same for R students: a chunk holds up to `batch_size` examples of each of them."""
-    key = torch.tensor([as_int64(seed) for seed in seeds], device=images.device)
-    found: list[list[Tensor]] = [[images[where[:0]]] for where in places]
-    for start in range(0, max(map(len, places)), batch_size):
-        parts = [where[start : start + batch_size] for where in places]
-        sizes = [len(part) for part in parts]
-        index = torch.cat(parts)
-        owner = torch.repeat_interleave(
-            torch.arange(len(parts), device=index.device), torch.tensor(sizes, device=index.device)
-        )
-        model, generator = students.rows(owner), ExampleGenerator(key[owner], index)
-        moved = _perturb(attack, model, images[index], labels[index], threat, generator)
-        for pieces, piece in zip(found, moved.split(sizes), strict=True):
-            pieces.append(piece)
-    return [torch.cat(pieces) for pieces in found]
-
-
-def _perturb(
-    attack: Attack,
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    generator: ExampleGenerator,
-) -> Tensor:
-    """One batch; all that is handed over are copies, so an attack may write into them."""
-    shape, dtype, kind = images.shape, images.dtype, type(images)
-    found = attack.perturb(model, images, labels, replace(threat), generator)
-    if type(found) not in (kind, nn.Parameter):  # a kind of its own may answer what it likes
-        raise TypeError(f"perturb returned {type(found).__name__}, not a tensor")
-    if found.shape != shape or found.dtype != dtype:
-        raise ValueError(
-            f"perturb returned {found.dtype} of shape {tuple(found.shape)} for images of "
-            f"{dtype} and shape {tuple(shape)}"
-        )
-    return found.detach().to(images.device)

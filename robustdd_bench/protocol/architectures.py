@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol.networks import Width
 
 NORMS = ("instance", "batch", "none")
 SMALLEST = 4
@@ -31,7 +32,7 @@ VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512)
 """Widths of the convolutions, and the poolings between them; one more comes last."""
 
 
-def mlp(shape_CHW: Sequence[int], num_classes: int, *, width: int = 128) -> nn.Sequential:
+def mlp(shape_CHW: Sequence[int], num_classes: int, *, width: Width = 128) -> nn.Sequential:
     """Two hidden layers with ReLU on the flattened pixels: 411,146 parameters.
 
     Args:
@@ -73,7 +74,7 @@ def alexnet(shape_CHW: Sequence[int], num_classes: int, *, norm: str = "none") -
 
 
 def vgg11(
-    shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance", width: int = 64
+    shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance", width: Width = 64
 ) -> nn.Sequential:
     """VGG11: eight convolutions with five max poolings; 9,231,114 parameters.
 
@@ -118,7 +119,7 @@ def _plain(
 
 
 def resnet18(
-    shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance", width: int = 64
+    shape_CHW: Sequence[int], num_classes: int, *, norm: str = "instance", width: Width = 64
 ) -> nn.Sequential:
     """ResNet18 with the stem for small images: 11,173,962 parameters.
 

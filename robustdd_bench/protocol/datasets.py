@@ -11,11 +11,12 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustdd_bench.citations import cites
@@ -24,6 +25,10 @@ from robustdd_bench.protocol import papers
 from robustdd_bench.seeds import derive_seed
 
 Loader = Callable[..., "ImageData"]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+SplitSeed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +179,7 @@ def stratified_holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tens
 
 @cites(papers.DIGITS)
 def load_digits(
-    root: Path, download: bool, *, test_fraction: float = 0.2, split_seed: int = 0
+    root: Path, download: bool, *, test_fraction: Share = 0.2, split_seed: SplitSeed = 0
 ) -> ImageData:
     """scikit-learn's digits: 1797 grey images of 8x8, 10 classes, part of the package."""
     table = _digits_table()
@@ -242,8 +247,8 @@ def load_cifar10(
     root: Path,
     download: bool,
     *,
-    train_per_class: int | None = None,
-    test_per_class: int | None = None,
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
 ) -> ImageData:
     """CIFAR-10: 50,000 and 10,000 colour images of 32x32, 10 classes."""
     return _torchvision("CIFAR10", root, download, _TRAIN_TEST, train_per_class, test_per_class)
@@ -254,8 +259,8 @@ def load_cifar100(
     root: Path,
     download: bool,
     *,
-    train_per_class: int | None = None,
-    test_per_class: int | None = None,
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
 ) -> ImageData:
     """CIFAR-100: 50,000 and 10,000 colour images of 32x32, 100 classes."""
     return _torchvision("CIFAR100", root, download, _TRAIN_TEST, train_per_class, test_per_class)
@@ -266,8 +271,8 @@ def load_mnist(
     root: Path,
     download: bool,
     *,
-    train_per_class: int | None = None,
-    test_per_class: int | None = None,
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
 ) -> ImageData:
     """MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
     return _torchvision("MNIST", root, download, _TRAIN_TEST, train_per_class, test_per_class)
@@ -278,8 +283,8 @@ def load_fashion_mnist(
     root: Path,
     download: bool,
     *,
-    train_per_class: int | None = None,
-    test_per_class: int | None = None,
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
 ) -> ImageData:
     """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28, 10 classes."""
     return _torchvision(
@@ -292,15 +297,15 @@ def load_svhn(
     root: Path,
     download: bool,
     *,
-    train_per_class: int | None = None,
-    test_per_class: int | None = None,
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
 ) -> ImageData:
     """SVHN, cropped digits: 73,257 and 26,032 colour images of 32x32, 10 classes."""
     splits = ({"split": "train"}, {"split": "test"})
     return _torchvision("SVHN", root, download, splits, train_per_class, test_per_class)
 
 
-def load_folder(root: Path, download: bool, *, size: int | None = None) -> ImageData:
+def load_folder(root: Path, download: bool, *, size: Side | None = None) -> ImageData:
     """A folder of images: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png.
 
     Args:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from robustdd_bench.errors import UsageError
@@ -15,9 +16,12 @@ from robustdd_bench.protocol.pooling import HalvingPool
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.seeds import isolated_rng
 
+Depth = Annotated[int, Field(ge=1, le=100)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
 
 def convnet(
-    shape_CHW: Sequence[int], num_classes: int, *, depth: int = 3, width: int = 128
+    shape_CHW: Sequence[int], num_classes: int, *, depth: Depth = 3, width: Width = 128
 ) -> nn.Sequential:
     """The ConvNet of dataset distillation (Gidaris and Komodakis 2018; Zhao et al. 2021).
 

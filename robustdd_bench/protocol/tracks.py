@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from robustdd_bench.config import problem
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.files import parse_json
@@ -30,6 +31,7 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.strict import StrictModel, read_bounded
 
 MAX_RECORD = 64 * 2**20
+MAX_SEED = 2**63 - 1
 
 
 def parse_eps(value: object) -> object:
@@ -43,7 +45,7 @@ def parse_eps(value: object) -> object:
     return value
 
 
-Eps = Annotated[float, BeforeValidator(parse_eps), Field(gt=0, le=100)]
+Eps = Annotated[float, Field(gt=0, le=100), BeforeValidator(parse_eps)]
 
 
 def eps_label(eps: float) -> str:
@@ -63,11 +65,11 @@ class DataSpec(StrictModel):
 
     dataset: str
     """Name of a registered dataset."""
-    ipc: int = Field(gt=0)
+    ipc: int = Field(ge=1, le=100_000)
     """Images per class of the distilled set."""
     validation_fraction: float = Field(default=0.2, gt=0, lt=0.9)
     """Share of each class's training images that `--validate` evaluates on."""
-    split_seed: int = 0
+    split_seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of the validation split (and of the test split, where the track makes one)."""
     flip: bool = True
     """Whether a mirrored image keeps its label."""
@@ -86,9 +88,9 @@ class PreprocessingSpec(StrictModel):
     """See `robustdd_bench.protocol.preprocessing.Preprocessing`."""
 
     kind: Literal["none", "normalise", "zca"] = "none"
-    mean: tuple[float, ...] = ()
-    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    epsilon: float = Field(default=0.1, gt=0)
+    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] = ()
+    std: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
+    epsilon: float = Field(default=0.1, gt=0, le=1000)
 
     @model_validator(mode="after")
     def _statistics(self) -> PreprocessingSpec:
@@ -104,11 +106,11 @@ class AdversarialSpec(StrictModel):
     """"pgd": cross-entropy of the adversarial examples (Madry et al. 2018); "trades": of the
     images, plus `beta` times the divergence between both (Zhang et al. 2019)."""
     eps: Eps
-    steps: int = Field(default=10, gt=0)
+    steps: int = Field(default=10, ge=1, le=10_000)
     """Steps of the adversary, from a random start."""
-    relative_step: float = Field(default=0.25, gt=0)
+    relative_step: float = Field(default=0.25, gt=0, le=1000)
     """Size of a step as a share of eps (2/255 of 8/255)."""
-    beta: float = Field(default=6.0, ge=0)
+    beta: float = Field(default=6.0, ge=0, le=1e6)
     """Weight of the divergence of TRADES."""
 
 
@@ -117,15 +119,15 @@ class StudentSpec(StrictModel):
 
     ADDED: ClassVar = {"adversarial": "0.1.0", "own_rate": "0.1.0"}
 
-    count: int = Field(default=5, gt=0)
-    epochs: int = Field(gt=0)
-    max_steps: int | None = Field(default=None, gt=0)
+    count: int = Field(default=5, ge=1, le=1000)
+    epochs: int = Field(ge=1, le=1_000_000)
+    max_steps: int | None = Field(default=None, ge=1, le=100_000_000)
     """Ceiling on the optimiser steps, for sets much larger than a distilled one."""
-    batch_size: int = Field(default=256, gt=0)
-    learning_rate: float = Field(default=0.01, gt=0)
+    batch_size: int = Field(default=256, ge=1, le=1_000_000)
+    learning_rate: float = Field(default=0.01, gt=0, le=1000)
     """Used unless the distilled set brings its own."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=100)
     drop_at: float = Field(default=0.5, gt=0, le=1)
     """Share of the training after which the learning rate is multiplied by `drop_factor`."""
     drop_factor: float = Field(default=0.1, gt=0, le=1)
@@ -141,9 +143,9 @@ class ThreatSpec(StrictModel):
     """The threat model, and the ladder of eps at which robustness is measured."""
 
     norm: Literal["Linf", "L2"] = "Linf"
-    ladder: tuple[Eps, ...] = Field(min_length=1)
+    ladder: tuple[Eps, ...] = Field(min_length=1, max_length=100)
     headline: Eps
-    batch_size: int = Field(default=512, gt=0)
+    batch_size: int = Field(default=512, ge=1, le=1_000_000)
 
     @field_validator("ladder")
     @classmethod
@@ -154,6 +156,8 @@ class ThreatSpec(StrictModel):
 
     @model_validator(mode="after")
     def _on_ladder(self) -> ThreatSpec:
+        if self.norm == "Linf" and self.ladder[-1] > 1:
+            raise ValueError("no eps in Linf is larger than 1: pixels lie in [0,1]")
         if self.headline not in self.ladder:
             raise ValueError("the headline eps must be one of the ladder's")
         return self
@@ -171,7 +175,7 @@ class AttackSpec(StrictModel):
     every attack before it in the suite, and it itself at a smaller eps, left standing."""
     at: Literal["ladder", "headline"] = "ladder"
     """At each eps of the ladder, or at the headline eps alone."""
-    examples: int | None = Field(default=None, gt=0)
+    examples: int | None = Field(default=None, ge=1, le=10_000_000)
     """Only so many examples, from the start of the split; None: all."""
 
 
@@ -186,7 +190,7 @@ class Track(StrictModel):
     }
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    version: int = Field(gt=0)
+    version: int = Field(ge=1, le=1_000_000)
     summary: str
     base: str = ""
     """Name of the track whose seeds and presets it has, so that a method makes the same sets for
@@ -203,7 +207,7 @@ class Track(StrictModel):
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     students: StudentSpec
     threat: ThreatSpec
-    attacks: tuple[AttackSpec, ...] = Field(min_length=1)
+    attacks: tuple[AttackSpec, ...] = Field(min_length=1, max_length=100)
     ranked_seeds: int = Field(default=3, gt=0, le=1000)
     """How many seeds are ranked: 0, 1, 2, ... in this order. Other seeds are shown on the board and
     not ranked, so that nobody can choose the lucky ones."""
@@ -261,10 +265,7 @@ def _track(fields: Any, source: str) -> Track:
     try:
         return Track.model_validate(fields)
     except ValidationError as error:
-        problems = "; ".join(
-            f"key {'.'.join(map(str, item['loc'])) or '(top level)'}: {item['msg']}"
-            for item in error.errors()
-        )
+        problems = "; ".join(f"key {problem(item)}" for item in error.errors())
         raise UsageError(f"{source}: {problems}") from error
 
 

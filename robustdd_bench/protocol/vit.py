@@ -13,21 +13,24 @@ Shapes: B batch, T tokens (patches and the class token), D width, h heads, K cla
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol.networks import Depth, Width
 
 
 def vit_tiny(
     shape_CHW: Sequence[int],
     num_classes: int,
     *,
-    patch: int | None = None,
-    width: int = 192,
-    depth: int = 12,
-    heads: int = 3,
+    patch: Annotated[int, Field(ge=1, le=1024)] | None = None,
+    width: Width = 192,
+    depth: Depth = 12,
+    heads: Annotated[int, Field(ge=1, le=1024)] = 3,
 ) -> VisionTransformer:
     """ViT-Ti for small images; 5,362,762 parameters for CIFAR-10.
 

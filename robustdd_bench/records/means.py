@@ -44,7 +44,7 @@ def resolve_compile(choice: str, device: str) -> bool:
     They are compiled here, if no earlier process did: that takes a few seconds, once on a machine.
 
     Args:
-        choice: "auto": on the CPU where they can be had; "on": they must be; "off".
+        choice: "auto": where they can be had; "on": they must be; "off".
         device: "cpu" or "cuda".
 
     Raises:
@@ -56,7 +56,7 @@ def resolve_compile(choice: str, device: str) -> bool:
 
     if choice not in COMPILE:
         raise unknown_name("compile", choice, COMPILE)
-    if choice == "off" or (choice == "auto" and device != "cpu"):
+    if choice == "off":
         return False
     found = availability(torch.device(device))
     if choice == "on" and not found.active:

@@ -25,6 +25,7 @@ from robustdd_bench.config import (
     all_settings,
     assignment,
     build_config,
+    check_options,
     config_class,
     config_to_dict,
     parse_assignments,
@@ -33,7 +34,7 @@ from robustdd_bench.errors import PluginError, UsageError, unknown_name
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
-from robustdd_bench.protocol.tracks import Track, load_track, source_name
+from robustdd_bench.protocol.tracks import MAX_SEED, Track, load_track, source_name
 from robustdd_bench.records.means import (
     DEVICES,
     check_threads,
@@ -105,7 +106,7 @@ class Plan:
     harness: str
     """Version of robustdd-bench."""
     compile: bool = False
-    """Whether compiled kernels compute, on the CPU; sums are ordered otherwise in them, so they
+    """Whether compiled kernels compute; sums are ordered otherwise in them, so they
     belong to the result. Where they cannot be had, the run computes without and says so."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -262,6 +263,7 @@ def make_plan(
     except UsageError as error:
         raise PluginError(f"plugin {entry.plugin!r}: {owner}, {error}") from error
     config = build_config(settings_class, {**named, **overrides}, owner)
+    check_track_options(resolved, registry)
     settings = all_settings(config)
     device = resolve_device(device)
     info = registry.plugins[entry.plugin]
@@ -295,8 +297,9 @@ def check_call(registry: Registry, *, track: str, seed: int, device: str, thread
     Raises:
         UsageError: the track, the seed, the device or the threads cannot be.
     """
-    if seed < 0:
-        raise UsageError(f"--seed must not be negative, not {seed}")
+    if not 0 <= seed <= MAX_SEED:
+        what = "not be negative" if seed < 0 else f"be at most {MAX_SEED}"
+        raise UsageError(f"--seed must {what}, not {seed}")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     check_threads(threads)
@@ -317,6 +320,21 @@ def resolve_track(name: str, registry: Registry) -> Track:
     for spec in track.attacks:
         registry.get("attacks", spec.name)
     return track
+
+
+def check_track_options(track: Track, registry: Registry) -> None:
+    """Hold the options of a track's dataset and networks against what these take.
+
+    Raises:
+        UsageError: one is unknown, of the wrong type or out of range.
+        PluginError: the code of a dataset or network does not load.
+    """
+    dataset = registry.get("datasets", track.data.dataset).load()
+    check_options(dataset, track.data.options, f"track {track.name!r}, data.options")
+    for key, spec in (("network", track.network), ("student_network", track.student_network)):
+        if spec is not None:
+            builder = registry.get("networks", spec.name).load()
+            check_options(builder, spec.options, f"track {track.name!r}, {key}.options")
 
 
 def plan_attacks(track: Track, registry: Registry) -> tuple[PlannedAttack, ...]:

@@ -34,6 +34,7 @@ from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.reuse import ADOPTED, adopted_cell
 from robustdd_bench.seeds import Seeds, isolated_rng, seeded_globals
+from robustdd_bench.signatures import warn_of_former
 from robustdd_bench.toolkit.fast.compile import availability
 
 
@@ -253,8 +254,10 @@ class Workbench(RunFolder):
         self._students(self.preprocessing)(0)
         if not self.reference:
             self.task.required_ipc()
-        for attack in self.plan.attacks:
-            self.attack(attack.name)
+        for planned in self.plan.attacks:
+            attack, info = self.attack(planned.name), self.registry.plugins.get(planned.plugin)
+            source = info.distribution if info else ""
+            warn_of_former(type(attack), planned.name, planned.plugin, source)
 
     @contextlib.contextmanager
     def method(self, what: str = "") -> Iterator[None]:

@@ -25,16 +25,27 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
 
+from robustdd_bench.config import problem
 from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol.tracks import MAX_SEED
 from robustdd_bench.records.plan import DEFAULT_TRACK
 from robustdd_bench.records.presets import DEFAULT_PRESET
 from robustdd_bench.strict import StrictModel, read_bounded
+from robustdd_bench.text.terminal import hides
 
 MAX_BYTES = 2**20
 MAX_RUNS = 10_000
@@ -55,7 +66,9 @@ def _some(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_some)]
-Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], AfterValidator(_some)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)], ...], AfterValidator(_some)
+]
 
 
 class SweepFileError(UsageError):
@@ -105,6 +118,13 @@ class SweepSpec(StrictModel):
     """Settings by method; a list is an axis, everything else is fixed."""
     runs: tuple[RunsSpec, ...] = ()
 
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if any(hides(c) or c in "/\\\n" for c in name):
+            raise ValueError("the name holds a slash or a character that cannot be shown")
+        return name
+
 
 def read_sweep_file(path: Path) -> SweepSpec:
     """Read the file of a sweep.
@@ -128,11 +148,11 @@ def read_sweep_file(path: Path) -> SweepSpec:
     return spec
 
 
-def _problem(item: Mapping[str, Any]) -> str:
+def _problem(item: ErrorDetails) -> str:
     """What pydantic found, with the place and, for an unknown key, a suggestion."""
     *table, key = item["loc"] or ("(top level)",)
     if item["type"] != "extra_forbidden":
-        return f"{place(*item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+        return problem({**item, "loc": (place(*item["loc"]),)})
     model: type[BaseModel] = RunsSpec if table and table[0] == "runs" else SweepSpec
     known = [field.alias or name for name, field in model.model_fields.items()]
     close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)

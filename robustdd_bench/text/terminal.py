@@ -61,3 +61,8 @@ def size_text(count: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def number_text(value: float) -> str:
+    """A number as short as it can be told."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:g}"

@@ -3,50 +3,40 @@
 It asks the model for nothing but logits, so it also works where there are no gradients.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from torch import Tensor
+from pydantic import Field
 from torch.nn.functional import cross_entropy
 
-from robustdd_bench.attacks import Attack, Model, ThreatModel
+from robustdd_bench.attacks import Attack, AttackResult, AttackTask
+from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
-from robustdd_bench.randomness import ExampleGenerator
 
 
 class Corners(Attack):
     """Try random corners of the ball and keep the one with the largest loss."""
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Corners`."""
 
-        tries: int = 100
+        tries: Annotated[int, Field(ge=1, le=1_000_000)] = 100
         """Corners that are tried for each image."""
 
-        def __post_init__(self) -> None:
-            if self.tries < 1:
-                raise ValueError(f"tries must be positive, and is {self.tries}")
-
     @torch.no_grad()
-    def perturb(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: ExampleGenerator,
-    ) -> Tensor:
+    def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`."""
+        model, images, labels, threat = task.model, task.images, task.labels, task.threat
         if threat.norm != "Linf" or threat.targeted:
             raise UsageError("the attack 'corners' needs the norm Linf and no targets")
         best = images
         worst = cross_entropy(model(images), labels, reduction="none")
         for _ in range(self.config.tries):
-            signs = generator.integers(images.shape[1:], 2).to(images) * 2 - 1
+            signs = task.generator.integers(images.shape[1:], 2).to(images) * 2 - 1
             corner = threat.project(images + threat.eps * signs, images)
             loss = cross_entropy(model(corner), labels, reduction="none")
             better = loss > worst
             best = torch.where(better[:, None, None, None], corner, best)
             worst = torch.where(better, loss, worst)
-        return best
+        return AttackResult(images=best)

@@ -7,7 +7,7 @@ import torch
 from robustdd_corners.attack import Corners
 from torch import Tensor
 
-from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.attacks import AttackTask, ThreatModel
 from robustdd_bench.conformance import check_attack
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
@@ -23,9 +23,15 @@ def _linear(x_BCHW: Tensor) -> Tensor:
 def _attack(tries: int, threat: ThreatModel) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.tensor([[0.5, 0.4, 0.6], [0.3, 0.7, 0.5]]).view(2, 1, 1, 3)
     labels = torch.tensor([0, 1])
-    generator = ExampleGenerator(0, torch.arange(2))
-    attack = Corners(Corners.Config(tries=tries))
-    return attack.perturb(_linear, images, labels, threat, generator), images, labels
+    task = AttackTask(
+        model=_linear,
+        images=images,
+        labels=labels,
+        threat=threat,
+        generator=ExampleGenerator(0, torch.arange(2)),
+    )
+    found = Corners(Corners.Config(tries=tries)).perturb(task)
+    return found.images, images, labels
 
 
 def test_corners_is_installed_and_passes_the_checks_of_the_benchmark() -> None:

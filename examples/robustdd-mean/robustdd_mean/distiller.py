@@ -1,33 +1,28 @@
 """The method `mean`: each distilled image is the average of a random group of one class."""
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
-from robustdd_bench.errors import UsageError
 
 
 class Mean(Distiller):
     """Split each class into as many random groups as images are asked for, and average each."""
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
+    @settings
     class Config:
         """Settings of `Mean`."""
 
-        group: int = 0
+        group: Annotated[int, Field(ge=0, le=1_000_000)] = 0
         """Images in a group; 0: all of the class are shared out."""
-
-        def __post_init__(self) -> None:
-            if self.group < 0:
-                raise ValueError(f"group must not be negative, and is {self.group}")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Average the groups."""
-        ipc, means = task.ipc or 1, []
+        ipc, means = task.required_ipc(), []
         for k, index in enumerate(task.class_indices()):
-            if len(index) < ipc:
-                raise UsageError(f"class {k} has {len(index)} images, too few for ipc {ipc}")
             order = torch.randperm(len(index), generator=task.seeds.generator("groups", k))
             for group in index[order.to(index.device)].tensor_split(ipc):
                 chosen = group[: self.config.group or None]

@@ -39,11 +39,13 @@ def test_a_group_of_one_is_a_real_image(tmp_path: Path) -> None:
 
 
 def test_a_negative_group_is_refused() -> None:
-    with pytest.raises(UsageError, match="method 'mean': group must not be negative, and is -1"):
+    with pytest.raises(UsageError, match="method 'mean': group must be at least 0, not -1"):
         build_config(Mean.Config, {"group": -1}, "method 'mean'")
 
 
 def test_more_groups_than_images_are_refused(tmp_path: Path) -> None:
     task = dataclasses.replace(tiny_task(tmp_path, "mean"), ipc=13)
-    with pytest.raises(UsageError, match="class 0 has 12 images, too few for ipc 13"):
+    with pytest.raises(
+        UsageError, match="ipc 13 is larger than class 0, which has 12 training images"
+    ):
         Mean(Mean.Config()).distill(task, CountingReporter())

@@ -39,17 +39,6 @@ from robustdd_bench.protocol.pooling import HalvingPool
 from robustdd_bench.toolkit.fast.compile import fits, kernels, plain
 from robustdd_bench.toolkit.fast.convolutions import FEW, Convolution, Tape
 
-_FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
-
-
-def _inner(x: Tensor) -> bool:
-    """Whether channels are innermost in images (B,C,H,W); only on a GPU are they left there."""
-    return (
-        x.device.type != "cpu"
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
-
 
 class _Forward(torch.autograd.Function):
     """(x, weight, bias) -> y."""
@@ -59,13 +48,10 @@ class _Forward(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, relu: bool, pooled: bool
     ) -> Tensor:
         B, C, H, W = x.shape
-        inner = _inner(x)
-        size = (B, C, H // 2, W // 2) if pooled else x.shape
-        y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_FORMATS[inner])
+        y = x.new_empty((B, C, H // 2, W // 2) if pooled else x.shape)
         means, scales = x.new_empty(B, C), x.new_empty(B, C)
         tensors = (x, weight, bias, y, means, scales)
-        shape = B * C, C, H, W, epsilon
-        kernels(x.device, inner)("forward", tensors, *shape, relu, pooled)
+        kernels(x.device)("forward", tensors, B * C, C, H, W, epsilon, relu, pooled)
         ctx.save_for_backward(x, weight, bias, means, scales)
         ctx.options = relu, pooled
         return y
@@ -92,10 +78,8 @@ def _cotangents(
     x, weight, bias, means, scales = saved
     B, C, H, W = x.shape
     d_x, (d_weight, d_bias) = torch.empty_like(x), x.new_empty(2, B, C)
-    inner = _inner(x)
-    e = e.contiguous(memory_format=_FORMATS[inner])
-    tensors = (e, x, weight, bias, means, scales, d_x, d_weight, d_bias)
-    kernels(x.device, inner)("backward", tensors, B * C, C, H, W, *options)
+    tensors = (e.contiguous(), x, weight, bias, means, scales, d_x, d_weight, d_bias)
+    kernels(x.device)("backward", tensors, B * C, C, H, W, *options)
     return d_x, d_weight, d_bias
 
 
@@ -114,7 +98,7 @@ class _Backward(torch.autograd.Function):
         relu: bool,
         pooled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        e = e.contiguous(memory_format=_FORMATS[_inner(x)])
+        e = e.contiguous()
         ctx.save_for_backward(e, x, weight, bias, means, scales)
         ctx.options = relu, pooled
         d_x, d_weight, d_bias = _cotangents(e, (x, weight, bias, means, scales), ctx.options)
@@ -125,13 +109,11 @@ class _Backward(torch.autograd.Function):
         if torch.is_grad_enabled():  # what follows would be a constant to autograd
             raise RuntimeError("a compiled norm has no third derivative; run with --compile off")
         e, x, weight, bias, means, scales = ctx.saved_tensors
-        inner = _inner(x)
-        u = cotangents[0].contiguous(memory_format=_FORMATS[inner])
-        p, q = (cotangent.contiguous() for cotangent in cotangents[1:])
+        u, p, q = (cotangent.contiguous() for cotangent in cotangents)
         to_e, to_x, to_weight = torch.empty_like(e), torch.empty_like(x), torch.empty_like(means)
         tensors = (u, p, q, e, x, weight, bias, means, scales, to_e, to_x, to_weight)
         B, C, H, W = x.shape
-        kernels(x.device, inner)("second", tensors, B * C, C, H, W, *ctx.options)
+        kernels(x.device)("second", tensors, B * C, C, H, W, *ctx.options)
         return to_e, to_x, to_weight.sum(0), None, None, None, None, None
 
 
@@ -156,9 +138,7 @@ class NormBlock(nn.Module):
         if x_BCHW.ndim != 4 or not plain(x_BCHW) or not fits(x_BCHW, self.pooled):
             return self.formula(x_BCHW)
         # Here and not inside: what is saved there must be what the graph leads to.
-        if not _inner(x_BCHW):
-            x_BCHW = x_BCHW.contiguous()
-        inputs = x_BCHW, self.weight.contiguous(), self.bias.contiguous()
+        inputs = x_BCHW.contiguous(), self.weight.contiguous(), self.bias.contiguous()
         y: Tensor = _Forward.apply(*inputs, self.eps, self.relu, self.pooled)
         return y
 

@@ -115,12 +115,8 @@ def availability(device: torch.device) -> Availability:
     return Availability(True, f"C++ kernels ({found.path.name})")
 
 
-def kernels(device: torch.device, channels_last: bool = False) -> Callable[..., None]:
+def kernels(device: torch.device) -> Callable[..., None]:
     """The compiled kernels for tensors on a device; called as `Kernels` are.
-
-    Args:
-        device: the CPU or a GPU.
-        channels_last: whether channels are innermost in images; on a GPU alone.
 
     Raises:
         CompilerError: there are none on this machine.
@@ -128,7 +124,7 @@ def kernels(device: torch.device, channels_last: bool = False) -> Callable[..., 
     if device.type == "cuda":
         from robustdd_bench.toolkit.fast import triton_kernels
 
-        return functools.partial(triton_kernels.call, channels_last=channels_last)
+        return triton_kernels.call
     found = _found()
     if isinstance(found, str):
         raise CompilerError(found)

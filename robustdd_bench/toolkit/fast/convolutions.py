@@ -39,8 +39,6 @@ oneDNN pads channels to its vectors: for the three of an image its d_x takes thr
 On the CPU alone, as is the next."""
 GREY_SIDES = (8, 16, 32)
 """Sides of images of one channel that compiled kernels convolve, in half of oneDNN's time."""
-CHANNELS_LAST = False
-"""Whether a compiled network on a GPU computes with the channels of images innermost."""
 WORTH = 256
 """Operations for each number of a result from which on it is kept rather than computed again."""
 
@@ -304,8 +302,6 @@ class Convolution(nn.Module):
         """(B,C,H,W) to (B,O,H',W')."""
         ours = x_BCHW.ndim == 4 and plain(x_BCHW)
         if ours and x_BCHW.device.type == "cuda":
-            if CHANNELS_LAST:  # whatever follows keeps them there
-                x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             ours = self._shape.tape is not None  # first derivatives are as fast by torch
         if ours and not torch.is_autocast_enabled(x_BCHW.device.type):
             y: Tensor = _Forward.apply(x_BCHW, self.weight, self.bias, self._shape)

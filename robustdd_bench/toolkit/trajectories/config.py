@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
+
+from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistillTask
-from robustdd_bench.protocol.preprocessing import KINDS, Preprocessing
-from robustdd_bench.toolkit.fast.precision import check_precision
+from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class TrajectoryConfig:
     """Hyper-parameters of trajectory matching.
 
@@ -24,99 +24,62 @@ class TrajectoryConfig:
     ADDED: ClassVar[Mapping[str, str]] = {"expert_precision": "0.2.0"}
     """Later fields, with the version in which each came (see `robustdd_bench.identity`)."""
 
-    experts: int = 100
+    experts: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Number of experts."""
-    expert_lr: float = 0.01
+    expert_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.01
     """Learning rate of the experts (SGD)."""
-    expert_momentum: float = 0.0
+    expert_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Momentum of the experts."""
-    expert_weight_decay: float = 0.0
+    expert_weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Weight decay of the experts."""
-    expert_batch: int = 256
+    expert_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Batch size of the experts."""
     expert_augmentation: str = "track"
     """Augmentation of the experts; "track": that of the track's students."""
-    expert_precision: str = "default"
+    expert_precision: Literal["default", "float32", "tf32", "bfloat16"] = "default"
     """Arithmetic of the experts' training, their adversary's included: "default" (what torch is set
     to), "float32", "tf32" or "bfloat16"; only a GPU knows "tf32"."""
-    student_steps: int = 30
+    student_steps: Annotated[int, Field(ge=1, le=100_000)] = 30
     """N: gradient steps of the student on the synthetic set."""
-    match_epochs: int = 2
+    match_epochs: Annotated[int, Field(ge=1, le=10_000)] = 2
     """M: epochs of the expert that those steps have to match."""
-    start_epochs: int = 20
+    start_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     """T: a student starts at an expert's epoch 0..T-1."""
-    student_batch: int = 0
+    student_batch: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Synthetic images in a student step; 0: all."""
-    iterations: int = 5000
+    iterations: Annotated[int, Field(ge=0, le=10_000_000)] = 5000
     """Updates of the synthetic images."""
-    image_optimiser: str = "sgd"
+    image_optimiser: Literal["sgd", "adam"] = "sgd"
     """"sgd" (momentum `image_momentum`) or "adam"."""
-    image_lr: float = 100.0
+    image_lr: Annotated[float, Field(gt=0, le=1e38)] = 100.0
     """Learning rate of the images, in the network's input space (normalised or whitened). 100 is
     MTT's for whitened images (ZCA): with `preprocessing` "track" on CIFAR it is a hybrid."""
-    image_momentum: float = 0.5
+    image_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Momentum of the images' SGD."""
-    alpha_init: float = 0.001
+    alpha_init: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Student's learning rate at the start."""
-    alpha_lr: float = 0.01
+    alpha_lr: Annotated[float, Field(ge=0, le=1e38)] = 0.01
     """Learning rate of alpha, or of log alpha; 0: it stays as it is."""
-    alpha_space: str = "log"
+    alpha_space: Literal["log", "linear"] = "log"
     """"log": log alpha is learned, so steps are relative (ours); "linear": alpha (the paper)."""
-    alpha_optimiser: str = "adam"
+    alpha_optimiser: Literal["adam", "sgd"] = "adam"
     """"adam" (ours) or "sgd" (the paper)."""
-    alpha_momentum: float = 0.5
+    alpha_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Momentum of alpha's SGD."""
     learn_labels: bool = False
     """Whether soft labels are learned beside the images; boards tell hard and soft labels apart."""
-    label_lr: float = 0.01
+    label_lr: Annotated[float, Field(ge=0, le=1e38)] = 0.01
     """Learning rate of the labels' logits (Adam; ours)."""
-    label_confidence: float = 0.9
+    label_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Probability of its own class that a learned label starts from (ours)."""
-    preprocessing: str = "track"
+    preprocessing: Literal["track", "none", "normalise", "zca"] = "track"
     """"track", or "none", "normalise" or "zca" in its place for experts, set and students."""
-    init: str = "real"
+    init: Literal["real", "noise"] = "real"
     """"real": random training images; "noise": uniform noise."""
-    checkpoint_seconds: float = 10.0
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = 10.0
     """A killed run loses at most about so many seconds of work."""
-    keep_graphs: int = 0
+    keep_graphs: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Student steps whose graph is kept: more memory, less time, the same result."""
-
-    def __post_init__(self) -> None:
-        for name in ("experts", "expert_batch", "student_steps", "match_epochs", "start_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("expert_lr", "image_lr", "alpha_init"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in (
-            "iterations",
-            "student_batch",
-            "keep_graphs",
-            "alpha_lr",
-            "label_lr",
-            "checkpoint_seconds",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("expert_momentum", "image_momentum", "alpha_momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        check_precision(self.expert_precision, "expert_precision")
-        if self.alpha_init > 1:
-            raise ValueError(f"alpha_init must be at most 1, not {self.alpha_init}")
-        if not 0 < self.label_confidence < 1:
-            raise ValueError(f"label_confidence must lie in (0, 1), not {self.label_confidence}")
-        for name, known in (
-            ("image_optimiser", ("sgd", "adam")),
-            ("alpha_optimiser", ("sgd", "adam")),
-            ("alpha_space", ("log", "linear")),
-            ("init", ("real", "noise")),
-            ("preprocessing", ("track", *KINDS)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
-                )
 
     def hybrid(self, task: DistillTask) -> str | None:
         """A line for the log where the default rate of images meets images it was not made for.
