@@ -28,7 +28,7 @@ from robustdd_bench.evaluation.outcomes import accuracy, worst_case
 from robustdd_bench.evaluation.prediction import classified, frozen
 from robustdd_bench.evaluation.robustness import attack_student, tolerance
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 ATTACKS = sorted(registered_attacks())
 NORMS = ["Linf", "L2"]

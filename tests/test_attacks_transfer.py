@@ -15,8 +15,8 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
 from robustdd_bench.evaluation.sanity.suite_checks import check_gradient_free
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.randomness import ExampleGenerator
 from robustdd_bench.runs.context import Workbench
+from robustdd_bench.seeds import ExampleGenerator
 
 THREAT = ThreatModel("Linf", 0.1)
 
