@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 from robustdd_bench.signatures import both_signatures
 
 Model = Callable[[Tensor], Tensor]
@@ -161,7 +161,7 @@ class Attack(abc.ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        both_signatures(cls)
+        both_signatures(cls, AttackTask, AttackResult)
 
     @abc.abstractmethod
     def perturb(self, task: AttackTask) -> AttackResult:

@@ -218,6 +218,10 @@ class DistilledSet:
         """Whether labels are distributions over classes."""
         return self.labels.ndim == 2
 
+    def dataset(self) -> torch.utils.data.TensorDataset:
+        """Images (C,H,W) in pixel space with their labels, for a loop of your own."""
+        return torch.utils.data.TensorDataset(self.images, self.labels)
+
     def check(self, shape_CHW: Sequence[int], num_classes: int, ipc: int | None) -> None:
         """Raise RunFailedError unless the set is what the track asks for.
 

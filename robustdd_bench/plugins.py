@@ -146,7 +146,7 @@ def get_plugin_manager(
     manager.add_hookspecs(hookspecs)
     infos = manager.infos
 
-    builtin = importlib.import_module("robustdd_bench.builtin")
+    builtin = importlib.import_module("robustdd_bench.registry.builtin")
     _add(
         manager,
         PluginInfo("builtin", OURS, installed.version(OURS), builtin.__name__, ""),

@@ -12,13 +12,10 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustdd_bench.errors import PluginDeprecationWarning
 from robustdd_bench.guard import plugin_of
-
-if TYPE_CHECKING:
-    from robustdd_bench.attacks import Attack
 
 FORMER = ("model", "images", "labels", "threat", "generator")
 _WHAT = (
@@ -27,12 +24,12 @@ _WHAT = (
 )
 
 
-def has_former_signature(kind: type[Attack]) -> bool:
+def has_former_signature(kind: type[Any]) -> bool:
     """Whether `perturb` of a class is written with the former arguments."""
     return getattr(kind.perturb, "former", False)
 
 
-def warn_of_former(kind: type[Attack], name: str, plugin: str, distribution: str = "") -> None:
+def warn_of_former(kind: type[Any], name: str, plugin: str, distribution: str = "") -> None:
     """Warn, in a line that names the plugin, where an attack has the former signature.
 
     Args:
@@ -47,22 +44,28 @@ def warn_of_former(kind: type[Attack], name: str, plugin: str, distribution: str
         warnings.warn(text, PluginDeprecationWarning, stacklevel=3)
 
 
-def both_signatures(kind: type[Attack]) -> None:
-    """Let the `perturb` that a class defines take a task as well as the former arguments."""
+def both_signatures(kind: type[Any], task: type[Any], result: type[Any]) -> None:
+    """Let the `perturb` that a class defines take a task as well as the former arguments.
+
+    Args:
+        kind: a class of attacks.
+        task: `robustdd_bench.attacks.AttackTask`.
+        result: `robustdd_bench.attacks.AttackResult`.
+    """
     own = kind.__dict__.get("perturb")
     if not inspect.isfunction(own) or getattr(own, "__isabstractmethod__", False):
         return
     if _takes(own, len(FORMER)):
-        wrapped = _former(own)
-        kind.sources = ()  # type: ignore[attr-defined]
+        wrapped = _former(own, task, result)
+        kind.sources = ()
         remarks: functools.cached_property[list[str]] = functools.cached_property(lambda self: [])
         remarks.__set_name__(kind, "warnings")
-        kind.warnings = remarks  # type: ignore[attr-defined]
+        kind.warnings = remarks
     elif _takes(own, 1):
-        wrapped = _present(own)
+        wrapped = _present(own, task)
     else:
         return  # whatever it is, the call of it says so
-    kind.perturb = wrapped  # type: ignore[method-assign]
+    kind.perturb = wrapped
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
@@ -74,15 +77,15 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def _former(own: Callable[..., Any]) -> Callable[..., Any]:
+def _former(
+    own: Callable[..., Any], task_class: type[Any], result_class: type[Any]
+) -> Callable[..., Any]:
     """A method with the former arguments that takes a task as well."""
 
     @functools.wraps(own)
     def perturb(self: Any, *given: Any, **named: Any) -> Any:
-        from robustdd_bench.attacks import AttackResult, AttackTask
-
         task = given[0] if len(given) == 1 and not named else named.get("task")
-        if not isinstance(task, AttackTask):
+        if not isinstance(task, task_class):
             return own(self, *given, **named)
         said: list[str] = []
         self.sources, self.warnings = task.sources, said
@@ -90,25 +93,23 @@ def _former(own: Callable[..., Any]) -> Callable[..., Any]:
             images = own(self, task.model, task.images, task.labels, task.threat, task.generator)
         finally:
             self.sources = ()
-        return AttackResult(images=images, remarks=tuple(map(str, self.warnings)))
+        return result_class(images=images, remarks=tuple(map(str, self.warnings)))
 
     perturb.former = True  # type: ignore[attr-defined]
     return perturb
 
 
-def _present(own: Callable[..., Any]) -> Callable[..., Any]:
+def _present(own: Callable[..., Any], task_class: type[Any]) -> Callable[..., Any]:
     """A method with a task that takes the former arguments as well."""
 
     @functools.wraps(own)
     def perturb(self: Any, *given: Any, **named: Any) -> Any:
         if len(given) + len(named) != len(FORMER):
             return own(self, *given, **named)
-        from robustdd_bench.attacks import AttackTask
-
         name, plugin = type(self).__name__, plugin_of(type(self))
         text = f"plugin {plugin!r}: {name}.perturb is called as {_WHAT}"
         warnings.warn(text, PluginDeprecationWarning, stacklevel=2)
         fields = dict(zip(FORMER, given, strict=False)) | named
-        return own(self, AttackTask(**fields, sources=getattr(self, "sources", ()))).images
+        return own(self, task_class(**fields, sources=getattr(self, "sources", ()))).images
 
     return perturb

@@ -21,7 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdd_bench.board.admission.overlaps import DataAtHand
-from robustdd_bench.board.pull_requests.check import Report, check_folders, check_revisions
+from robustdd_bench.board.pull_requests.check import (
+    SubmissionReport,
+    check_folders,
+    check_revisions,
+)
 from robustdd_bench.board.pull_requests.trees import commit, git
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
@@ -43,7 +47,7 @@ def target_of(repository: Path) -> str:
     raise UsageError(f"{repository} has none of {', '.join(TARGETS)}; give --against")
 
 
-def report_of(arguments: argparse.Namespace) -> Report:
+def report_of(arguments: argparse.Namespace) -> SubmissionReport:
     """The report that was asked for."""
     registry = collect(get_plugin_manager())
     data = DataAtHand(registry, arguments.data_root)
@@ -57,7 +61,7 @@ def report_of(arguments: argparse.Namespace) -> Report:
     return check_revisions(arguments.repository, head.lstrip(".") or "HEAD", base, registry, data)
 
 
-def verify_commands(report: Report) -> list[str]:
+def verify_commands(report: SubmissionReport) -> list[str]:
     """What repeats a part of each claim: one student, on some hundred test images."""
     return [
         f"robustdd verify {folder} --students 1 --examples "
@@ -67,7 +71,7 @@ def verify_commands(report: Report) -> list[str]:
     ]
 
 
-def content(report: Report) -> dict[str, object]:
+def content(report: SubmissionReport) -> dict[str, object]:
     """The report as JSON values."""
     return {
         "refused": [{"path": one.path, "reason": one.reason} for one in report.refused],
@@ -77,7 +81,7 @@ def content(report: Report) -> dict[str, object]:
     }
 
 
-def show(report: Report) -> None:
+def show(report: SubmissionReport) -> None:
     """Print the report for people, a line each."""
     for refusal in report.refused:
         print(one_line(f"refused: {refusal.path}: {refusal.reason}", 1000))

@@ -10,7 +10,11 @@ import pytest
 import torch
 from simulated_device import simulated_gpu
 
+from robustdd_bench.drawing import figures
+
 torch.set_num_threads(1)
+# Whether a file outlives a power failure is not tested, and waiting for the disk takes long.
+os.fsync = lambda descriptor: None
 # A test run in the background of a shell ignores Ctrl-C, which tests send to themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,3 +24,50 @@ def gpu():
     """A simulated GPU for the length of a test; what happened on it."""
     with simulated_gpu() as device:
         yield device
+
+
+def _once_each(draw):
+    """Draw the curve of a run once: it takes a fifth of a small run, and many runs are the same."""
+    drawn = {}
+
+    def robustness_png(aggregates, track, title):
+        key = aggregates.model_dump_json(), track.model_dump_json(), title
+        if key not in drawn:
+            drawn[key] = draw(aggregates, track, title)
+        return drawn[key]
+
+    robustness_png.draw = draw
+    return robustness_png
+
+
+figures.robustness_png = _once_each(figures.robustness_png)
+
+LONG = (
+    "test_pipeline",
+    "test_page_browser",
+    "test_on_device",
+    "test_attacks_properties",
+    "test_conformance",
+    "test_verify",
+    "test_strangers_code",
+    "test_receipts",
+    "test_cli_run",
+    "test_fresh",
+    "test_compiled_runs",
+    "test_submissions",
+    "test_adoption",
+    "test_matching",
+    "test_dc",
+    "test_publish",
+    "test_ranking",
+    "test_reach",
+    "test_identity",
+    "test_cli_sweep",
+    "test_gpu_benchmarks",
+)
+"""Files that take longest: they are begun first, so that no worker is left alone with one."""
+
+
+def pytest_collection_modifyitems(items) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))

@@ -18,8 +18,9 @@ What it does not tell: whether a kernel exists, its speed, its rounding, its mem
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -27,8 +28,9 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from robustdd_bench.toolkit.fast import compile as compile_module
 
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
@@ -46,6 +48,24 @@ WAITS = {
 """Operations whose result the host needs before it goes on."""
 INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 """Operations that wait if they are given a mask."""
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """What lies in tuples, lists and dictionaries. (PyTorch's own trees cost most of the time.)"""
+    if isinstance(tree, tuple | list):
+        return [leaf for branch in tree for leaf in _leaves(branch)]
+    if isinstance(tree, dict):
+        return [leaf for branch in tree.values() for leaf in _leaves(branch)]
+    return [tree]
+
+
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A tree of the same shape with other leaves."""
+    if type(tree) in (tuple, list):
+        return type(tree)([_mapped(function, branch) for branch in tree])
+    if type(tree) is dict:
+        return {key: _mapped(function, branch) for key, branch in tree.items()}
+    return function(tree)
 
 
 class OnDevice(Tensor):
@@ -112,11 +132,9 @@ class OnDeviceGenerator(Generator):
 class Graph:
     """A CUDA graph: operations, and the memory they were recorded on."""
 
-    replaying = False
-
     def __init__(self) -> None:
         self.generators: list[Generator] = []
-        self.operations: list[tuple[Any, Any, list[Any], list[Any]]] = []
+        self.operations: list[tuple[Any, Any, list[Any]]] = []
         self.replays = 0
         self._own: dict[int, Tensor] = {}
         self._borrowed: dict[int, tuple[StorageWeakRef, Tensor]] = {}
@@ -148,9 +166,8 @@ class Graph:
             key = tensor.untyped_storage()._cdata
             if key not in self._borrowed:
                 self._own.setdefault(key, tensor)
-        leaves, tree = tree_flatten((args, kwargs))
-        kept = [self._reference(leaf) for leaf in leaves]
-        self.operations.append((func, tree, kept, [self._reference(leaf) for leaf in made]))
+        given = _mapped(self._reference, (args, kwargs))
+        self.operations.append((func, given, [self._reference(leaf) for leaf in made]))
 
     def _reference(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -173,16 +190,13 @@ class Graph:
     def replay(self) -> None:
         """Do the operations again."""
         self.replays += 1
-        Graph.replaying = True
-        try:
-            for func, tree, kept, made in self.operations:
-                args, kwargs = tree_unflatten([_resolve(leaf) for leaf in kept], tree)
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            for func, given, made in self.operations:
+                args, kwargs = _mapped(_resolve, given)
                 found = _tensors(func(*args, **kwargs))
                 for new, old in zip(found, map(_resolve, made), strict=True):
                     if new.untyped_storage()._cdata != old.untyped_storage()._cdata:
                         old.copy_(new)
-        finally:
-            Graph.replaying = False
 
 
 class _Borrowed:
@@ -215,7 +229,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+    return [leaf for leaf in _leaves(tree) if isinstance(leaf, Tensor)]
 
 
 class Device:
@@ -234,15 +248,6 @@ class Device:
     def replays(self) -> int:
         """Replays of all graphs."""
         return sum(graph.replays for graph in self.graphs)
-
-    @contextlib.contextmanager
-    def working(self, on_device: bool) -> Iterator[None]:
-        """A call from Python that works on the device, or does not."""
-        self.inside += on_device
-        try:
-            yield
-        finally:
-            self.inside -= on_device
 
     def wait(self, what: str) -> None:
         """The host waits for the device."""
@@ -285,13 +290,11 @@ class Device:
 
     def operate(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Do one operation of PyTorch's, below autograd."""
-        if Graph.replaying:
-            return func(*args, **kwargs)
-        leaves = tree_flatten((args, kwargs))[0]
+        leaves = _leaves((args, kwargs))
         if func.overloadpacket in INDEXED and isinstance(args[0], OnDevice):
             # A GPU takes an index that lies on the host: it is copied.
             args = (args[0], [x if x is None else self.upload(x) for x in args[1]], *args[2:])
-            leaves = tree_flatten((args, kwargs))[0]
+            leaves = _leaves((args, kwargs))
         there = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
         here = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, OnDevice)]
         if not there and (here or not self.inside):
@@ -311,7 +314,7 @@ class Device:
             self.launches += 1
 
         same = {id(x.inner): x for x in there}
-        args, kwargs = tree_map(lambda x: x.inner if isinstance(x, OnDevice) else x, (args, kwargs))
+        args, kwargs = _mapped(_inner, (args, kwargs))
         if self.capturing is not None:
             self.capturing.borrow([x.inner for x in there])
         out = func(*args, **kwargs)
@@ -319,7 +322,7 @@ class Device:
             self.capturing.record(func, args, kwargs, _tensors(out))
         if func.overloadpacket is aten._local_scalar_dense:
             return out
-        return tree_map(lambda x: same[id(x)] if id(x) in same else wrap(x), out)
+        return _mapped(lambda x: same[id(x)] if id(x) in same else wrap(x), out)
 
     def _copy(self, target: Tensor, source: Tensor, *_: Any) -> Tensor:
         if isinstance(target, OnDevice):
@@ -339,9 +342,17 @@ class Device:
                 raise RuntimeError(f"{func}: expected a generator of {kind}")
             if self.capturing is not None and generator not in self.capturing.generators:
                 raise RuntimeError(f"{func}: the generator is not registered with the graph")
-        wants = any(argument.name == "generator" for argument in func._schema.arguments)
-        if on_device and wants and not given:
+        if on_device and not given and _draws(func):
             raise AssertionError(f"{func} draws from the device's global generator")
+
+
+@functools.cache
+def _draws(func: Any) -> bool:
+    return any(argument.name == "generator" for argument in func._schema.arguments)
+
+
+def _inner(leaf: Any) -> Any:
+    return leaf.inner if isinstance(leaf, OnDevice) else leaf
 
 
 def wrap(leaf: Any) -> Any:
@@ -375,10 +386,13 @@ class _Calls(TorchFunctionMode):
             kwargs["device"] = torch.device("cpu")
             if func in (torch.tensor, torch.as_tensor):
                 return device.upload(func(*args, **kwargs))
-        found = asked or any(isinstance(x, OnDevice) for x in tree_flatten((args, kwargs))[0])
-        with device.working(found):
+        found = asked or any(isinstance(x, OnDevice) for x in _leaves((args, kwargs)))
+        device.inside += found
+        try:
             out = func(*args, **kwargs)
-        return tree_map(wrap, out) if asked else out
+        finally:
+            device.inside -= found
+        return _mapped(wrap, out) if asked else out
 
     def _move(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         tensor, device = args[0], self._device
@@ -403,8 +417,12 @@ class _Calls(TorchFunctionMode):
             tensor = device.upload(tensor) if _is_cuda(target) else device.download(tensor)
         if kwargs.get("dtype") is None and not kwargs.get("copy"):
             return tensor
-        with device.working(isinstance(tensor, OnDevice)):
+        found = isinstance(tensor, OnDevice)
+        device.inside += found
+        try:
             return Tensor.to(tensor, **kwargs)
+        finally:
+            device.inside -= found
 
 
 class _Operations(TorchDispatchMode):
@@ -456,6 +474,7 @@ def simulated_gpu() -> Iterator[Device]:
         "graph": device.capture,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(compile_module, "_no_triton", lambda: "Triton knows no simulated device")
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: _Stream())
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)

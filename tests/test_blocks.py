@@ -251,9 +251,11 @@ def test_a_convolution_equals_torchs_up_to_second_derivatives(channels, options)
 @pytest.mark.parametrize("bias", [True, False])
 def test_grey_images_are_convolved_by_kernels(side, bias, monkeypatch):
     called = []
-    real = convolutions.kernels()
+    real = convolutions.kernels(torch.device("cpu"))
     monkeypatch.setattr(
-        convolutions, "kernels", lambda: lambda name, *a: called.append(name) or real(name, *a)
+        convolutions,
+        "kernels",
+        lambda device: lambda name, *a: called.append(name) or real(name, *a),
     )
     with isolated_rng(0):
         plain = nn.Conv2d(1, 5, 3, padding=1, bias=bias).double()
@@ -363,14 +365,14 @@ def test_a_replay_computes_no_expensive_convolution_again(monkeypatch):
 
 def test_wrong_kernels_are_found_out_by_the_first_step_and_not_used(monkeypatch):
     p, network = fast_problem()
-    real = blocks.kernels()
+    real = blocks.kernels(torch.device("cpu"))
 
     def wrong(name, tensors, *numbers):
         real(name, tensors, *numbers)
         if name == "second":
             tensors[-2].mul_(1.5)
 
-    monkeypatch.setattr(blocks, "kernels", lambda: wrong)
+    monkeypatch.setattr(blocks, "kernels", lambda *_: wrong)
     notes = []
     engine = AdjointEngine(network, note=notes.append)
     exact = unrolled_gradients(*p.arguments(), [Step()] * 3)

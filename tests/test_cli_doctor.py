@@ -22,7 +22,7 @@ from robustdd_bench.cli.doctor import (
     check_torchvision,
     print_checks,
 )
-from robustdd_bench.cli.doctor_devices import Check, check_arithmetic, gib
+from robustdd_bench.cli.doctor_devices import Diagnosis, check_arithmetic, gib
 from robustdd_bench.cli.main import main
 from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.toolkit.fast import allocator, blocks
@@ -81,7 +81,7 @@ def test_fast_paths_are_named_with_the_reason_why_one_is_off(
     assert (first.status, first.detail) == ("warn", "off: no graphs today; steps run one by one")
     assert (kernels.status, kernels.detail) == (
         "ok",
-        "off: compiled kernels are for the CPU, and this is cuda",
+        "off: no GPU is found",
     )
     assert second.detail == "on: stacked on a GPU"
 
@@ -92,19 +92,19 @@ def test_compiled_kernels_are_tried_and_a_missing_compiler_is_a_warning(
     found = compile_module.availability(torch.device("cpu"))
     if found.active:
         assert doctor_devices.check_kernels(torch.device("cpu")).status == "ok"
-        real = blocks.kernels()
+        real = blocks.kernels(torch.device("cpu"))
 
         def wrong(name: str, tensors: Sequence[torch.Tensor], *rest: Any) -> None:
             real(name, tensors, *rest)
             tensors[3].mul_(2)
 
-        monkeypatch.setattr(blocks, "kernels", lambda: wrong)
+        monkeypatch.setattr(blocks, "kernels", lambda *_: wrong)
         check = doctor_devices.check_kernels(torch.device("cpu"))
         assert (check.status, check.detail[:29]) == ("warn", "compiled kernels are not used")
     missing = Availability(False, "no C++ compiler is found; install g++")
     monkeypatch.setattr(compile_module, "availability", lambda device: missing)
     check = doctor_devices.check_kernels(torch.device("cpu"))
-    assert check == Check("warn", "compiled kernels", f"off: {missing.reason}")
+    assert check == Diagnosis("warn", "compiled kernels", f"off: {missing.reason}")
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
@@ -132,7 +132,7 @@ def test_the_trial_of_captured_steps_succeeds_on_a_gpu() -> None:
 
 
 def test_each_check_is_a_line_with_its_status(capsys: pytest.CaptureFixture[str]) -> None:
-    checks = [Check("ok", "disk", "plenty"), Check("fail", "torch", "absent")]
+    checks = [Diagnosis("ok", "disk", "plenty"), Diagnosis("fail", "torch", "absent")]
     assert print_checks(checks) == checks
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["ok", "disk", "plenty"],
@@ -143,12 +143,12 @@ def test_each_check_is_a_line_with_its_status(capsys: pytest.CaptureFixture[str]
 def test_a_failed_check_is_exit_code_1_and_no_complaint(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "diagnose", lambda *args: iter([Check("fail", "x", "broken")]))
+    monkeypatch.setattr(doctor, "diagnose", lambda *args: iter([Diagnosis("fail", "x", "broken")]))
     assert main(["doctor"]) == 1
     assert capsys.readouterr().err == ""
     assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False
-    monkeypatch.setattr(doctor, "diagnose", lambda *args: iter([Check("warn", "x", "so so")]))
+    monkeypatch.setattr(doctor, "diagnose", lambda *args: iter([Diagnosis("warn", "x", "so so")]))
     assert main(["doctor"]) == 0
 
 

@@ -42,16 +42,16 @@ def script(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_they_are_for_the_cpu():
-    found = availability(torch.device("cuda"))
+def test_they_are_for_the_cpu_and_for_gpus():
+    found = availability(torch.device("mps"))
     assert not found.active
-    assert found.reason == "compiled kernels are for the CPU, and this is cuda"
+    assert found.reason == "there are no compiled kernels for mps"
 
 
 def test_a_second_process_compiles_nothing(compiler, fresh, tmp_path):
     log = tmp_path / "calls"
-    wrapper = script(tmp_path / "compiler", f'echo "$@" >> {log}', 'exec c++ "$@"')
-    code = "from robustdd_bench.toolkit.fast.compile import kernels; print(kernels().path)"
+    wrapper = script(tmp_path / "compiler", f'echo "$@" >> {log}', 'exec c++ "$@" -O0')
+    code = "from robustdd_bench.toolkit.fast.compile import _found; print(_found().path)"
     environment = ENVIRONMENT | {"CXX": str(wrapper), "ROBUSTDD_CACHE": str(fresh)}
     places = [
         subprocess.run(
@@ -73,7 +73,7 @@ def test_without_a_compiler_the_reason_says_what_to_install(fresh, monkeypatch, 
         "no C++ compiler is found; install g++ or clang++, or set CXX to one"
     )
     with pytest.raises(compile_module.CompilerError, match="no C\\+\\+ compiler"):
-        kernels()
+        kernels(CPU)
 
 
 def test_a_compiler_that_is_named_and_missing_is_told(fresh, monkeypatch):
@@ -124,7 +124,7 @@ def test_a_library_that_cannot_be_loaded_is_told(tmp_path):
 def test_a_cache_that_cannot_be_written_is_no_obstacle(compiler, fresh, tmp_path):
     fresh.write_text("a file where the folder should be")
     assert availability(CPU).active
-    assert fresh not in kernels().path.parents
+    assert fresh not in compile_module._found().path.parents
 
 
 def test_another_source_or_processor_is_another_library(compiler, fresh, monkeypatch, tmp_path):
@@ -143,7 +143,7 @@ def test_the_width_of_vectors_changes_no_bit(compiler, fresh, monkeypatch):
     monkeypatch.setattr(compile_module, "TUNING", (("-march=x86-64-v2",),))
     narrow = compile_module._load(compile_module._library())
     monkeypatch.undo()
-    wide = kernels()
+    wide = kernels(CPU)
     source = torch.Generator().manual_seed(0)
     for side, dtype in itertools.product((4, 5, 8, 32), (torch.float32, torch.float64)):
         x, u, d = (torch.randn(2, 3, side, side, generator=source, dtype=dtype) for _ in range(3))

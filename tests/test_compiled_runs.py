@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import press_ctrl_c, robustdd
-from small_runs import TRACK, example, plan_of, registry, run, without_costs
+from small_runs import TRACK, example, plan_of, registry, run, with_means_of, without_costs
 from tasks import InterruptedRunError, RecordingReporter, digits_task
 from test_students import small_set, spec_of, train
 from test_unroll import relative
@@ -53,14 +53,14 @@ def none(monkeypatch):
 
 def wrong_kernels(monkeypatch):
     """Kernels whose derivatives are half as large again."""
-    real = blocks.kernels()
+    real = blocks.kernels(torch.device("cpu"))
 
     def wrong(name, tensors, *numbers):
         real(name, tensors, *numbers)
         if name == "backward":
             tensors[6].mul_(1.5)
 
-    monkeypatch.setattr(blocks, "kernels", lambda: wrong)
+    monkeypatch.setattr(blocks, "kernels", lambda *_: wrong)
 
 
 # The plan.
@@ -72,7 +72,7 @@ def test_it_is_part_of_the_plan_and_not_of_what_is_measured(compiler):
     assert "compile" not in eager.to_dict()
     assert eager.run_id() != fast.run_id()
     assert eager.identity() == fast.identity()
-    assert fast.with_means_of(eager) == eager
+    assert with_means_of(fast, eager) == eager
     assert fast.further() == {"compile": True}
     assert "--threads 1 --compile on" in fast.command()
     assert "--compile off" in eager.command()
@@ -257,8 +257,8 @@ def test_attacks_hold_compiled_copies_and_torch_judges(compiler, tmp_path):
 
 @pytest.mark.parametrize("method", ["dc", "dsa", "dm", "mtt"])
 def test_other_methods_run_compiled(compiler, method, tmp_path, monkeypatch):
-    real, called = blocks.kernels(), set()
-    monkeypatch.setattr(blocks, "kernels", lambda: lambda n, *a: called.add(n) or real(n, *a))
+    real, called = blocks.kernels(torch.device("cpu")), set()
+    monkeypatch.setattr(blocks, "kernels", lambda *_: lambda n, *a: called.add(n) or real(n, *a))
     fast, eager = run(plan_of(method, compile="on"), tmp_path), example(method)
     assert called == {"forward", "backward"} | ({"second"} if method != "dm" else set())
     sets = [_images(done.folder) for done in (fast, eager)]

@@ -32,9 +32,9 @@ from robustdd_bench.distillers import (
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
 from robustdd_bench.guard.libraries import GROUPS
-from robustdd_bench.guard.settings import Snapshot
+from robustdd_bench.guard.settings import SavedSettings
 from robustdd_bench.plugins import Entry, collect, get_plugin_manager
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 
 def _entry(plugged: type[Any], kind: str) -> Entry:
@@ -793,7 +793,7 @@ def test_an_exit_or_an_interrupt_that_nobody_asked_for_is_a_finding() -> None:
 
 
 def test_the_checks_leave_generators_and_settings_as_they_were() -> None:
-    before, settings = generator_states(), Snapshot(GROUPS)
+    before, settings = generator_states(), SavedSettings(GROUPS)
     check_distiller(_entry(Global, "distillers"))
     check_distiller(_entry(NoGradient, "distillers"))
     check_attack(_entry(GlobalNoise, "attacks"))

@@ -19,7 +19,7 @@ from robustdd_bench.evaluation.statistics.randomisation import compare_groups, s
 from robustdd_bench.records.record import write_record
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.verification.fresh import SIGNIFICANCE, verify_fresh
-from robustdd_bench.verification.setup import Setting
+from robustdd_bench.verification.setup import VerifyOptions
 
 
 def test_the_p_values_are_those_of_a_loop_over_all_relabelings():
@@ -89,9 +89,9 @@ def _call(folder, *more):
 
 @pytest.fixture(scope="module")
 def verdict():
-    setting = Setting(data_root=example().folder, track="tests/data/fast.toml")
+    options = VerifyOptions(data_root=example().folder, track="tests/data/fast.toml")
     return verify_fresh(
-        example().folder, registry(), setting, count=13, seed=7, reporter=NullReporter
+        example().folder, registry(), options, count=13, seed=7, reporter=NullReporter
     )
 
 

@@ -18,16 +18,22 @@ from small_runs import plan_of, run
 from tasks import RecordingReporter, digits_task
 from test_on_device import DISTILLERS, DSA_FAMILIES, RECIPE, victims_of
 from test_students import fresh, small_set, spec_of
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_students
 from robustdd_bench.evaluation.students import train_student
+from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.tracks import AdversarialSpec
-from robustdd_bench.seeds import Seeds
+from robustdd_bench.seeds import Seeds, isolated_rng
+from robustdd_bench.toolkit.fast.blocks import NormBlock
+from robustdd_bench.toolkit.fast.compile import availability
+from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
 from robustdd_bench.toolkit.trajectories.experts import family_seeds, train_expert
+from robustdd_bench.toolkit.trajectories.unroll import Step, matching_loss
 
 pytestmark = pytest.mark.gpu
 
@@ -153,3 +159,66 @@ def test_a_whole_run_and_its_record(tmp_path) -> None:
     assert found.aggregates.clean.mean == pytest.approx(expected.aggregates.clean.mean, abs=0.1)
     again = run(plan_of("mat", device="cuda"), tmp_path / "gpu")
     assert again.record == found
+
+
+def _second_derivatives(block: NormBlock, x: Tensor, formula: bool) -> list[Tensor]:
+    """The output of a block, its first and its second derivatives."""
+    source = torch.Generator(device=x.device).manual_seed(1)
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=source, dtype=like.dtype, device=like.device)
+
+    leaf = x.detach().clone().requires_grad_()
+    y = block.formula(leaf) if formula else block(leaf)
+    e = draw(y).requires_grad_()
+    inputs = (leaf, block.weight, block.bias)
+    first = torch.autograd.grad(y, inputs, e, create_graph=True)
+    second = torch.autograd.grad(
+        first, (*inputs, e), [draw(one) for one in first],
+        allow_unused=True, materialize_grads=True,
+    )  # fmt: skip
+    return [y, *first, *second]
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("shape", [(5, 7, 32, 32), (3, 128, 16, 16), (2, 64, 4, 8)])
+def test_compiled_kernels(shape, pooled) -> None:
+    device = torch.device("cuda")
+    found = availability(device)
+    if not found.active:
+        pytest.skip(found.reason)
+    with isolated_rng(0):
+        norm = nn.GroupNorm(shape[1], shape[1]).double().to(device)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        x = torch.randn(shape, dtype=torch.float64).to(device)
+    block = NormBlock(norm, relu=True, pooled=pooled)
+    exact = _second_derivatives(block, x, formula=True)
+    for one, other in zip(_second_derivatives(block, x, formula=False), exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_a_compiled_run_of_the_engine() -> None:
+    """The captured matching of a compiled network is that of torch's kernels."""
+    device = torch.device("cuda")
+    if not availability(device).active:
+        pytest.skip(availability(device).reason)
+    with isolated_rng(0):
+        body = convnet((3, 32, 32), 10, width=16).to(device)
+        images = torch.rand(20, 3, 32, 32).to(device)
+    labels = torch.arange(20, device=device) % 10
+    found = []
+    for compile in (False, True):
+        network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=compile)
+        start = network.theta()
+        notes: list[str] = []
+        gradients = AdjointEngine(network, momentum=0.5, note=notes.append).gradients(
+            images, labels, torch.tensor(0.01, device=device), start,
+            matching_loss(start, start + 0.01), [Step()] * 4,
+        )  # fmt: skip
+        assert notes == []
+        assert network.compiled == compile
+        found.append(gradients)
+    one, other = found
+    for name in ("images", "alpha", "theta", "loss"):
+        torch.testing.assert_close(getattr(other, name), getattr(one, name), rtol=2e-3, atol=1e-5)

@@ -39,7 +39,7 @@ from robustdd_bench.guard import (
 )
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.patches import Patches
-from robustdd_bench.guard.settings import Snapshot
+from robustdd_bench.guard.settings import SavedSettings
 
 
 def _enter(make: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
@@ -185,7 +185,7 @@ def test_what_a_plugin_changes_is_put_back_and_named(
     words: str, change: Callable[[], object]
 ) -> None:
     said: list[str] = []
-    before = Snapshot(GROUPS)
+    before = SavedSettings(GROUPS)
     streams = sys.stdout, sys.stderr
     with logged(said.append), guard("p", "method 'm'") as call:
         change()
@@ -200,7 +200,7 @@ def test_what_a_plugin_changes_is_put_back_and_named(
 
 
 def test_everything_at_once_is_put_back_in_spite_of_an_error() -> None:
-    before = Snapshot(GROUPS)
+    before = SavedSettings(GROUPS)
     said: list[str] = []
     call = guard("p", "method 'm'")
 
@@ -460,7 +460,7 @@ def test_a_real_ctrl_c_passes_through_two_guards_and_nobody_is_blamed() -> None:
 def test_a_ctrl_c_while_a_guard_is_at_work_leaves_nothing_half_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before, stdout = Snapshot(GROUPS), sys.stdout
+    before, stdout = SavedSettings(GROUPS), sys.stdout
     made = streams.Streams.__init__
 
     def pressed_at_the_start(self: streams.Streams, aside: bool) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
-from small_runs import TRACK, example, plan_of, registry
+from small_runs import TRACK, example, plan_of, registry, with_means_of
 
 from robustdd_bench.board.admission.duplicates import clashes
 from robustdd_bench.board.standings import standings
@@ -26,6 +26,7 @@ from robustdd_bench.protocol.tracks import Track
 from robustdd_bench.records import plan
 from robustdd_bench.records import record as records
 from robustdd_bench.records.plan import Plan, make_plan
+from robustdd_bench.records.presets import DEFAULT_PRESET
 from robustdd_bench.records.record import Record, make_record, read_record
 from robustdd_bench.runs import reuse as adoption
 from robustdd_bench.runs.reuse import plan_again
@@ -49,11 +50,15 @@ def planned_again(record: Record) -> Plan:
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert words[:2] == ["robustdd", "run"]
     compiled = options.pop("--compile", "off")
+    preset = options.pop("--preset", DEFAULT_PRESET)
     assert set(options) == {"--method", "--track", "--seed", "--device", "--threads"}
+    if options["--device"] == "cuda":  # which device it was is not part of the identity
+        options["--device"], compiled = "cpu", "off"
     return make_plan(
         registry(),
         method=options["--method"],
         track=options["--track"],
+        preset=preset,
         seed=int(options["--seed"]),
         device=options["--device"],
         threads=int(options["--threads"]),
@@ -63,7 +68,7 @@ def planned_again(record: Record) -> Plan:
 
 def here_and_there(made: Plan, record: Record) -> tuple[str, str]:
     """The run's id with the versions of the record, and its identity."""
-    return made.with_means_of(record.plan()).run_id(), made.identity()
+    return with_means_of(made, record.plan()).run_id(), made.identity()
 
 
 # Published records.
@@ -181,7 +186,8 @@ def test_a_field_more_moves_no_published_run(wider) -> None:
 
 
 def test_another_value_of_the_field_moves_everything(wider) -> None:
-    record = read_record(TRAJECTORIES[0] / "record.json")
+    folder = next(f for f in TRAJECTORIES if f.parts[-3] == "digits-ipc10")
+    record = read_record(folder / "record.json")
     made = planned_again(record)
     options = {"method": record.method.name, "track": record.track.name, "device": "cpu"}
     other = make_plan(registry(), assignments=["novelty=0.25"], **options)

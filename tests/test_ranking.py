@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from made_up import EXAMPLES, STUDENTS, made_up, put, share
@@ -95,17 +97,24 @@ def test_a_row_that_its_interval_does_not_separate_from_the_leader_has_rank_one(
 def test_published_ranks_are_what_comparing_every_pair_gives(track: str) -> None:
     (division,) = divisions(current(committed_runs(), track))
     rows = [row for row in division.rows if row.rank is not None]
+    ahead: dict[str, set[str]] = {row.standing.id: set() for row in rows}
+    level: dict[str, set[str]] = {row.standing.id: set() for row in rows}
+    for one, other in itertools.combinations(rows, 2):
+        found = compare_standings(one.standing, other.standing)
+        interval = found.differences[found.levels.index(0.1)].interval
+        first, second = one.standing.id, other.standing.id
+        if interval.holds_zero:
+            level[first].add(second)
+            level[second].add(first)
+        elif interval.low > 0:
+            ahead[second].add(first)
+        else:
+            ahead[first].add(second)
     for row in rows:
-        better, level = 0, []
-        for other in rows:
-            if other is row:
-                continue
-            found = compare_standings(other.standing, row.standing)
-            interval = found.differences[found.levels.index(0.1)].interval
-            better += interval.low > 0
-            level += [other.standing.id] * interval.holds_zero
-        assert row.rank == 1 + better
-        assert row.level_with == tuple(level)
+        assert row.rank == 1 + len(ahead[row.standing.id])
+        assert row.level_with == tuple(
+            each.standing.id for each in rows if each.standing.id in level[row.standing.id]
+        )
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

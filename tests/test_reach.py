@@ -86,9 +86,17 @@ def _held(registry, plan: Plan) -> Split:
     return Workbench(plan, registry, Path(), Path()).whole_evaluation
 
 
-@pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("own", ["none", "zca"])
-@pytest.mark.parametrize("display", sorted(DISPLAYS))
+@pytest.mark.parametrize(
+    ("display", "own", "validate"),
+    [  # every two of them together
+        ("none", "none", True),
+        ("none", "zca", False),
+        ("lines", "none", False),
+        ("lines", "zca", True),
+        ("bars", "none", True),
+        ("bars", "zca", False),
+    ],
+)
 def test_no_way_leads_from_what_a_method_gets_to_the_judged_images(
     registry, tmp_path, monkeypatch, validate, own, display
 ):

@@ -28,7 +28,7 @@ from robustdd_bench.cli.main import main
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import PluginError, RunFailedError
 from robustdd_bench.guard.libraries import GROUPS
-from robustdd_bench.guard.settings import Snapshot
+from robustdd_bench.guard.settings import SavedSettings
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.executors import Executor
 
@@ -302,7 +302,7 @@ def record(method: str, track: str = "tiny") -> dict[str, Any]:
     return found
 
 
-def left(before: Snapshot) -> list[str]:
+def left(before: SavedSettings) -> list[str]:
     """What is not as it was; libraries that are loaded first draw from global generators."""
     return [change.text() for change in before.restore() if change.named]
 
@@ -320,7 +320,7 @@ def test_what_a_plugin_leaves_changed_changes_nobodys_figures(
     # Without gradients no network can be trained, and that would be the network's own failure.
     mess = MESS.replace("    torch.set_grad_enabled(False)\n", "") if place == "forward" else MESS
     work = site(place, mess)
-    before = Snapshot(GROUPS)
+    before = SavedSettings(GROUPS)
     assert main(["run", "--method", method, *arguments(choice), "--json"]) == 0
     shown = capfd.readouterr()
     assert json.loads(shown.out)["status"] == "complete"
@@ -511,7 +511,7 @@ def test_a_command_writes_to_stdout_exits_as_it_likes_and_leaves_nothing_changed
     site: Callable[[str, str], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     site("command", MESS)
-    before = Snapshot(GROUPS)
+    before = SavedSettings(GROUPS)
     assert main(["odd-command"]) == 0
     shown = capfd.readouterr()
     assert "of the command" in shown.out
@@ -529,7 +529,7 @@ def test_a_hook_that_leaves_all_changed_is_put_back_and_named(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     site(place, MESS)
-    before = Snapshot(GROUPS)
+    before = SavedSettings(GROUPS)
     assert main(call) == 0
     shown = capfd.readouterr()
     assert "talk" not in shown.out

@@ -18,7 +18,11 @@ from robustdd_bench.board.admission.tensors import read_set
 from robustdd_bench.board.build import build, publish_and_build
 from robustdd_bench.board.publish import published
 from robustdd_bench.board.pull_requests import check as submissions
-from robustdd_bench.board.pull_requests.check import Report, check_folders, check_revisions
+from robustdd_bench.board.pull_requests.check import (
+    SubmissionReport,
+    check_folders,
+    check_revisions,
+)
 from robustdd_bench.board.views.readme import with_section
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import write_json
@@ -58,11 +62,11 @@ def folder(new) -> Path:
     return new / "results" / "fast" / "mtt" / example("mtt").record.run_id
 
 
-def check(new: Path, base: Path) -> Report:
+def check(new: Path, base: Path) -> SubmissionReport:
     return check_folders(new, base, installed())
 
 
-def lines(report: Report) -> str:
+def lines(report: SubmissionReport) -> str:
     """The reasons as a text, after a look at each of them."""
     assert report.refused
     for refusal in report.refused:
@@ -227,7 +231,7 @@ def repository(base, new, tmp_path) -> Repository:
     return found
 
 
-def against_main(repository: Repository) -> Report:
+def against_main(repository: Repository) -> SubmissionReport:
     return check_revisions(repository.folder, "HEAD", "main", installed())
 
 

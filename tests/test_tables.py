@@ -23,7 +23,15 @@ from robustdd_bench.board.views.tables import board_tables, score_tables
 from robustdd_bench.cli.main import main
 from robustdd_bench.protocol.tracks import parse_eps
 from robustdd_bench.text.latex import escape, latex_text, unescape
-from robustdd_bench.text.tables import Cell, Column, Row, Table, csv_text, markdown_text, plain
+from robustdd_bench.text.tables import (
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    csv_text,
+    markdown_text,
+    plain,
+)
 
 HOSTILE = [
     "=HYPERLINK(1)",
@@ -149,8 +157,8 @@ def test_the_name_of_an_eps_reads_back_as_exactly_that_eps(root) -> None:
 
 
 def test_tables_of_tracks_with_other_ladders_share_one_csv() -> None:
-    first = Table((Column("a", "a"), Column("b", "b")), (Row((plain(1), plain(None))),))
-    second = Table((Column("a", "a"), Column("c", "c")), (Row((plain(2.5), plain(True))),))
+    first = Table((Column("a", "a"), Column("b", "b")), (TableRow((plain(1), plain(None))),))
+    second = Table((Column("a", "a"), Column("c", "c")), (TableRow((plain(2.5), plain(True))),))
     assert csv_text([first, second]) == "a,b,c\n1,,\n2.5,,true\n"
     assert csv_text([Table((Column("place", "place"),), ())]) == "place\n"
 
@@ -246,7 +254,7 @@ def test_formats_that_contradict_each_other_or_do_not_exist_are_refused(call) ->
 
 def hostile_table(names) -> Table:
     columns = (Column("method", "method", number=False), Column("x", "<b>|_", headline=True))
-    rows = [Row((plain(name), Cell("1.0", {"": 1.0}))) for name in names]
+    rows = [TableRow((plain(name), TableCell("1.0", {"": 1.0}))) for name in names]
     return Table(columns, tuple(rows), title="a | _b_ <i>", label="a_b}\\x")
 
 

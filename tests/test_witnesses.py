@@ -27,7 +27,7 @@ from robustdd_bench.files import read_safetensors, write_safetensors
 from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
-from robustdd_bench.verification.setup import Setting
+from robustdd_bench.verification.setup import VerifyOptions
 from robustdd_bench.verification.witnesses import verify_witnesses
 
 ONLY = ("--witnesses-only", "--track", str(SUITE))
@@ -44,7 +44,7 @@ def verify(folder):
     return verify_witnesses(
         folder,
         registry(),
-        Setting(data_root=folder, track=str(SUITE)),
+        VerifyOptions(data_root=folder, track=str(SUITE)),
         reporter=NullReporter,
     )
 

@@ -15,7 +15,7 @@ from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import Finished, execute
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.verification.reevaluate import Reevaluation, reevaluate
-from robustdd_bench.verification.setup import Setting
+from robustdd_bench.verification.setup import VerifyOptions
 
 EXAMPLES = 179
 """Of the track's test split, more than the sanity checks look at."""
@@ -64,8 +64,8 @@ def honest() -> Finished:
 
 def verify(source: Path, *, witnesses: Path | None = None, **options) -> Reevaluation:
     """Evaluate it again."""
-    setting = Setting(**{"data_root": out(), "track": str(track())} | options)
-    return reevaluate(source, registry(), setting, reporter=NullReporter, witnesses=witnesses)
+    chosen = VerifyOptions(**{"data_root": out(), "track": str(track())} | options)
+    return reevaluate(source, registry(), chosen, reporter=NullReporter, witnesses=witnesses)
 
 
 def laid(record: Record, folder: Path, source: Path | None = None) -> Path:

@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -167,6 +168,8 @@ class Bench:
             operations: floating-point operations of a call.
             needs_s: seconds it is known to take at least.
         """
+        if not self.options.variants.search(f"{workload}: {variant}"):
+            return
         needs = max(needs_s, self._longest.get(workload, 0.0))
         if self.left_s() < 1.2 * needs:
             self._left_out.append(f"{workload}: {variant}")
@@ -271,6 +274,8 @@ class Bench:
         options = ["--budget", f"{self.options.budget:g}"]
         if self.options.train_files != 5:
             options += ["--train-files", str(self.options.train_files)]
+        if self.options.variants.pattern:
+            options += ["--variants", self.options.variants.pattern]
         return options + (["--tiny"] if self.tiny else [])
 
     def summary(self) -> None:
@@ -352,6 +357,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--train-files", type=int, default=5, choices=range(1, 6), metavar="N",
         help="files of CIFAR-10's training images to use, where not all of them are at hand",
+    )  # fmt: skip
+    made.add_argument(
+        "--variants", type=re.compile, default=re.compile(""), metavar="REGEX",
+        help="measure only those whose 'workload: variant' it is found in",
     )  # fmt: skip
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return made

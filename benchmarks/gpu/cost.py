@@ -38,8 +38,8 @@ from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.networks import Builder, NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import NetworkSpec, Track
-from robustdd_bench.randomness import ExampleGenerator
 from robustdd_bench.records.plan import Plan
+from robustdd_bench.seeds import ExampleGenerator
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 from robustdd_bench.toolkit.trajectories.matching import TrajectoryDistiller

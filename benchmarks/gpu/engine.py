@@ -111,6 +111,21 @@ def compiled(problem: Problem) -> Callable[[], Gradients]:
     return lambda: adjoint_gradients(network, *problem.arguments(), problem.steps)
 
 
+def kernels(problem: Problem) -> Callable[[], Gradients]:
+    """The captured steps of a network that compiled kernels compute."""
+    network = FlatNetwork(nn.Sequential(nn.Identity(), problem.body), compile=True)
+    notes: list[str] = []
+    engine = AdjointEngine(network, note=notes.append)
+
+    def call() -> Gradients:
+        found = engine.gradients(*problem.arguments(), problem.steps)
+        if notes:
+            raise RuntimeError(notes[0])
+        return found
+
+    return call
+
+
 def variants(problem: Problem) -> dict[str, Callable[[], Gradients]]:
     """By name: the field's form first."""
     engine = AdjointEngine(problem.network)
@@ -123,6 +138,7 @@ def variants(problem: Problem) -> dict[str, Callable[[], Gradients]]:
             problem.network, *arguments, steps, keep=len(steps)
         ),
         "captured": lambda: engine.gradients(*arguments, steps),
+        "captured, compiled": kernels(problem),
         "reverse over forward": lambda: reverse_over_forward(problem),
         COMPILED: compiled(problem),
     }

@@ -293,6 +293,8 @@ def main(arguments: list[str] | None = None) -> None:
                 measure("dataloader, 2 workers", plain(work, some, made, 2))
             measure("resident", ours(work, made, "off", "tf32"))
             measure("captured", ours(work, made, "auto", "tf32"))
+            fast = dataclasses.replace(work, compile=True)
+            measure("captured, compiled", ours(fast, made, "auto", "tf32"))
             if plainly and flavour != "fast":
                 measure("captured, float32", ours(work, made, "auto", "float32"), "float32")
                 measure("captured, bfloat16", ours(work, made, "auto", "bfloat16"), "bfloat16")

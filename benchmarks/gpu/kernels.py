@@ -4,22 +4,21 @@ ConvNet-3 of width 128 on 3x32x32, each step done eagerly under torch's profiler
 Beside the kernels stand two floors: the counted operations over the measured rate of a large matrix
 product, and the bytes of activations (each written once forward, read once and written once
 backward, in float32) over the measured rate of a large copy. What a kernel takes above both can be
-saved by fusing: the same steps follow with the norms, ReLUs and poolings of `fused.py`, and by how
-much their results differ.
+saved by fusing: the same steps follow with compiled kernels
+(`robustdd_bench.toolkit.fast.triton_kernels`), and by how much their results differ.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import fused
 import torch
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse, relative
+from bench import Bench, Report, circumstances, count_operations, parse, relative, write_report
 from engine import Problem
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -30,6 +29,43 @@ from robustdd_bench.toolkit.fast.precision import precision
 from robustdd_bench.toolkit.trajectories.unroll import adjoint_gradients
 
 SHOWN = 12
+
+
+class Kernel(BaseModel):
+    """A kernel of a step."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    share: float = Field(ge=0, le=1)
+    """Of the step's time."""
+    count: float = Field(gt=0)
+    """How often a step launches it."""
+    name: str
+
+
+class Step(BaseModel):
+    """One step, by kernel."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    ms: float = Field(gt=0)
+    """Milliseconds in kernels."""
+    kernels: float = Field(gt=0)
+    """Launches."""
+    longest: list[Kernel]
+    floor_operations_ms: float = Field(gt=0)
+    floor_bytes_ms: float = Field(gt=0)
+    difference: float | None = None
+    """Of a compiled step: relative, from torch's kernels."""
+
+
+class Kernels(Report):
+    """All steps, by name."""
+
+    ceilings: dict[str, float]
+    """Operations/s of large products, and bytes/s of a large copy."""
+    steps: dict[str, Step]
+    failed: dict[str, str]
 
 
 def works(problem: Problem, network: FlatNetwork) -> dict[str, Callable[[], Tensor]]:
@@ -107,18 +143,11 @@ def main(arguments: list[str] | None = None) -> None:
     bench = Bench("kernels", options)
     tiny, device = bench.tiny, bench.device
     sizes = {"256 images": 2} if tiny else {"256 images": 256, "50 images": 50}
-    found: dict[str, Any] = {
-        "ceilings": bench.ceilings,
-        "machine": options.device,
-        "steps": {},
-        "failed": {},
-    }
-    if device.type == "cuda":
-        found["machine"] = torch.cuda.get_device_name()
+    about = circumstances("kernels", options, ["--tiny"] if tiny else [])
+    found: dict[str, Any] = {"ceilings": bench.ceilings, "steps": {}, "failed": {}}
     for size, images in sizes.items():
         problem = Problem(images, 1, 4 if tiny else 128, device, torch.float32, "none")
         moved = 3 * activation_bytes(problem) / bench.ceilings["copy"] * 1e3
-        candidate = FlatNetwork(nn.Sequential(nn.Identity(), problem.body), compile=True)
         for arithmetic in ("tf32",) if tiny else ("tf32", "float32"):
             with precision(arithmetic, device):
                 plain = works(problem, problem.network)
@@ -132,18 +161,16 @@ def main(arguments: list[str] | None = None) -> None:
                     }
                     found["steps"][title] = measured(work, device, 1 if tiny else 20) | floors
                     expected = work()
+                    body = nn.Sequential(nn.Identity(), problem.body)
                     try:
-                        with fused.computed():
-                            again = works(problem, candidate)[name]
-                            one = measured(again, device, 1 if tiny else 20)
-                            one["difference"] = relative(again(), expected)
-                        found["steps"][f"{title}, fused"] = one | floors
-                    except Exception as error:  # a candidate must not cost the rest
+                        again = works(problem, FlatNetwork(body, compile=True))[name]
+                        one = measured(again, device, 1 if tiny else 20)
+                        one["difference"] = relative(again(), expected)
+                        found["steps"][f"{title}, compiled"] = one | floors
+                    except Exception as error:  # it must not cost the rest
                         found["failed"][title] = f"{type(error).__name__}: {error}"[:300]
                     show(found, title)
-                    options.out.mkdir(parents=True, exist_ok=True)
-                    path = options.out / "kernels.json"
-                    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                    write_report(options.out / "kernels.json", Kernels(**about, **found))
 
 
 def show(found: dict[str, Any], title: str) -> None:
@@ -155,14 +182,16 @@ def show(found: dict[str, Any], title: str) -> None:
     )
     for row in one["longest"]:
         print(f"  {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name']}")
-    fast = found["steps"].get(f"{title}, fused")
+    fast = found["steps"].get(f"{title}, compiled")
     if fast is None:
-        print(f"  fused: {found['failed'].get(title)}")
-    else:
-        print(
-            f"  fused: {fast['ms']:.3f} ms, {one['ms'] / fast['ms']:.2f} times as fast, "
-            f"{fast['difference']:.1e} apart"
-        )
+        print(f"  compiled: {found['failed'].get(title)}")
+        return
+    print(
+        f"  compiled: {fast['ms']:.3f} ms, {one['ms'] / fast['ms']:.2f} times as fast, "
+        f"{fast['difference']:.1e} apart"
+    )
+    for row in fast["longest"][:6]:
+        print(f"    {100 * row['share']:5.1f} % {row['count']:5.0f} x {row['name'][:90]}")
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ from archive import NAME, choose, pack, unpack
 from bench import Report, circumstances, parse, parser, write_report
 from pydantic import BaseModel, ConfigDict
 
-from robustdd_bench.cli.run import summary
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.files import read_json
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.record import read_record
+from robustdd_bench.results import summary
 from robustdd_bench.sweeps.plan import SweepRun
 from robustdd_bench.text.terminal import rate_text
 

@@ -21,7 +21,7 @@ from robustdd_bench.evaluation.statistics.comparison import (
 )
 from robustdd_bench.protocol.suite import suite_note
 from robustdd_bench.protocol.tracks import Track, eps_label
-from robustdd_bench.text.tables import Cell, Column, Row, Table, listed, percent, plain
+from robustdd_bench.text.tables import Column, Table, TableCell, TableRow, listed, percent, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +109,18 @@ class Comparison:
                 *map(plain, facts.values()),
                 plain(self.a.method),
                 plain(self.b.method),
-                Cell(f"{eps_label(eps)}{mark}" if eps else "clean", {"": eps}),
+                TableCell(f"{eps_label(eps)}{mark}" if eps else "clean", {"": eps}),
                 percent(item.a),
                 percent(item.b),
                 percent(item.difference, signed=True),
-                Cell(f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}", asdict(interval)),
-                Cell("< 0.001" if item.p < 0.001 else f"{item.p:.3f}", {"": item.p}),
+                TableCell(
+                    f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}", asdict(interval)
+                ),
+                TableCell("< 0.001" if item.p < 0.001 else f"{item.p:.3f}", {"": item.p}),
                 listed(self.seeds),
                 *map(listed, runs),
             ]
-            rows.append(Row(tuple(cells)))
+            rows.append(TableRow(tuple(cells)))
         suite = suite_note(self.track.attacks, self.track.threat.headline)
         return Table(
             tuple(columns),

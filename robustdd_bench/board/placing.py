@@ -8,12 +8,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from robustdd_bench.board.admission.rules import PREVIEW_NAME, SET_NAME, set_of
+from robustdd_bench.board.admission.rules import set_of
 from robustdd_bench.board.admission.submission import Submission, write_submission
 from robustdd_bench.board.confirmations import CONFIRMATIONS
 from robustdd_bench.drawing.figures import save_distilled
 from robustdd_bench.errors import RunFailedError
-from robustdd_bench.protocol.tracks import RECORD_NAME
+from robustdd_bench.filenames import RECORD_FILE, SET_FILE, SET_PICTURE
 from robustdd_bench.records.record import Record
 
 STAGING = ".publishing."
@@ -56,17 +56,17 @@ def place(
 
 def _fill(folder: Path, run: Path, record: Record, submission: Submission | None) -> None:
     """Record, set, a preview made from the set, and who it is from."""
-    shutil.copyfile(run / RECORD_NAME, folder / RECORD_NAME)
+    shutil.copyfile(run / RECORD_FILE, folder / RECORD_FILE)
     if not record.method.reference:
-        shutil.copyfile(run / SET_NAME, folder / SET_NAME)
+        shutil.copyfile(run / SET_FILE, folder / SET_FILE)
     # Of the copy, which nobody changes any more.
     source = run if record.method.reference else folder
     distilled = set_of(record, source, published=False)
     if distilled is None:
-        shutil.copyfile(run / PREVIEW_NAME, folder / PREVIEW_NAME)
+        shutil.copyfile(run / SET_PICTURE, folder / SET_PICTURE)
     else:
         assert record.data is not None
-        save_distilled(folder / PREVIEW_NAME, distilled, record.data.num_classes)
+        save_distilled(folder / SET_PICTURE, distilled, record.data.num_classes)
     if submission is not None:
         write_submission(folder, submission)
 

@@ -29,13 +29,11 @@ from robustdd_bench.board.confirmations import (
 )
 from robustdd_bench.board.placing import STAGING, mend, place
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import LOCK_FILE, RECORD_FILE, RESULTS_FOLDER
 from robustdd_bench.files import file_lock
 from robustdd_bench.plugins import Registry
-from robustdd_bench.protocol.tracks import RECORD_NAME
 from robustdd_bench.records.record import Record, read_record
 
-RESULTS = "results"
-LOCK = ".lock"
 PATIENCE_S = 60.0
 
 
@@ -65,7 +63,7 @@ class Placed:
 
 def place_of(record: Record) -> Path:
     """Where the record of a run belongs, below the board's folder; not of a confirmation."""
-    return Path(RESULTS, record.track.name, record.method.name, record.run_id)
+    return Path(RESULTS_FOLDER, record.track.name, record.method.name, record.run_id)
 
 
 @contextlib.contextmanager
@@ -77,7 +75,7 @@ def locked(board: Path) -> Iterator[None]:
     """
     try:
         board.mkdir(parents=True, exist_ok=True)
-        held = file_lock(board / LOCK, PATIENCE_S)
+        held = file_lock(board / LOCK_FILE, PATIENCE_S)
     except OSError as error:
         raise RunFailedError(f"cannot write {board}: {error.strerror or error}") from error
     if held is None:
@@ -124,7 +122,7 @@ def placing(
     data: DataAtHand | None = None,
 ) -> Iterator[Placed]:
     """As `publish`; if the body raises, the published runs are as they were."""
-    record = read_record(run / RECORD_NAME)
+    record = read_record(run / RECORD_FILE)
     reasons = reasons_against(record, run, registry, new=True, published=False)
     if data is not None:
         reasons = list(dict.fromkeys(reasons + data.reasons(record, run)))
@@ -141,7 +139,7 @@ def placing(
         # What lies at its own place is published again or repaired, whatever else is there.
         first = _first(record, others) if is_other or not target.exists() else None
         if first is not None:
-            target = first.folder / CONFIRMATIONS / folder_name(run / RECORD_NAME)
+            target = first.folder / CONFIRMATIONS / folder_name(run / RECORD_FILE)
             before, _ = _already(target, record, registry)
         if record.status == "complete":
             known = (one.record for other in others for one in other.every())
@@ -188,7 +186,7 @@ def _below(folder: Path, board: Path, registry: Registry | None) -> tuple[Publis
     return tuple(
         _in_order(
             _checked(path, board, {}, registry)
-            for path in (folder / CONFIRMATIONS).glob(f"*/{RECORD_NAME}")
+            for path in (folder / CONFIRMATIONS).glob(f"*/{RECORD_FILE}")
         )
     )
 
@@ -232,7 +230,7 @@ def _joined(
 
 def _sweep(board: Path) -> None:
     """Remove what processes that were killed have left; the lock says that none is at work."""
-    for path in (board / RESULTS).rglob(f"{STAGING}*"):
+    for path in (board / RESULTS_FOLDER).rglob(f"{STAGING}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
 
@@ -245,7 +243,7 @@ def _already(
     A damaged publication is none: it is to be replaced.
     """
     try:
-        before = read_record(target / RECORD_NAME)
+        before = read_record(target / RECORD_FILE)
     except UsageError:
         return None, False
     if reasons_against(before, target, registry):
@@ -277,7 +275,7 @@ def published(
     runs: list[Published] = []
     again: dict[Path, tuple[Published, ...]] = {}
     protocols: dict[str, str] = {}
-    for path in sorted((board / RESULTS).rglob(RECORD_NAME)):
+    for path in sorted((board / RESULTS_FOLDER).rglob(RECORD_FILE)):
         folder = path.parent
         # What is staged was left by a process that was killed.
         if any(part.startswith(STAGING) for part in folder.relative_to(board).parts):
@@ -345,9 +343,9 @@ def _misplaced(record: Record, folder: Path, board: Path) -> list[str]:
         place = place_of(record)
         if folder == board / place:
             return []
-        return [f"the record belongs under {place.relative_to(RESULTS).as_posix()}"]
+        return [f"the record belongs under {place.relative_to(RESULTS_FOLDER).as_posix()}"]
     try:
-        confirmed = read_record(first / RECORD_NAME)
+        confirmed = read_record(first / RECORD_FILE)
     except UsageError:
         return [f"it confirms the run in {first.relative_to(board).as_posix()}, which is damaged"]
     problems = []
@@ -358,8 +356,8 @@ def _misplaced(record: Record, folder: Path, board: Path) -> list[str]:
             f"it does not confirm run {confirmed.run_id}: method, settings, track, seed or split "
             "differ"
         )
-    if folder.name != folder_name(folder / RECORD_NAME):
-        problems.append(f"its folder must be called {folder_name(folder / RECORD_NAME)}")
+    if folder.name != folder_name(folder / RECORD_FILE):
+        problems.append(f"its folder must be called {folder_name(folder / RECORD_FILE)}")
     return problems
 
 

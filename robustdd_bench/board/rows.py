@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robustdd_bench.board.admission.rules import PREVIEW_NAME, SET_NAME
 from robustdd_bench.board.confirmations import deviation
 from robustdd_bench.board.divisions import IMPORTED, has_own_preprocessing
 from robustdd_bench.board.publish import Published
@@ -30,6 +29,7 @@ from robustdd_bench.board.schema import (
 from robustdd_bench.board.standings import Standing
 from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
 from robustdd_bench.evaluation.statistics.means import mean
+from robustdd_bench.filenames import SET_FILE, SET_PICTURE
 from robustdd_bench.protocol.tracks import NetworkSpec, PreprocessingSpec
 from robustdd_bench.records.parts import StageTime
 from robustdd_bench.records.record import Record
@@ -228,8 +228,8 @@ def run_content(run: Published, root: Path) -> RunContent:
         cost=_cost(record),
         command=record.command_to_repeat,
         folder=folder,
-        set_file=None if record.method.reference else f"{folder}/{SET_NAME}",
-        preview=f"{folder}/{PREVIEW_NAME}",
+        set_file=None if record.method.reference else f"{folder}/{SET_FILE}",
+        preview=f"{folder}/{SET_PICTURE}",
         results_sha256=record.results_sha256,
         set_sha256=distilled.sha256,
         torch=record.torch,

@@ -13,22 +13,23 @@ from robustdd_bench.board.admission.submission import SUBMISSION_NAME, read_subm
 from robustdd_bench.board.build import BOARD_NAME, board, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS
 from robustdd_bench.board.placing import STAGING
-from robustdd_bench.board.publish import RESULTS, problems_of, published
+from robustdd_bench.board.publish import problems_of, published
 from robustdd_bench.board.reported import read_reported_file, reported_files
 from robustdd_bench.board.schema import BoardContent
 from robustdd_bench.board.views.page import PAGE_NAME
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import RECORD_FILE, RESULTS_FOLDER
 from robustdd_bench.files import parse_json
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import read_record
-from robustdd_bench.text.tables import Column, Row, Table, plain
+from robustdd_bench.text.tables import Column, Table, TableRow, plain
 
 DIFFERENCES = 3
 """So many differences of leaderboard.json are named."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Defect:
     """Something that is wrong with a board."""
 
     place: str
@@ -42,7 +43,7 @@ class Validation:
 
     runs: tuple[str, ...]
     """Folders of the published runs that are sound, below the board's."""
-    problems: tuple[Problem, ...]
+    problems: tuple[Defect, ...]
 
     def title(self) -> str:
         """The outcome in a line."""
@@ -54,7 +55,7 @@ class Validation:
         """The problems."""
         return Table(
             (Column("place", "place", number=False), Column("problem", "problem", number=False)),
-            tuple(Row((plain(item.place), plain(item.problem))) for item in self.problems),
+            tuple(TableRow((plain(item.place), plain(item.problem))) for item in self.problems),
             title=self.title(),
         )
 
@@ -84,7 +85,7 @@ def validate(
         raise UsageError(f"no folder {root}")
     sound, problems = [], []
     protocols: dict[str, str] = {}
-    for folder in _places(root / RESULTS):
+    for folder in _places(root / RESULTS_FOLDER):
         found = [
             _problem(root, path, text)
             for path, text in _run_problems(folder, root, protocols, registry, data)
@@ -99,7 +100,7 @@ def validate(
             problems.append(_problem(root, path, error))
     if problems:
         names = [name for name in (BOARD_NAME, PAGE_NAME) if (root / name).exists()]
-        problems += [Problem(name, "not compared with the records, see above") for name in names]
+        problems += [Defect(name, "not compared with the records, see above") for name in names]
     else:
         problems += _built_problems(root)
     return Validation(tuple(sound), tuple(problems))
@@ -107,7 +108,7 @@ def validate(
 
 def _places(results: Path) -> Iterator[Path]:
     """Folders of runs: those with a record, and those where one should be."""
-    found = {path.parent for path in results.rglob("record.json")}
+    found = {path.parent for path in results.rglob(RECORD_FILE)}
     for pattern in ("*/*/*", f"*/*/*/{CONFIRMATIONS}/*"):
         found |= {path for path in results.glob(pattern) if path.is_dir()}
     return (path for path in sorted(found) if not any(p.startswith(STAGING) for p in path.parts))
@@ -122,9 +123,9 @@ def _run_problems(
 ) -> Iterator[tuple[Path, object]]:
     """File or folder and problem, of a run; `protocols` holds the tracks seen."""
     try:
-        record = read_record(folder / "record.json")
+        record = read_record(folder / RECORD_FILE)
     except UsageError as error:
-        yield folder / "record.json", error
+        yield folder / RECORD_FILE, error
     else:
         found = problems_of(record, folder, root, protocols, registry)
         if data is not None:
@@ -136,12 +137,12 @@ def _run_problems(
         yield folder / SUBMISSION_NAME, error
 
 
-def _built_problems(root: Path) -> Iterator[Problem]:
+def _built_problems(root: Path) -> Iterator[Defect]:
     """Whether what was built is what the records give."""
     try:
         runs = published(root)
     except UsageError as error:  # a rule that only the whole board can break
-        yield _problem(root, root / RESULTS, error)
+        yield _problem(root, root / RESULTS_FOLDER, error)
         return
     content = board(runs, root)
     value = content.model_dump(mode="json")
@@ -150,14 +151,14 @@ def _built_problems(root: Path) -> Iterator[Problem]:
             found = (root / name).read_bytes()
         except FileNotFoundError:
             if runs:
-                yield Problem(name, "is missing; `robustdd board build` writes it")
+                yield Defect(name, "is missing; `robustdd board build` writes it")
             continue
         except OSError as error:
-            yield Problem(name, f"cannot be read: {error.strerror or error}")
+            yield Defect(name, f"cannot be read: {error.strerror or error}")
             continue
         if found != text.encode():
             why = _difference(found, root / name, value) if name == BOARD_NAME else ""
-            yield Problem(
+            yield Defect(
                 name,
                 f"is not what the records give: stale, or changed by hand{why}; "
                 "`robustdd board build` writes it again",
@@ -188,8 +189,8 @@ def _differing(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def _problem(root: Path, path: Path, text: object) -> Problem:
+def _problem(root: Path, path: Path, text: object) -> Defect:
     """A problem of a file or folder; the message names no place outside the board, nor its own."""
     place = path.relative_to(root).as_posix()
     message = str(text).replace(f"{root}{os.sep}", "")
-    return Problem(place, message.removeprefix(f"{place}: ").removeprefix(f"{place} "))
+    return Defect(place, message.removeprefix(f"{place}: ").removeprefix(f"{place} "))

@@ -13,6 +13,7 @@ from robustdd_bench.cli.shared.group import Group
 from robustdd_bench.cli.shared.output import format_option, print_json, print_tables
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError, unknown_name
+from robustdd_bench.filenames import RECORD_FILE
 
 if TYPE_CHECKING:
     from robustdd_bench.board.admission.overlaps import DataAtHand
@@ -58,7 +59,6 @@ def publish_command(
     from robustdd_bench.board.admission.submission import make_submission
     from robustdd_bench.board.build import publish_and_build
     from robustdd_bench.board.confirmations import deviation, run_of
-    from robustdd_bench.protocol.tracks import RECORD_NAME
     from robustdd_bench.records.record import read_record
 
     submission = make_submission(**people)
@@ -68,7 +68,7 @@ def publish_command(
     print(done.folder)
     first = run_of(done.folder)
     if first is not None:
-        run = read_record(first / RECORD_NAME)
+        run = read_record(first / RECORD_FILE)
         found = deviation(run, done.record)
         print(f"it confirms run {run.run_id}: {found}", file=sys.stderr)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from robustdd_bench.cli.doctor_devices import Check, Status, check_torch, gib
+from robustdd_bench.cli.doctor_devices import Diagnosis, Status, check_torch, gib
 from robustdd_bench.cli.shared.arguments import data_root_option, out_option
 from robustdd_bench.cli.shared.output import json_option, print_json
 from robustdd_bench.cli.shared.session import Session, pass_session
@@ -45,18 +45,18 @@ _LAYOUTS = {
 }
 
 
-def check_python() -> Iterator[Check]:
+def check_python() -> Iterator[Diagnosis]:
     """Interpreter, platform, processors and memory."""
     version = platform.python_version()
     status: Status = "ok" if sys.version_info >= (3, 11) else "fail"
-    yield Check(status, "python", f"{version} ({sys.executable})")
-    yield Check("ok", "platform", platform.platform())
+    yield Diagnosis(status, "python", f"{version} ({sys.executable})")
+    yield Diagnosis("ok", "platform", platform.platform())
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Check("ok", "cpu", f"{os.cpu_count()} processors, {usable} usable")
+    yield Diagnosis("ok", "cpu", f"{os.cpu_count()} processors, {usable} usable")
     yield check_memory()
 
 
-def check_memory() -> Check:
+def check_memory() -> Diagnosis:
     """Memory of the machine, and what is free of it."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -65,7 +65,7 @@ def check_memory() -> Check:
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
     except (OSError, ValueError, AttributeError):  # no Linux
-        return Check("ok", "memory", "unknown on this platform")
+        return Diagnosis("ok", "memory", "unknown on this platform")
     try:
         # A container's ceiling, which is lower than the machine's memory.
         group = Path("/sys/fs/cgroup")
@@ -74,7 +74,7 @@ def check_memory() -> Check:
         total, free = min(total, limit), min(free, max(limit - used, 0))
     except (OSError, ValueError):
         pass
-    return Check(
+    return Diagnosis(
         "warn" if free < 2**30 else "ok", "memory", f"{gib(total)}, of which {gib(free)} free"
     )
 
@@ -83,7 +83,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def check_package(requirement: str) -> Check:
+def check_package(requirement: str) -> Diagnosis:
     """Whether a required distribution is there, new enough, and can be imported.
 
     Args:
@@ -94,20 +94,20 @@ def check_package(requirement: str) -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check("fail", name, f"not installed; pip install '{requirement}'")
+        return Diagnosis("fail", name, f"not installed; pip install '{requirement}'")
     if least and _numbers(version) < _numbers(least):
-        return Check("fail", name, f"{version} is too old; pip install '{requirement}'")
+        return Diagnosis("fail", name, f"{version} is too old; pip install '{requirement}'")
     if name == "torchvision":
         return check_torchvision()
     try:
         importlib.import_module(_MODULES.get(name, name))
     except Exception as error:
         problem = one_line(f"{type(error).__name__}: {error}", 200)
-        return Check("fail", name, f"{version} does not import ({problem}); reinstall it")
-    return Check("ok", name, version)
+        return Diagnosis("fail", name, f"{version} does not import ({problem}); reinstall it")
+    return Diagnosis("ok", name, version)
 
 
-def check_torchvision() -> Check:
+def check_torchvision() -> Diagnosis:
     """Whether torchvision fits the torch that is installed: a mix of builds fails at import."""
     names = ("torch", "torchvision")
     found = {name: importlib.metadata.version(name) for name in names}
@@ -117,65 +117,67 @@ def check_torchvision() -> Check:
     except Exception as error:
         problem = one_line(f"{type(error).__name__}: {error}", 200)
         versions = " with ".join(f"{name} {version}" for name, version in found.items())
-        return Check("fail", "torchvision", f"{versions} does not import ({problem}); {remedy}")
+        return Diagnosis("fail", "torchvision", f"{versions} does not import ({problem}); {remedy}")
     builds = {
         name: str(getattr(sys.modules.get(name), "__version__", found[name])).partition("+")[2]
         for name in names
     }
     if all(builds.values()) and builds["torch"] != builds["torchvision"]:
         mix = f"is a {builds['torchvision']} build beside a {builds['torch']} build of torch"
-        return Check("warn", "torchvision", f"{found['torchvision']} {mix}; {remedy}")
-    return Check("ok", "torchvision", found["torchvision"])
+        return Diagnosis("warn", "torchvision", f"{found['torchvision']} {mix}; {remedy}")
+    return Diagnosis("ok", "torchvision", found["torchvision"])
 
 
-def check_packages() -> Iterator[Check]:
+def check_packages() -> Iterator[Diagnosis]:
     """Every distribution that this one requires."""
     try:
         required = importlib.metadata.requires("robustdd-bench") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Check("warn", "robustdd-bench", "not installed as a package; pip install -e .")
+        yield Diagnosis("warn", "robustdd-bench", "not installed as a package; pip install -e .")
         return
     for requirement in required:
         if ";" not in requirement:  # what stands behind a marker is optional
             yield check_package(requirement)
 
 
-def check_plugins(session: Session) -> Iterator[Check]:
+def check_plugins(session: Session) -> Iterator[Diagnosis]:
     """Plugins that are broken, and names that two of them own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PluginWarning)  # said below
         try:
             registry = session.registry
         except RobustDDError as error:
-            yield Check("fail", "plugins", one_line(error))
+            yield Diagnosis("fail", "plugins", one_line(error))
             return
     infos = registry.plugins.values()
     broken = [info for info in infos if info.status == "broken"]
     for info in broken:
-        yield Check("warn", f"plugin {info.name}", one_line(f"{info.distribution}: {info.problem}"))
+        yield Diagnosis(
+            "warn", f"plugin {info.name}", one_line(f"{info.distribution}: {info.problem}")
+        )
     for name, text in remarks(session.manager).items():
-        yield Check("ok", f"plugin {name}", one_line(text))
+        yield Diagnosis("ok", f"plugin {name}", one_line(text))
     names = ", ".join(info.name for info in infos if info.status == "loaded")
-    yield Check("ok", "plugins", f"loaded: {names}")
+    yield Diagnosis("ok", "plugins", f"loaded: {names}")
 
 
-def check_disk(out: Path) -> Check:
+def check_disk(out: Path) -> Diagnosis:
     """Free space where run folders go, and whether that place can be written."""
     place = out.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        return Check("fail", "disk", f"{place} is not a folder; choose another --out")
+        return Diagnosis("fail", "disk", f"{place} is not a folder; choose another --out")
     if not os.access(place, os.W_OK | os.X_OK):
-        return Check("fail", "disk", f"{place} cannot be written; choose another --out")
+        return Diagnosis("fail", "disk", f"{place} cannot be written; choose another --out")
     free = shutil.disk_usage(place).free
-    return Check("warn" if free < 2**30 else "ok", "disk", f"{gib(free)} free at {out}")
+    return Diagnosis("warn" if free < 2**30 else "ok", "disk", f"{gib(free)} free at {out}")
 
 
-def check_data(root: Path) -> Iterator[Check]:
+def check_data(root: Path) -> Iterator[Diagnosis]:
     """Which datasets are found below the data root, by their files."""
     if root.exists() and not root.is_dir():
-        yield Check("fail", "data", f"{root} is not a folder; choose another --data-root")
+        yield Diagnosis("fail", "data", f"{root} is not a folder; choose another --data-root")
         return
     found, missing = ["digits (embedded)"], []
     for name, files in _LAYOUTS.items():
@@ -184,15 +186,15 @@ def check_data(root: Path) -> Iterator[Check]:
             found.append(name)
         elif any(present):
             lacking = next(file for file, there in zip(files, present, strict=True) if not there)
-            yield Check("warn", f"data {name}", f"incomplete: no {lacking} in {root}")
+            yield Diagnosis("warn", f"data {name}", f"incomplete: no {lacking} in {root}")
         elif name != "folder":
             missing.append(name)
-    yield Check("ok", "data", f"found: {', '.join(found)}")
+    yield Diagnosis("ok", "data", f"found: {', '.join(found)}")
     if missing:
-        yield Check("ok", "data", f"not in {root}: {', '.join(missing)}")
+        yield Diagnosis("ok", "data", f"not in {root}: {', '.join(missing)}")
 
 
-def diagnose(session: Session, out: Path, data_root: Path) -> Iterator[Check]:
+def diagnose(session: Session, out: Path, data_root: Path) -> Iterator[Diagnosis]:
     """All checks, one after the other."""
     yield from check_python()
     yield from check_packages()
@@ -202,7 +204,7 @@ def diagnose(session: Session, out: Path, data_root: Path) -> Iterator[Check]:
     yield from check_data(data_root)
 
 
-def print_checks(checks: Iterable[Check]) -> list[Check]:
+def print_checks(checks: Iterable[Diagnosis]) -> list[Diagnosis]:
     """Print each check as soon as it is made; return them."""
     made = []
     for check in checks:
@@ -223,7 +225,7 @@ def doctor(ctx: click.Context, session: Session, out: Path, data_root: Path, as_
     Each line is ok, warn or fail, with what was looked at and what was found. The exit code is 1 if
     something fails.
     """
-    checks: list[Check] | Iterator[Check] = diagnose(session, out, data_root)
+    checks: list[Diagnosis] | Iterator[Diagnosis] = diagnose(session, out, data_root)
     if as_json:
         checks = list(checks)
         report: dict[str, Any] = {"checks": [asdict(check) for check in checks]}

@@ -17,7 +17,7 @@ Status = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Diagnosis:
     """The outcome of one check."""
 
     status: Status
@@ -30,7 +30,7 @@ def gib(size_bytes: float) -> str:
     return f"{size_bytes / 2**30:.1f} GiB"
 
 
-def check_torch() -> Iterator[Check]:
+def check_torch() -> Iterator[Diagnosis]:
     """Devices, their memory, and the settings that decide speed and reproducibility."""
     try:
         import torch
@@ -40,9 +40,9 @@ def check_torch() -> Iterator[Check]:
     threads = torch.get_num_threads()
     if usable is not None and threads > usable:
         detail = f"{threads} threads on {usable} usable processors; set OMP_NUM_THREADS={usable}"
-        yield Check("warn", "threads", detail)
+        yield Diagnosis("warn", "threads", detail)
     else:
-        yield Check("ok", "threads", f"torch uses {threads}")
+        yield Diagnosis("ok", "threads", f"torch uses {threads}")
     yield check_arithmetic(torch.device("cpu"))
     yield from _check_cuda()
     try:
@@ -50,9 +50,9 @@ def check_torch() -> Iterator[Check]:
         tf32 = f"matmul {_on(matmul)}, convolutions {_on(torch.backends.cudnn.allow_tf32)}"
     except RuntimeError as error:  # the old and the new way of setting it were mixed
         tf32 = one_line(error, 120)
-    yield Check("ok", "tf32", tf32)
+    yield Diagnosis("ok", "tf32", tf32)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    yield Check("ok", "deterministic algorithms", _on(deterministic))
+    yield Diagnosis("ok", "deterministic algorithms", _on(deterministic))
     yield from check_fast_paths(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -60,7 +60,7 @@ def _on(flag: bool) -> str:
     return "on" if flag else "off"
 
 
-def _check_cuda() -> Iterator[Check]:
+def _check_cuda() -> Iterator[Diagnosis]:
     import torch
 
     if not torch.cuda.is_available():
@@ -70,9 +70,9 @@ def _check_cuda() -> Iterator[Check]:
             detail = f"no device for CUDA {torch.version.cuda}"
             reason = "the driver is missing or too old, or CUDA_VISIBLE_DEVICES hides the device"
         if Path("/dev/nvidia0").exists():
-            yield Check("warn", "cuda", f"{detail}, though this machine has a GPU; {reason}")
+            yield Diagnosis("warn", "cuda", f"{detail}, though this machine has a GPU; {reason}")
         else:
-            yield Check("ok", "cuda", f"{detail}; runs use the CPU")
+            yield Diagnosis("ok", "cuda", f"{detail}; runs use the CPU")
         return
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
@@ -80,18 +80,18 @@ def _check_cuda() -> Iterator[Check]:
             free, total = torch.cuda.mem_get_info(device)
             name = torch.cuda.get_device_name(device)
         except RuntimeError as error:
-            yield Check("fail", f"cuda:{index}", one_line(error, 200))
+            yield Diagnosis("fail", f"cuda:{index}", one_line(error, 200))
             continue
         memory = f"{name}, {gib(total)}, of which {gib(free)} free"
-        yield Check("warn" if free < 2**30 else "ok", f"cuda:{index}", memory)
+        yield Diagnosis("warn" if free < 2**30 else "ok", f"cuda:{index}", memory)
         yield check_arithmetic(device)
     if torch.backends.cudnn.is_available():
-        yield Check("ok", "cudnn", str(torch.backends.cudnn.version()))
+        yield Diagnosis("ok", "cudnn", str(torch.backends.cudnn.version()))
     else:
-        yield Check("warn", "cudnn", "not available; convolutions will be slow")
+        yield Diagnosis("warn", "cudnn", "not available; convolutions will be slow")
 
 
-def check_arithmetic(device: torch.device) -> Check:
+def check_arithmetic(device: torch.device) -> Diagnosis:
     """Whether a convolution and its gradient on the device are those of float64 on the CPU."""
     import torch
     from torch.nn.functional import conv2d
@@ -108,13 +108,13 @@ def check_arithmetic(device: torch.device) -> Check:
         exact = gradient(torch.device("cpu"), torch.float64)
         error = (gradient(device, torch.float32) - exact).abs().max() / exact.abs().max()
     except RuntimeError as failure:
-        return Check("fail", what, one_line(failure, 200))
+        return Diagnosis("fail", what, one_line(failure, 200))
     # TF32 keeps ten bits, so a sound device may be off by about a thousandth.
     sound = bool(error < 5e-3)
-    return Check("ok" if sound else "fail", what, f"relative error of a gradient {error:.1e}")
+    return Diagnosis("ok" if sound else "fail", what, f"relative error of a gradient {error:.1e}")
 
 
-def check_fast_paths(device: torch.device) -> Iterator[Check]:
+def check_fast_paths(device: torch.device) -> Iterator[Diagnosis]:
     """Which fast paths runs on a device take, and why not the others."""
     from robustdd_bench.evaluation.together import layout_for
     from robustdd_bench.toolkit.fast.allocator import keep_memory
@@ -124,18 +124,18 @@ def check_fast_paths(device: torch.device) -> Iterator[Check]:
     problem = _try_capture(device) if found.active else None
     what = "captured steps"
     if problem is None:
-        yield Check("ok", what, f"{_on(found.active)}: {found.reason}")
+        yield Diagnosis("ok", what, f"{_on(found.active)}: {found.reason}")
     else:
-        yield Check("warn", what, f"off: {problem}; steps run one by one")
+        yield Diagnosis("warn", what, f"off: {problem}; steps run one by one")
     yield check_kernels(device)
     stacked = layout_for(device) == "vmap"
     reason = "stacked on a GPU" if stacked else "on the CPU one by one is as fast (benchmarks)"
-    yield Check("ok", "stacked students", f"{_on(stacked)}: {reason}")
+    yield Diagnosis("ok", "stacked students", f"{_on(stacked)}: {reason}")
     kept = keep_memory()
-    yield Check("ok", "kept memory", f"{_on(kept.active)}: {kept.reason}")
+    yield Diagnosis("ok", "kept memory", f"{_on(kept.active)}: {kept.reason}")
 
 
-def check_kernels(device: torch.device) -> Check:
+def check_kernels(device: torch.device) -> Diagnosis:
     """Whether there are compiled kernels for a device, and that one computes what torch does."""
     import torch
     from torch import nn
@@ -145,9 +145,11 @@ def check_kernels(device: torch.device) -> Check:
 
     what, found = "compiled kernels", availability(device)
     if not found.active:
-        return Check("warn" if device.type == "cpu" else "ok", what, f"off: {found.reason}")
-    block = NormBlock(nn.GroupNorm(4, 4), relu=True, pooled=True)
-    x = torch.linspace(-1, 2, 2 * 4 * 8 * 8).view(2, 4, 8, 8).sin().requires_grad_()
+        usable = device.type == "cpu" or torch.cuda.is_available()
+        return Diagnosis("warn" if usable else "ok", what, f"off: {found.reason}")
+    block = NormBlock(nn.GroupNorm(4, 4).to(device), relu=True, pooled=True)
+    x = torch.linspace(-1, 2, 2 * 4 * 8 * 8, device=device).view(2, 4, 8, 8).sin()
+    x.requires_grad_()
     problems: list[str] = []
     trusted(
         lambda: torch.autograd.grad(block(x).square().sum(), x),
@@ -155,7 +157,9 @@ def check_kernels(device: torch.device) -> Check:
         problems.append,
     )
     return (
-        Check("warn", what, problems[0]) if problems else Check("ok", what, f"on: {found.reason}")
+        Diagnosis("warn", what, problems[0])
+        if problems
+        else Diagnosis("ok", what, f"on: {found.reason}")
     )
 
 

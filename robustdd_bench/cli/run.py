@@ -26,6 +26,13 @@ from robustdd_bench.cli.shared.output import (
 )
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import (
+    RECORD_FILE,
+    ROBUSTNESS_PICTURE,
+    SET_FILE,
+    SET_PICTURE,
+    STORE_FOLDER,
+)
 from robustdd_bench.guard import blame
 from robustdd_bench.imports.formats import FORMATS
 from robustdd_bench.text.terminal import one_line, rate_text
@@ -150,7 +157,7 @@ def evaluate(
     if again:
         _refuse_given(context)
     if choices is None:
-        must_exist(source / "record.json" if again else source)
+        must_exist(source / RECORD_FILE if again else source)
     from robustdd_bench.records.plan import check_call, make_plan
 
     if not again or _given(context, "track"):
@@ -167,7 +174,7 @@ def evaluate(
         return
     from robustdd_bench.imports.external_set import store_imported, store_set
 
-    store = options["out"] / "store"
+    store = options["out"] / STORE_FOLDER
     if choices is None:
         digest = store_set(source, store)
     else:
@@ -255,6 +262,8 @@ def _execute(
         source=source,
     )
     if options["as_json"]:
+        from robustdd_bench.results import summary
+
         print_json(summary(finished.record) | {"folder": str(finished.folder)})
         return
     _print_finished(finished)
@@ -262,7 +271,7 @@ def _execute(
 
 def say_eager(choice: str, device: str, compiled: bool) -> None:
     """Say why runs compute without compiled kernels, where the user left it to the machine."""
-    if choice == "auto" and device == "cpu" and not compiled:
+    if choice == "auto" and not compiled:
         import torch
 
         from robustdd_bench.toolkit.fast.compile import availability
@@ -315,31 +324,6 @@ def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
     print_table(("", "plan"), facts)
 
 
-def summary(record: Record) -> dict[str, Any]:
-    """The figures of a run, as JSON values."""
-    aggregates = record.aggregates
-    return {
-        "run_id": record.run_id,
-        "status": record.status,
-        "method": record.method.name,
-        "track": record.track.id,
-        "split": record.split,
-        "seed": record.seed,
-        "publishable": record.publishable,
-        "failed_checks": sorted({flag.name for flag in record.flags if not flag.passed}),
-        "overlap": None if record.overlap is None else record.overlap.model_dump(mode="json"),
-        "failure": None if record.failure is None else record.failure.reason,
-        "clean": None if aggregates is None else aggregates.clean.model_dump(mode="json"),
-        "robust": []
-        if aggregates is None
-        else [
-            {"eps": item.eps, **item.accuracy.model_dump(mode="json")} for item in aggregates.robust
-        ],
-        "stages": [stage.model_dump(mode="json") for stage in record.costs.stages],
-        "command": record.command_to_repeat,
-    }
-
-
 def print_result(record: Record) -> None:
     """Print a run's table: clean accuracy and accuracy at each eps."""
     from robustdd_bench.board.views.tables import run_table
@@ -350,7 +334,7 @@ def print_result(record: Record) -> None:
 def _print_finished(finished: Finished) -> None:
     record, folder = finished.record, finished.folder
     print_result(record)
-    for name in ("record.json", "distilled.safetensors", "distilled.png", "robustness.png"):
+    for name in (RECORD_FILE, SET_FILE, SET_PICTURE, ROBUSTNESS_PICTURE):
         print(folder / name)
     for stage in record.costs.stages:
         rate = rate_text(stage.items_per_s, stage.unit)

@@ -18,6 +18,7 @@ from robustdd_bench.cli.shared.group import Group
 from robustdd_bench.cli.shared.output import json_option, print_json, print_table
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import PluginError
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.guard import blame
 from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
 from robustdd_bench.text.terminal import one_line, size_text
@@ -40,7 +41,7 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         PluginError: its module does not import.
     """
     from robustdd_bench.citations import citations
-    from robustdd_bench.settings_shown import describe_config
+    from robustdd_bench.cli.shared.config_fields import describe_config
 
     entry = registry.get(kind, name)
     target = entry.load()
@@ -209,10 +210,11 @@ def show_run(folder: Path, as_json: bool) -> None:
 
     RUN is the folder of a run, or its record.json.
     """
-    from robustdd_bench.cli.run import print_result, summary
+    from robustdd_bench.cli.run import print_result
     from robustdd_bench.records.record import read_record
+    from robustdd_bench.results import summary
 
-    record = read_record(folder if folder.suffix == ".json" else folder / "record.json")
+    record = read_record(folder if folder.suffix == ".json" else folder / RECORD_FILE)
     if as_json:
         print_json(summary(record))
         return

@@ -16,6 +16,7 @@ from robustdd_bench.cli.shared.arguments import place_options, witnesses_option
 from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import RESULTS_FOLDER
 from robustdd_bench.text.terminal import duration_text, one_line
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
     from robustdd_bench.sweeps.estimate import History, estimate
 
     out, board = options["out"], options["board_root"]
-    results = [] if board is None else [board / "results"]
+    results = [] if board is None else [board / RESULTS_FOLDER]
     if not all(folder.is_dir() for folder in results):
         raise UsageError(f"nothing is published under {board}; see `robustdd publish`")
     history = History([out, *results])

@@ -14,12 +14,13 @@ from robustdd_bench.cli.shared.arguments import OneOf, RegisteredName, data_root
 from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.text.terminal import one_line
 
 if TYPE_CHECKING:
     from robustdd_bench.verification.fresh import FreshVerdict
     from robustdd_bench.verification.reevaluate import Reevaluation
-    from robustdd_bench.verification.setup import Setting
+    from robustdd_bench.verification.setup import VerifyOptions
     from robustdd_bench.verification.witnesses import Verdict
 
 
@@ -112,7 +113,7 @@ def verify(
         raise UsageError(
             "witnesses belong to the record's own students; leave them out with --fresh-students"
         )
-    record = source / "record.json" if source.is_dir() else source
+    record = source / RECORD_FILE if source.is_dir() else source
     must_exist(record)
     if threads is not None:
         from robustdd_bench.records.means import check_threads
@@ -123,9 +124,9 @@ def verify(
 
         load_track(track, session.registry)
     announce(source)
-    from robustdd_bench.verification.setup import Setting
+    from robustdd_bench.verification.setup import VerifyOptions
 
-    setting = Setting(
+    options = VerifyOptions(
         data_root=data_root,
         track=track,
         device=device,
@@ -134,21 +135,21 @@ def verify(
         examples=examples,
     )
     if fresh is not None:
-        _judge_fresh(session, source, setting, fresh, fresh_seed, as_json)
+        _judge_fresh(session, source, options, fresh, fresh_seed, as_json)
     elif witnesses_only:
-        _hold_witnesses(session, source, setting, witnesses, as_json)
+        _hold_witnesses(session, source, options, witnesses, as_json)
     else:
-        _reevaluate(session, source, setting, witnesses, as_json)
+        _reevaluate(session, source, options, witnesses, as_json)
 
 
 def _reevaluate(
-    session: Session, source: Path, setting: Setting, witnesses: Path | None, as_json: bool
+    session: Session, source: Path, options: VerifyOptions, witnesses: Path | None, as_json: bool
 ) -> None:
     from robustdd_bench.runs.progress.displays import make_reporter
     from robustdd_bench.verification.reevaluate import reevaluate
 
     found = reevaluate(
-        source, session.registry, setting, reporter=make_reporter, witnesses=witnesses
+        source, session.registry, options, reporter=make_reporter, witnesses=witnesses
     )
     if as_json:
         print_json(
@@ -208,13 +209,13 @@ def _print_levels(source: Path, found: Reevaluation) -> None:
 
 
 def _hold_witnesses(
-    session: Session, source: Path, setting: Setting, witnesses: Path | None, as_json: bool
+    session: Session, source: Path, options: VerifyOptions, witnesses: Path | None, as_json: bool
 ) -> None:
     from robustdd_bench.runs.progress.displays import make_reporter
     from robustdd_bench.verification.witnesses import verify_witnesses
 
     verdict = verify_witnesses(
-        source, session.registry, setting, reporter=make_reporter, witnesses=witnesses
+        source, session.registry, options, reporter=make_reporter, witnesses=witnesses
     )
     if as_json:
         print_json(dataclasses.asdict(verdict) | {"agrees": verdict.agrees})
@@ -251,13 +252,18 @@ def _print_verdict(source: Path, verdict: Verdict) -> None:
 
 
 def _judge_fresh(
-    session: Session, source: Path, setting: Setting, count: int, seed: int | None, as_json: bool
+    session: Session,
+    source: Path,
+    options: VerifyOptions,
+    count: int,
+    seed: int | None,
+    as_json: bool,
 ) -> None:
     from robustdd_bench.runs.progress.displays import make_reporter
     from robustdd_bench.verification.fresh import verify_fresh
 
     found = verify_fresh(
-        source, session.registry, setting, count=count, seed=seed, reporter=make_reporter
+        source, session.registry, options, count=count, seed=seed, reporter=make_reporter
     )
     if as_json:
         levels = [

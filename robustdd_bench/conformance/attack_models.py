@@ -46,7 +46,7 @@ class Smooth(nn.Module):
         return h.to(x_BCHW.dtype)
 
 
-class Students(RoutedModel):
+class PairOfStudents(RoutedModel):
     """Two students as one model."""
 
     def __init__(self, students: tuple[nn.Module, nn.Module], owner: Tensor) -> None:
@@ -64,7 +64,7 @@ class Students(RoutedModel):
 
     def select(self, keep: Tensor) -> RoutedModel:
         """The model for the rows at `keep`."""
-        return Students(self._students, self._owner[keep])
+        return PairOfStudents(self._students, self._owner[keep])
 
 
 def with_batch_norm() -> nn.Module:

@@ -17,8 +17,8 @@ from robustdd_bench.conformance import surroundings
 from robustdd_bench.conformance.attack_models import (
     CLASSES,
     SHAPE_CHW,
+    PairOfStudents,
     Smooth,
-    Students,
     examples,
     images_of,
     same_bits,
@@ -30,7 +30,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import guard
 from robustdd_bench.guard.patches import Patches
 from robustdd_bench.plugins import NAME_PATTERN, Entry
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 from robustdd_bench.signatures import has_former_signature, warn_of_former
 
 EPS: dict[Norm, float] = {"Linf": 0.1, "L2": 0.6}
@@ -339,7 +339,7 @@ class _Bench:
             attack = self._class(config_of(self._class, self._entry))
             result = attack.perturb(
                 AttackTask(
-                    model=Students(students, owner),
+                    model=PairOfStudents(students, owner),
                     images=images[place],
                     labels=labels[owner, place],
                     threat=ThreatModel(norm, EPS[norm]),

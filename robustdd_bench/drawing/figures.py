@@ -92,7 +92,14 @@ def attack_points(spec: AttackSpec, aggregates: Aggregates) -> list[tuple[float,
 
 
 def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str) -> None:
-    """Write accuracy over eps as PNG: the worst case, and each attack alone."""
+    """Write `robustness_png`."""
+    content = robustness_png(aggregates, track, title)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def robustness_png(aggregates: Aggregates, track: Track, title: str) -> bytes:
+    """Accuracy over eps as PNG: the worst case, and each attack alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -137,5 +144,4 @@ def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str
     axes.legend(fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+    return buffer.getvalue()

@@ -56,7 +56,7 @@ def worst_case(
     return worst
 
 
-class Standing(Protocol):
+class OutcomeAtEps(Protocol):
     """An outcome: what stood at an eps."""
 
     @property
@@ -68,7 +68,7 @@ class Standing(Protocol):
         """Bits (N,)."""
 
 
-def standing(clean: Tensor, outcomes: Iterable[Standing], eps: float) -> Tensor:
+def standing(clean: Tensor, outcomes: Iterable[OutcomeAtEps], eps: float) -> Tensor:
     """Bits (N,): right without an attack, and after every one of them at no larger eps."""
     left = clean.clone()
     for outcome in outcomes:

@@ -237,7 +237,7 @@ def attack_students(
 
         copies = [ready(model) for model in models]
         if attack.routed and len(models) > 1:
-            students = Students(copies, layout or layout_for(images.device))
+            students = Students(copies, layout or layout_for(images.device, compile))
             found = together(
                 attack, students, images, labels, threat, seeds, places, batch_size, said
             )

@@ -23,14 +23,14 @@ from robustdd_bench.attacks import RoutedModel
 Layout = Literal["loop", "vmap"]
 
 
-def layout_for(device: torch.device) -> Layout:
-    """Which layout is the faster one on a device.
+def layout_for(device: torch.device, compiled: bool = False) -> Layout:
+    """Which layout is the faster one on a device; compiled kernels do not compute a stack.
 
     The rule is fixed rather than timed anew in each run, so that a run repeats bit for bit. On the
     CPU the loop wins wherever a batch keeps a core busy (benchmarks/results/attacks.json); on a GPU
     small kernels wait for their launch, of which the stacked pass needs an R-th.
     """
-    return "vmap" if device.type == "cuda" else "loop"
+    return "vmap" if device.type == "cuda" and not compiled else "loop"
 
 
 class Students:

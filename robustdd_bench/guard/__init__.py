@@ -43,7 +43,7 @@ from robustdd_bench.errors import (
 from robustdd_bench.guard.interrupts import INTERRUPTS
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.patches import Patches
-from robustdd_bench.guard.settings import LOST, ImportWatch, Snapshot
+from robustdd_bench.guard.settings import LOST, ImportWatch, SavedSettings
 from robustdd_bench.guard.streams import Streams
 from robustdd_bench.text.terminal import hides, one_line
 
@@ -198,7 +198,7 @@ class guard:  # noqa: N801 (used like a function)
         _owner.append(thread)
         self._watched = INTERRUPTS.watch()
         INTERRUPTS.hold()
-        self._snapshot = Snapshot(GROUPS)
+        self._snapshot = SavedSettings(GROUPS)
         self._watch = None
         missing = self._snapshot.missing()
         if missing:

@@ -1,6 +1,6 @@
 """Settings that a plugin may change: how one is read, written back and named.
 
-A `Snapshot` holds their values before a call. Nothing is imported for it: the settings of torch,
+A `SavedSettings` holds their values before a call. Nothing is imported for it: settings of torch,
 numpy and matplotlib are looked at only where these are loaded; one that a plugin loads itself is
 looked at as soon as it is there, before the plugin can change it.
 """
@@ -76,7 +76,7 @@ def _read(setting: Setting) -> Any:
         return _MISSING
 
 
-class Snapshot:
+class SavedSettings:
     """The values of all settings at one moment.
 
     Args:

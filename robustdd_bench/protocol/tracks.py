@@ -24,12 +24,12 @@ from pydantic import (
 
 from robustdd_bench.config import problem
 from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.files import parse_json
 from robustdd_bench.guard import guard, plain_text, told
 from robustdd_bench.plugins import Registry
 from robustdd_bench.strict import StrictModel, read_bounded
 
-RECORD_NAME = "record.json"
 MAX_RECORD = 64 * 2**20
 MAX_SEED = 2**63 - 1
 
@@ -301,15 +301,15 @@ def record_of(name: str) -> Path | None:
     None for the name of a registered track, which has no separator in it, and for a .toml file.
     """
     path = Path(name)
-    if path.name == RECORD_NAME:
+    if path.name == RECORD_FILE:
         return path
     is_path = path.name != name and not name.endswith(".toml")
-    return path / RECORD_NAME if is_path else None
+    return path / RECORD_FILE if is_path else None
 
 
 def source_name(name: str) -> str:
     """What names the track in a command: the registered name, or the file without its folders."""
-    return RECORD_NAME if record_of(name) else Path(name).name
+    return RECORD_FILE if record_of(name) else Path(name).name
 
 
 def recorded_track(path: Path) -> Track:

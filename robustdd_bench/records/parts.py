@@ -16,11 +16,11 @@ Bits = Field(pattern=BITS_PATTERN, max_length=2_000_000)
 Name = Field(pattern=NAME_PATTERN)
 
 
-class Part(StrictModel):
+class RecordPart(StrictModel):
     """What every part of a record has in common."""
 
 
-class MethodInfo(Part):
+class MethodInfo(RecordPart):
     """Which method, from where, with which hyper-parameters (all of them)."""
 
     name: str = Name
@@ -33,7 +33,7 @@ class MethodInfo(Part):
     """An end of the scale (full data) rather than a distilled set."""
 
 
-class AttackInfo(Part):
+class AttackInfo(RecordPart):
     """Which attack, from where, with which settings."""
 
     name: str = Name
@@ -42,7 +42,7 @@ class AttackInfo(Part):
     config: dict[str, Any]
 
 
-class DataInfo(Part):
+class DataInfo(RecordPart):
     """The data the run saw."""
 
     dataset: str
@@ -54,7 +54,7 @@ class DataInfo(Part):
     evaluation_sha256: str = Sha256
 
 
-class SetInfo(Part):
+class SetInfo(RecordPart):
     """The distilled set."""
 
     sha256: str = Sha256
@@ -69,7 +69,7 @@ class SetInfo(Part):
     provenance: dict[str, Any]
 
 
-class OverlapInfo(Part):
+class OverlapInfo(RecordPart):
     """How many images of the set are copies of others; see `robustdd_bench.evaluation.overlap`."""
 
     images: int = Field(gt=0)
@@ -92,7 +92,7 @@ class OverlapInfo(Part):
         return self
 
 
-class AttackResult(Part):
+class AttackBits(RecordPart):
     """What one attack at one eps did to one student."""
 
     ADDED: ClassVar = {"tried": "0.1.0", "warnings": "0.1.0"}
@@ -116,7 +116,7 @@ class AttackResult(Part):
     """What the attack says of its own result."""
 
 
-class StudentResult(Part):
+class StudentResult(RecordPart):
     """One student: how it was trained, and its raw outcomes."""
 
     index: int = Field(ge=0)
@@ -128,10 +128,10 @@ class StudentResult(Part):
     final_loss: float
     train_accuracy: float = Field(ge=0, le=1)
     clean: str = Bits
-    attacks: tuple[AttackResult, ...]
+    attacks: tuple[AttackBits, ...]
 
 
-class AggregateInfo(Part):
+class AggregateInfo(RecordPart):
     """An accuracy in [0,1] over students.
 
     `std` is over students (ddof 1); `low` and `high` are the 95 % Wilson interval over examples.
@@ -146,14 +146,14 @@ class AggregateInfo(Part):
     n_examples: int = Field(gt=0)
 
 
-class RobustAggregate(Part):
+class RobustAggregate(RecordPart):
     """Accuracy at one eps, per example the worst case over all attacks at it or a smaller one."""
 
     eps: float = Field(gt=0)
     accuracy: AggregateInfo
 
 
-class AttackAggregate(Part):
+class AttackAggregate(RecordPart):
     """Accuracy under one attack at one eps."""
 
     attack: str
@@ -161,7 +161,7 @@ class AttackAggregate(Part):
     accuracy: AggregateInfo
 
 
-class Aggregates(Part):
+class Aggregates(RecordPart):
     """What tables show."""
 
     clean: AggregateInfo
@@ -171,7 +171,7 @@ class Aggregates(Part):
     attacks: tuple[AttackAggregate, ...]
 
 
-class Flag(Part):
+class Flag(RecordPart):
     """One sanity check on one student; a run with a failed one does not rank."""
 
     student: int = Field(ge=0)
@@ -180,7 +180,7 @@ class Flag(Part):
     evidence: str
 
 
-class StageTime(Part):
+class StageTime(RecordPart):
     """What a stage cost; not part of the result."""
 
     stage: str
@@ -192,14 +192,14 @@ class StageTime(Part):
     peak_bytes: int = Field(ge=0)
 
 
-class Commit(Part):
+class Commit(RecordPart):
     """The code's commit."""
 
     sha: str
     dirty: bool
 
 
-class Process(Part):
+class Process(RecordPart):
     """The process that did some work: which code, on which torch and machine."""
 
     harness: str
@@ -212,7 +212,7 @@ class Process(Part):
     """The processor or accelerator, as it calls itself."""
 
 
-class StageProcess(Part):
+class StageProcess(RecordPart):
     """A process, or several that are alike, with what they did of a stage."""
 
     stage: str
@@ -220,7 +220,7 @@ class StageProcess(Part):
     process: Process
 
 
-class Adopted(Part):
+class Adopted(RecordPart):
     """The run whose distilled set was taken over instead of being made again."""
 
     run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
@@ -230,7 +230,7 @@ class Adopted(Part):
     commit: Commit | None
 
 
-class Costs(Part):
+class Costs(RecordPart):
     """When, where and at what cost; a repeated run differs here and only here."""
 
     ADDED: ClassVar = {"adopted": "0.1.0", "processes": "0.2.0"}
@@ -265,7 +265,7 @@ class Costs(Part):
         return any(commit is not None and commit.dirty for commit in commits)
 
 
-class Failure(Part):
+class Failure(RecordPart):
     """Why a run failed."""
 
     stage: str

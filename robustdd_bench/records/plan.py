@@ -11,7 +11,6 @@ while they hold their default (`robustdd_bench.identity`).
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shlex
@@ -31,9 +30,10 @@ from robustdd_bench.config import (
     parse_assignments,
 )
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
-from robustdd_bench.protocol.tracks import MAX_SEED, RECORD_NAME, Track, load_track, source_name
+from robustdd_bench.protocol.tracks import MAX_SEED, Track, load_track, source_name
 from robustdd_bench.records.means import (
     DEVICES,
     check_threads,
@@ -105,7 +105,7 @@ class Plan:
     harness: str
     """Version of robustdd-bench."""
     compile: bool = False
-    """Whether compiled kernels compute, on the CPU; sums are ordered otherwise in them, so they
+    """Whether compiled kernels compute; sums are ordered otherwise in them, so they
     belong to the result. Where they cannot be had, the run computes without and says so."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,18 +145,6 @@ class Plan:
         ]
         return _digest(fields)
 
-    def with_means_of(self, other: Plan) -> Self:
-        """This plan carried out with the versions, device and threads of another one."""
-        versions = {(a.name, a.plugin): a.version for a in other.attacks}
-        return dataclasses.replace(
-            self,
-            **{name: getattr(other, name) for name in sorted(MEANS)},
-            attacks=tuple(
-                dataclasses.replace(a, version=versions.get((a.name, a.plugin), a.version))
-                for a in self.attacks
-            ),
-        )
-
     def folder(self, out: Path) -> Path:
         """Where the run lives under `out`."""
         return out / self.track.name / self.method / self.run_id()
@@ -167,7 +155,7 @@ class Plan:
         In the folder of the record anybody can call it: the record holds the track.
         """
         is_file = self.track_source.endswith(".toml")
-        return self.command(RECORD_NAME if is_file else None)
+        return self.command(RECORD_FILE if is_file else None)
 
     def command(self, track: str | None = None) -> str:
         """The call that repeats the run.

@@ -40,7 +40,7 @@ from robustdd_bench.records.parts import (
     Flag,
     MethodInfo,
     OverlapInfo,
-    Part,
+    RecordPart,
     RobustAggregate,
     SetInfo,
     Sha256,
@@ -55,7 +55,7 @@ READABLE = (1, 2)
 say of themselves, and sets taken over from another run."""
 
 
-class Record(Part):
+class Record(RecordPart):
     """A run: complete with results, or failed with a reason."""
 
     ADDED: ClassVar = {"further": "0.2.0", "overlap": "0.2.0"}

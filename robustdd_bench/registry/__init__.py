@@ -1,1 +1,1 @@
-"""What registered things are called, and what is installed."""
+"""What the harness registers itself, what names may be, and what is installed."""

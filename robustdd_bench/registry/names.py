@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from robustdd_bench.filenames import RECORD_FILE
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become parts of paths: of a run's folder, of files in it, of places on the board."""
 
@@ -11,7 +13,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECA
 _RESERVED = {
     ("distillers", "given"): "it is the method of sets that `robustdd evaluate FILE` is given",
     ("tracks", "store"): "runs/store is the folder that all runs share",
-    ("tracks", "record.json"): "--track takes it for the record of a run",
+    ("tracks", RECORD_FILE): "--track takes it for the record of a run",
 }
 
 

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from robustdd_bench.drawing.rendering import png_size
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import LOG_FILE, METRICS_FILE, PLAN_FILE, RECORD_FILE, SET_PICTURE
 from robustdd_bench.files import parse_json
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record
@@ -87,7 +88,7 @@ def read_run(folder: Path) -> RunReport:
     Raises:
         UsageError: no run is there, or its record or plan is damaged.
     """
-    folder = folder.parent if folder.name == "record.json" else folder
+    folder = folder.parent if folder.name == RECORD_FILE else folder
     if not folder.is_dir():
         raise UsageError(f"no run there: {folder} is not a folder")
     record, plan = _record(folder), _plan(folder)
@@ -105,22 +106,22 @@ def read_run(folder: Path) -> RunReport:
         plan=plan,
         status="unfinished" if record is None else record.status,
         record=record,
-        metrics=read_metrics(folder / "metrics.jsonl"),
+        metrics=read_metrics(folder / METRICS_FILE),
         pictures=tuple(picture for picture in shown if picture is not None),
-        final=_picture(folder / "distilled.png", "set", "the set") if complete else None,
-        log=() if complete else _log(folder / "run.log"),
+        final=_picture(folder / SET_PICTURE, "set", "the set") if complete else None,
+        log=() if complete else _log(folder / LOG_FILE),
         changed=_changed(plan, record),
         done=() if complete else _done(folder),
     )
 
 
 def _record(folder: Path) -> Record | None:
-    path = folder / "record.json"
+    path = folder / RECORD_FILE
     return read_record(path) if path.exists() else None
 
 
 def _plan(folder: Path) -> Plan | None:
-    path = folder / "plan.json"
+    path = folder / PLAN_FILE
     if not path.exists():
         return None
     value = parse_json(read_bounded(path, "a plan", MAX_PLAN), path)

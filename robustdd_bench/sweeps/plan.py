@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from robustdd_bench.config import assignment
 from robustdd_bench.errors import RobustDDError, UsageError
+from robustdd_bench.filenames import PLAN_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, record_of
 from robustdd_bench.records.means import (
@@ -71,7 +72,7 @@ class SweepRun:
         status = recorded_status(folder)
         if status in ("complete", "failed"):
             return "there" if status == "complete" else "failed"
-        return "started" if (folder / "plan.json").is_file() else "new"
+        return "started" if (folder / PLAN_FILE).is_file() else "new"
 
 
 @dataclass(frozen=True, slots=True)

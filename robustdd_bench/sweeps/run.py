@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from robustdd_bench.errors import RobustDDError, UsageError
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.runs.cleaning import is_locked, recorded_status
@@ -198,7 +199,7 @@ def run_sweep(
 
 def _failure(run: SweepRun, folder: Path) -> tuple[int, str] | None:
     """When a run's record was written and why the run failed, if that is what it says."""
-    path = folder / "record.json"
+    path = folder / RECORD_FILE
     if recorded_status(folder) == "failed":
         with contextlib.suppress(UsageError, OSError):
             written, record = path.stat().st_mtime_ns, read_record(path)

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from robustdd_bench.text.tables import LONGEST, Cell, Column, Table
+from robustdd_bench.text.tables import LONGEST, Column, Table, TableCell
 from robustdd_bench.text.terminal import one_line
 
 _SPECIAL = {
@@ -215,7 +215,7 @@ def _body(table: Table) -> list[str]:
     return lines
 
 
-def _cell(cell: Cell, column: Column) -> str:
+def _cell(cell: TableCell, column: Column) -> str:
     text = cell.text
     if column.number:
         text = "–" if text == "-" else text.replace("-", "−")

@@ -30,7 +30,7 @@ LONGEST = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One value of a table."""
 
     text: str
@@ -67,10 +67,10 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """Cells in the order of the columns."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     apart: bool = False
     """It stands below the others and is not compared with them."""
 
@@ -80,7 +80,7 @@ class Table:
     """Columns and rows, with what is said around them."""
 
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     title: str = ""
     """A line above the table."""
     caption: str = ""
@@ -103,7 +103,7 @@ class Table:
         """The columns that people see."""
         return [column for column in self.columns if column.heading is not None]
 
-    def seen(self) -> list[list[Cell]]:
+    def seen(self) -> list[list[TableCell]]:
         """The cells that people see, row by row."""
         return [
             [
@@ -130,21 +130,21 @@ def _name(column: Column, suffix: str) -> str:
     return f"{column.key}_{suffix}" if suffix else column.key
 
 
-def plain(value: Any) -> Cell:
+def plain(value: Any) -> TableCell:
     """A raw value shown as it is; None as a dash."""
-    return Cell("-" if value is None else str(value), {"": value})
+    return TableCell("-" if value is None else str(value), {"": value})
 
 
-def listed(values: Sequence[object], text: str | None = None) -> Cell:
+def listed(values: Sequence[object], text: str | None = None) -> TableCell:
     """Several values, separated by spaces; people see `text`, or how many they are."""
-    return Cell(str(len(values)) if text is None else text, {"": " ".join(map(str, values))})
+    return TableCell(str(len(values)) if text is None else text, {"": " ".join(map(str, values))})
 
 
-def percent(value: float | None, *, signed: bool = False) -> Cell:
+def percent(value: float | None, *, signed: bool = False) -> TableCell:
     """A share in [0,1] in percent, or a difference of two in points with its sign."""
     if value is None:
         return plain(None)
-    return Cell(f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}", {"": value})
+    return TableCell(f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}", {"": value})
 
 
 def with_deviation(mean: float, std: float | None) -> str:

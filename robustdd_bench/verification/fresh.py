@@ -24,7 +24,7 @@ from robustdd_bench.runs.assemble import judged_students
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.verification.agreement import TOLERANCE
-from robustdd_bench.verification.setup import Setting, Subject, on_workbench, run_on
+from robustdd_bench.verification.setup import Setup, VerifyOptions, run_on, set_up
 
 SIGNIFICANCE = 0.01
 """Probability that an honest record is refused, at most."""
@@ -34,7 +34,7 @@ Word = Literal["agrees", "higher than fresh students", "lower than fresh student
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Level:
+class FreshLevel:
     """One eps (0: clean); accuracies in [0,1]."""
 
     eps: float
@@ -77,7 +77,7 @@ class FreshVerdict:
     """Of the record."""
     fresh_students: int
     examples: int
-    levels: tuple[Level, ...]
+    levels: tuple[FreshLevel, ...]
     failed_checks: tuple[str, ...]
     """Sanity checks that fail for fresh students; they are no reason against the record."""
     notes: tuple[str, ...]
@@ -104,7 +104,7 @@ class FreshVerdict:
 def verify_fresh(
     source: Path,
     registry: Registry,
-    setting: Setting,
+    options: VerifyOptions,
     *,
     count: int,
     seed: int | None = None,
@@ -115,33 +115,33 @@ def verify_fresh(
     Args:
         source: the folder of a run, published or not, or the path of its record.
         registry: the installed plugins; the method is not run, but for reference rows.
-        setting: where, and on how many examples.
+        options: where, and on how many examples.
         count: number of fresh students.
         seed: base of their seeds; None: drawn from the system now.
         reporter: makes the reporter for a (temporary) folder.
 
     Raises:
-        UsageError: the call makes no sense, or see `on_workbench`.
+        UsageError: the call makes no sense, or see `set_up`.
         RunFailedError, PluginError: the evaluation failed.
         KeyboardInterrupt: interrupted; nothing is kept.
     """
-    if setting.students is not None:
+    if options.students is not None:
         raise UsageError("--students chooses the record's students; --fresh-students needs all")
     if seed is not None and not 0 <= seed < SEEDS:
         raise UsageError(f"--fresh-seed must lie in 0..{SEEDS - 1}, not {seed}")
     if not 1 <= count <= MOST_STUDENTS:
         raise UsageError(f"--fresh-students must lie in 1..{MOST_STUDENTS}, not {count}")
-    with on_workbench(source, registry, setting, reporter) as subject:
-        record = subject.record
+    with set_up(source, registry, options, reporter) as setup:
+        record = setup.record
         _check_count(len(record.students), count)
         if seed == record.seed:
             raise UsageError(f"--fresh-seed {seed} is the record's own seed; take another one")
         while seed is None or seed == record.seed:
             seed = secrets.randbelow(SEEDS)
-        bench = _bench(subject, count, seed, setting)
+        bench = _bench(setup, count, seed, options)
         stages = ("students", "attacks", "sanity")
         run_on(bench, reporter, stages, f"fresh students of seed {seed}")
-        return _judge(subject, bench, seed)
+        return _judge(setup, bench, seed)
 
 
 def _check_count(students: int, count: int) -> None:
@@ -157,9 +157,9 @@ def _check_count(students: int, count: int) -> None:
     )
 
 
-def _bench(subject: Subject, count: int, seed: int, setting: Setting) -> Workbench:
+def _bench(setup: Setup, count: int, seed: int, options: VerifyOptions) -> Workbench:
     """A bench with the record's set, other seeds and another number of students."""
-    old = subject.bench
+    old = setup.bench
     track = old.plan.track
     students = track.students.model_copy(update={"count": count})
     plan = dataclasses.replace(
@@ -170,7 +170,7 @@ def _bench(subject: Subject, count: int, seed: int, setting: Setting) -> Workben
         plan,
         old.registry,
         old.store.parent,
-        setting.data_root,
+        options.data_root,
         examples=None if size == len(old.whole_evaluation) else size,
     )
     bench.set_path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,8 +178,8 @@ def _bench(subject: Subject, count: int, seed: int, setting: Setting) -> Workben
     return bench
 
 
-def _judge(subject: Subject, bench: Workbench, seed: int) -> FreshVerdict:
-    record, size = subject.record, len(bench.evaluation)
+def _judge(setup: Setup, bench: Workbench, seed: int) -> FreshVerdict:
+    record, size = setup.record, len(bench.evaluation)
     levels = (0.0, *bench.plan.track.threat.ladder)
     fresh, flags = judged_students(bench)
     claimed_LR = outcomes_of(record.students, levels)[..., :size].mean(2)
@@ -196,7 +196,7 @@ def _judge(subject: Subject, bench: Workbench, seed: int) -> FreshVerdict:
             elif shift.lower <= SIGNIFICANCE:
                 word = "lower than fresh students"
         rows.append(
-            Level(
+            FreshLevel(
                 eps=eps,
                 claimed=shift.first,
                 fresh=shift.second,
@@ -223,6 +223,6 @@ def _judge(subject: Subject, bench: Workbench, seed: int) -> FreshVerdict:
             for flag in flags
             if not flag.passed
         ),
-        notes=subject.notes,
-        faults=subject.faults,
+        notes=setup.notes,
+        faults=setup.faults,
     )

@@ -29,7 +29,7 @@ from robustdd_bench.records.parts import Flag, StudentResult
 from robustdd_bench.runs.assemble import WITNESSES, judged_students
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.verification.agreement import Agreement, agreement
-from robustdd_bench.verification.setup import Setting, Subject, on_workbench
+from robustdd_bench.verification.setup import Setup, VerifyOptions, set_up
 from robustdd_bench.verification.witnesses import fallen, read_witnesses
 
 Word = Literal[
@@ -45,7 +45,7 @@ UNPROVEN: Word = "claims less than was found, unproven"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Level:
+class ReevaluatedLevel:
     """One eps (0: clean), means over the students judged, in [0,1]."""
 
     eps: float
@@ -92,7 +92,7 @@ class Reevaluation:
     of_students: int
     examples: int
     of_examples: int
-    levels: tuple[Level, ...]
+    levels: tuple[ReevaluatedLevel, ...]
     same_weights: tuple[bool, ...]
     """Of each student, whether it is the record's, bit for bit."""
     other_outcomes: int
@@ -135,7 +135,7 @@ class Reevaluation:
 def reevaluate(
     source: Path,
     registry: Registry,
-    setting: Setting,
+    options: VerifyOptions,
     *,
     reporter: ReporterFactory,
     witnesses: Path | None = None,
@@ -146,32 +146,32 @@ def reevaluate(
         source: the folder of a run, published or not, or the path of its record.
         registry: the installed plugins; the method itself is not run, but for reference rows,
             whose set is not published.
-        setting: where, and on how many students and examples.
+        options: where, and on how many students and examples.
         reporter: makes the reporter for a (temporary) folder.
         witnesses: file with the record's witnesses; by default that beside it, if there is one.
 
     Raises:
-        UsageError, RunFailedError: see `on_workbench`; or the witnesses are missing, damaged or of
+        UsageError, RunFailedError: see `set_up`; or the witnesses are missing, damaged or of
             another run.
         KeyboardInterrupt: interrupted; nothing is kept.
     """
-    with on_workbench(source, registry, setting, reporter) as subject:
-        shown = _witnesses(subject, witnesses)  # what is wrong with them is told before the work
-        subject.run("students", "attacks", "sanity")
-        return _judge(subject, shown)
+    with set_up(source, registry, options, reporter) as setup:
+        shown = _witnesses(setup, witnesses)  # what is wrong with them is told before the work
+        setup.run("students", "attacks", "sanity")
+        return _judge(setup, shown)
 
 
-def _witnesses(subject: Subject, path: Path | None) -> Witnesses | None:
+def _witnesses(setup: Setup, path: Path | None) -> Witnesses | None:
     if path is not None:
         if not path.is_file():
             raise UsageError(f"there are no witnesses at {path}")
-        return read_witnesses(subject, path)
-    beside = subject.folder / WITNESSES
-    return read_witnesses(subject, beside) if beside.is_file() else None
+        return read_witnesses(setup, path)
+    beside = setup.folder / WITNESSES
+    return read_witnesses(setup, beside) if beside.is_file() else None
 
 
-def _judge(subject: Subject, witnesses: Witnesses | None) -> Reevaluation:
-    bench, record = subject.bench, subject.record
+def _judge(setup: Setup, witnesses: Witnesses | None) -> Reevaluation:
+    bench, record = setup.bench, setup.record
     levels = (0.0, *bench.plan.track.threat.ladder)
     students, flags = judged_students(bench)
     before = record.students[: len(students)]
@@ -182,7 +182,7 @@ def _judge(subject: Subject, witnesses: Witnesses | None) -> Reevaluation:
     direct = agreement(claimed, found, same)
     left: list[Agreement] | None = None
     if witnesses is not None and any(level.lower for level in direct):
-        left = list(agreement(claimed, _left(subject, found, witnesses), same))
+        left = list(agreement(claimed, _left(setup, found, witnesses), same))
     differ, total = _differ(before, students, size)
     return Reevaluation(
         run_id=record.run_id,
@@ -192,9 +192,9 @@ def _judge(subject: Subject, witnesses: Witnesses | None) -> Reevaluation:
         students=len(students),
         of_students=record.track.students.count,
         examples=size,
-        of_examples=subject.data.evaluation_examples,
+        of_examples=setup.data.evaluation_examples,
         levels=tuple(
-            Level(
+            ReevaluatedLevel(
                 eps=eps,
                 claimed=level.claimed,
                 found=level.found,
@@ -209,13 +209,13 @@ def _judge(subject: Subject, witnesses: Witnesses | None) -> Reevaluation:
         other_outcomes=differ,
         outcomes=total,
         failed_checks=tuple(_failed(record.flags, flags)),
-        notes=subject.notes,
-        faults=(*subject.faults, *_recipe(before, students)),
+        notes=setup.notes,
+        faults=(*setup.faults, *_recipe(before, students)),
     )
 
 
-def _left(subject: Subject, found: Bits, witnesses: Witnesses) -> Bits:
-    left: Bits = found & ~fallen(subject.bench, witnesses)
+def _left(setup: Setup, found: Bits, witnesses: Witnesses) -> Bits:
+    left: Bits = found & ~fallen(setup.bench, witnesses)
     return left
 
 

@@ -20,6 +20,7 @@ from robustdd_bench import __version__
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.sanity.student_checks import SUBSET
+from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
 from robustdd_bench.records.means import resolve_device, resolve_threads, torch_version
@@ -40,7 +41,7 @@ MOST_NOTES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class VerifyOptions:
     """Where and on how much a record is verified."""
 
     data_root: Path
@@ -58,7 +59,7 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class Setup:
     """A record, and a workbench whose folder holds its set and nothing else of it."""
 
     record: Record
@@ -88,9 +89,9 @@ class Subject:
 
 
 @contextlib.contextmanager
-def on_workbench(
-    source: Path, registry: Registry, setting: Setting, reporter: ReporterFactory
-) -> Iterator[Subject]:
+def set_up(
+    source: Path, registry: Registry, options: VerifyOptions, reporter: ReporterFactory
+) -> Iterator[Setup]:
     """Put the set of a record on a workbench, in a folder that is deleted afterwards.
 
     The method is not run, but for reference rows, whose set is the training split.
@@ -98,27 +99,27 @@ def on_workbench(
     Args:
         source: the folder of a run, published or not, or the path of its record.
         registry: the installed plugins.
-        setting: where and on how much it is verified.
+        options: where and on how much it is verified.
         reporter: makes the reporter for a folder.
 
     Raises:
         UsageError: files are missing or damaged, the record did not end, its protocol is another
-            than the installed one, its data or its set are others, or the setting is out of range.
+            than the installed one, its data or its set are others, or an option is out of range.
         RunFailedError: the set is not one that the track allows.
     """
     record, folder = _read(source)
     assert record.data is not None
-    students, examples = _part(record, setting)
-    track = _protocol(record, registry, setting.track)
-    plan = _plan(record, registry, track, setting)
+    students, examples = _part(record, options)
+    track = _protocol(record, registry, options.track)
+    plan = _plan(record, registry, track, options)
     with _temporary() as out, torch_threads(plan.threads):
         bench = Workbench(
-            plan, registry, out, setting.data_root, students=students, examples=examples
+            plan, registry, out, options.data_root, students=students, examples=examples
         )
         if bench.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
-            raise UsageError(f"the data under {setting.data_root} are not those of the record")
+            raise UsageError(f"the data under {options.data_root} are not those of the record")
         _place_set(bench, record, folder, reporter)
-        yield Subject(
+        yield Setup(
             record=record,
             folder=folder,
             bench=bench,
@@ -129,27 +130,27 @@ def on_workbench(
 
 
 def _read(source: Path) -> tuple[Record, Path]:
-    path = source / "record.json" if source.is_dir() else source
+    path = source / RECORD_FILE if source.is_dir() else source
     record = read_record(path)
     if record.status != "complete":
         raise UsageError(f"{source} did not end; there is nothing to verify")
     return record, path.parent
 
 
-def _part(record: Record, setting: Setting) -> tuple[int | None, int | None]:
+def _part(record: Record, options: VerifyOptions) -> tuple[int | None, int | None]:
     """How many students and examples are judged; None: all."""
     assert record.data is not None
     count, size = record.track.students.count, record.data.evaluation_examples
-    if setting.students is not None and not 1 <= setting.students <= count:
-        raise UsageError(f"--students must lie in 1..{count}, not {setting.students}")
+    if options.students is not None and not 1 <= options.students <= count:
+        raise UsageError(f"--students must lie in 1..{count}, not {options.students}")
     least = min(SUBSET, size)
-    if setting.examples is not None and not least <= setting.examples <= size:
+    if options.examples is not None and not least <= options.examples <= size:
         raise UsageError(
-            f"--examples must lie in {least}..{size}, not {setting.examples} (the sanity checks "
+            f"--examples must lie in {least}..{size}, not {options.examples} (the sanity checks "
             f"look at the first {least})"
         )
-    examples = None if setting.examples == size else setting.examples
-    return (None if setting.students == count else setting.students), examples
+    examples = None if options.examples == size else options.examples
+    return (None if options.students == count else options.students), examples
 
 
 def _protocol(record: Record, registry: Registry, name: str | None) -> Track:
@@ -173,17 +174,17 @@ def _protocol(record: Record, registry: Registry, name: str | None) -> Track:
     return track
 
 
-def _plan(record: Record, registry: Registry, track: Track, setting: Setting) -> Plan:
+def _plan(record: Record, registry: Registry, track: Track, options: VerifyOptions) -> Plan:
     """The record's plan, as far as evaluation goes, with what is installed here."""
     for spec in (track.network, *([track.student_network] if track.student_network else [])):
         registry.get("networks", spec.name)
-    count = record.threads if setting.threads is None else setting.threads
+    count = record.threads if options.threads is None else options.threads
     try:
         count = resolve_threads(count)
     except UsageError as error:
-        hint = "" if setting.threads is not None else "; the record's are too many for this machine"
+        hint = "" if options.threads is not None else "; the record's are too many for this machine"
         raise UsageError(f"{error}{hint}") from error
-    device = setting.device
+    device = options.device
     if device is None:
         device = "cpu" if record.device == "cpu" else "auto"
     return dataclasses.replace(

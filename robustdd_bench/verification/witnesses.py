@@ -22,13 +22,14 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.statistics.comparison import Bits
 from robustdd_bench.evaluation.students import weights_sha256
 from robustdd_bench.evaluation.witnesses import Witnesses, load, proven
+from robustdd_bench.filenames import CELLS_FOLDER
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.parts import StudentResult
 from robustdd_bench.runs.assemble import WITNESSES
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.runs.work import run_cell
-from robustdd_bench.verification.setup import Setting, Subject, on_workbench
+from robustdd_bench.verification.setup import Setup, VerifyOptions, set_up
 
 OTHER_WEIGHTS = 0.01
 """How far accuracies may lie apart where students trained again are not the same to the bit (other
@@ -36,7 +37,7 @@ hardware, another torch)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Level:
+class WitnessedLevel:
     """One eps (0: clean), means over students in [0,1]."""
 
     eps: float
@@ -52,7 +53,7 @@ class Level:
 class Verdict:
     """What came of a verification."""
 
-    levels: tuple[Level, ...]
+    levels: tuple[WitnessedLevel, ...]
     witnesses: int
     same_weights: bool
     """Whether every student is the record's, bit for bit."""
@@ -74,7 +75,7 @@ class Verdict:
 def verify_witnesses(
     source: Path,
     registry: Registry,
-    setting: Setting,
+    options: VerifyOptions,
     *,
     reporter: ReporterFactory,
     witnesses: Path | None = None,
@@ -85,40 +86,40 @@ def verify_witnesses(
         source: its folder, or the path of its record.
         registry: the installed plugins; the method itself is not run, but for reference rows,
             whose set is not published.
-        setting: where it is verified; all students and all examples are.
+        options: where it is verified; all students and all examples are.
         reporter: makes the reporter for a (temporary) folder.
         witnesses: their file; by default that in the folder.
 
     Raises:
         UsageError: files are missing or damaged, or belong to another run or other data, or the
-            setting leaves out students or examples.
+            options leaves out students or examples.
     """
-    if setting.students is not None or setting.examples is not None:
+    if options.students is not None or options.examples is not None:
         raise UsageError("--students and --examples make attacks cheaper; witnesses need none")
-    with on_workbench(source, registry, setting, reporter) as subject:
-        path = witnesses or subject.folder / WITNESSES
+    with set_up(source, registry, options, reporter) as setup:
+        path = witnesses or setup.folder / WITNESSES
         if not path.is_file():
-            command = f"{subject.record.command_to_repeat} --witnesses"
+            command = f"{setup.record.command_to_repeat} --witnesses"
             raise UsageError(f"there are no witnesses at {path}; make them: {command}")
-        found = read_witnesses(subject, path)
-        bench = subject.bench
+        found = read_witnesses(setup, path)
+        bench = setup.bench
         cells = {index: cell for cell in bench.cells("students") for index in cell.students}
         with reporter(bench.folder) as progress:
-            for student in subject.record.students:
-                if not _taken(bench, subject.folder, student):
+            for student in setup.record.students:
+                if not _taken(bench, setup.folder, student):
                     run_cell(bench, cells[student.index], progress)
-        return _judge(subject, found)
+        return _judge(setup, found)
 
 
-def read_witnesses(subject: Subject, path: Path) -> Witnesses:
+def read_witnesses(setup: Setup, path: Path) -> Witnesses:
     """The witnesses of a record, of the examples that are judged.
 
     Raises:
         UsageError: missing, damaged, or of another run or other data.
     """
-    bench = subject.bench
+    bench = setup.bench
     found, about = load(path, bench.whole_evaluation.pixels())
-    if about.get("run_id") != subject.record.run_id:
+    if about.get("run_id") != setup.record.run_id:
         raise UsageError(f"{path} holds the witnesses of run {about.get('run_id', '?')[:12]}")
     return found.take((found.place < len(bench.evaluation)).nonzero().squeeze(1))
 
@@ -153,7 +154,7 @@ def fallen(bench: Workbench, found: Witnesses) -> Bits:
 def _taken(bench: Workbench, run: Path, student: StudentResult) -> bool:
     """Take a student from the run's folder, if it is there and is the record's."""
     target = bench.student_path(student.index)
-    source = run / "cells" / target.name
+    source = run / CELLS_FOLDER / target.name
     if not source.is_file():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +168,8 @@ def _taken(bench: Workbench, run: Path, student: StudentResult) -> bool:
     return False
 
 
-def _judge(subject: Subject, found: Witnesses) -> Verdict:
-    bench, record = subject.bench, subject.record
+def _judge(setup: Setup, found: Witnesses) -> Verdict:
+    bench, record = setup.bench, setup.record
     evaluation, size = bench.evaluation, bench.plan.track.threat.batch_size
     levels = (0.0, *bench.plan.track.threat.ladder)
     networks = [bench.student(student.index) for student in record.students]
@@ -179,7 +180,7 @@ def _judge(subject: Subject, found: Witnesses) -> Verdict:
     falls = fallen(bench, found)
     return Verdict(
         levels=tuple(
-            Level(
+            WitnessedLevel(
                 eps=eps,
                 claimed=float(claimed.mean()),
                 left=float((right & ~proof).mean()),
@@ -192,6 +193,6 @@ def _judge(subject: Subject, found: Witnesses) -> Verdict:
             weights_sha256(network) == student.sha256
             for network, student in zip(networks, record.students, strict=True)
         ),
-        notes=subject.notes,
-        faults=subject.faults,
+        notes=setup.notes,
+        faults=setup.faults,
     )

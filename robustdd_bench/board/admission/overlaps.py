@@ -12,6 +12,7 @@ from pathlib import Path
 from robustdd_bench.board.admission.tensors import read_set
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.overlap import overlap
+from robustdd_bench.filenames import SET_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData
 from robustdd_bench.protocol.loading import load_data
@@ -58,7 +59,7 @@ class DataAtHand:
             )
             return []
         try:
-            images = read_set(folder / "distilled.safetensors", record).images
+            images = read_set(folder / SET_FILE, record).images
         except UsageError:
             return []  # `reasons_against` says what is wrong with the file
         found = overlap(images, data.train.images, data.test.images)

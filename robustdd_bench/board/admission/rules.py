@@ -15,14 +15,13 @@ from robustdd_bench.config import config_class, config_to_dict, recorded_config
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
+from robustdd_bench.filenames import SET_FILE, SET_PICTURE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
 from robustdd_bench.records.plan import plan_attacks
 from robustdd_bench.records.record import Record
 from robustdd_bench.seeds import Seeds
 
-SET_NAME = "distilled.safetensors"
-PREVIEW_NAME = "distilled.png"
 MAX_TEXTS = 5
 
 
@@ -80,7 +79,7 @@ def _files(record: Record, folder: Path, published: bool) -> Iterator[str]:
     # Publishing makes a preview of its own, where there is a set to make it of.
     if published or found is None:
         try:
-            check_preview(folder / PREVIEW_NAME, record, found)
+            check_preview(folder / SET_PICTURE, record, found)
         except UsageError as error:
             yield str(error)
 
@@ -91,7 +90,7 @@ def set_of(record: Record, folder: Path, *, published: bool) -> DistilledSet | N
     Raises:
         UsageError: there is none, or it is not the one the record speaks of.
     """
-    path = folder / SET_NAME
+    path = folder / SET_FILE
     if record.method.reference and (published or not path.exists()):
         return None
     return read_set(path, record)

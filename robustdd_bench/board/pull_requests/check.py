@@ -19,7 +19,7 @@ from robustdd_bench.board.admission import submission
 from robustdd_bench.board.admission import tensors as sets
 from robustdd_bench.board.admission.duplicates import clashes
 from robustdd_bench.board.admission.overlaps import DataAtHand
-from robustdd_bench.board.admission.rules import PREVIEW_NAME, SET_NAME, reasons_against
+from robustdd_bench.board.admission.rules import reasons_against
 from robustdd_bench.board.admission.strings import visible
 from robustdd_bench.board.build import board, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS, folder_name, run_of
@@ -36,17 +36,18 @@ from robustdd_bench.board.reported import MAX_BYTES as MAX_REPORTED
 from robustdd_bench.board.reported import read_reported
 from robustdd_bench.board.views.readme import with_section
 from robustdd_bench.errors import UsageError
+from robustdd_bench.filenames import RECORD_FILE, SET_FILE, SET_PICTURE
 from robustdd_bench.plugins import NAME_PATTERN, Registry
-from robustdd_bench.protocol.tracks import MAX_RECORD, RECORD_NAME
+from robustdd_bench.protocol.tracks import MAX_RECORD
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.text.terminal import size_text
 
 ROOT = "leaderboard"
 README = "README.md"
 LIMITS = {
-    RECORD_NAME: MAX_RECORD,
-    SET_NAME: sets.MAX_BYTES + sets.MAX_HEADER + 8,
-    PREVIEW_NAME: preview.MAX_BYTES,
+    RECORD_FILE: MAX_RECORD,
+    SET_FILE: sets.MAX_BYTES + sets.MAX_HEADER + 8,
+    SET_PICTURE: preview.MAX_BYTES,
     submission.SUBMISSION_NAME: submission.MAX_BYTES,
 }
 MAX_TOTAL = 2 * 2**30
@@ -72,7 +73,7 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class Report:
+class SubmissionReport:
     """What was found in a submission."""
 
     refused: list[Refusal] = field(default_factory=list)
@@ -92,7 +93,7 @@ def check_revisions(
     against: str,
     registry: Registry,
     data: DataAtHand | None = None,
-) -> Report:
+) -> SubmissionReport:
     """Check what a revision adds to another one since both went apart.
 
     Args:
@@ -112,7 +113,7 @@ def check_revisions(
 
 def check_folders(
     new: Path, base: Path, registry: Registry, data: DataAtHand | None = None
-) -> Report:
+) -> SubmissionReport:
     """Check one board's folder against another one.
 
     Raises:
@@ -124,13 +125,13 @@ def check_folders(
 
 def check_trees(
     new: Tree, base: Tree, target: Tree, registry: Registry, data: DataAtHand | None = None
-) -> Report:
+) -> SubmissionReport:
     """Check the difference between `base` and `new`, which is to be merged into `target`.
 
     Raises:
         UsageError: the published board is not valid.
     """
-    report = Report()
+    report = SubmissionReport()
     changed = sorted(
         path
         for path in new.entries.keys() | base.entries.keys()
@@ -165,7 +166,7 @@ def check_trees(
     return report
 
 
-def _sound(path: str, new: Tree, base: Tree, there: set[str], report: Report) -> bool:
+def _sound(path: str, new: Tree, base: Tree, there: set[str], report: SubmissionReport) -> bool:
     """Whether a changed file may be read; else the report says why not.
 
     Args:
@@ -219,7 +220,7 @@ def _check_runs(
     new: Path,
     target: Path,
     registry: Registry,
-    report: Report,
+    report: SubmissionReport,
     data: DataAtHand | None,
 ) -> None:
     """Every new run by itself, then against what is published and against one another."""
@@ -231,7 +232,7 @@ def _check_runs(
     for folder in folders:
         where = f"{ROOT}/results/{folder}"
         try:
-            record = read_record(new / where / RECORD_NAME)
+            record = read_record(new / where / RECORD_FILE)
         except UsageError as error:
             report.refuse(where, _plain(error, new / where))
             continue
@@ -285,7 +286,7 @@ def _made_again(
         yield (
             f"it does not confirm run {other.run_id}: method, settings, track, seed or split differ"
         )
-    name = folder_name(folder / RECORD_NAME)
+    name = folder_name(folder / RECORD_FILE)
     if Path(where).name != name:
         yield f"its folder must be called {name}"
 
@@ -294,8 +295,8 @@ def _reasons(record: Record, where: str, folder: Path, registry: Registry) -> It
     place = f"{ROOT}/{place_of(record).as_posix()}"
     if run_of(Path(where)) is None and place != where:
         yield f"its record belongs under {place}"
-    if record.method.reference and (folder / SET_NAME).exists():
-        yield f"a reference is published without {SET_NAME}"
+    if record.method.reference and (folder / SET_FILE).exists():
+        yield f"a reference is published without {SET_FILE}"
     try:
         submission.read_submission(folder)
     except UsageError as error:
@@ -309,7 +310,7 @@ def _plain(error: UsageError, folder: Path) -> str:
     return str(error).replace(f"{folder}/", "")
 
 
-def _check_reported(paths: Sequence[str], new: Path, report: Report) -> None:
+def _check_reported(paths: Sequence[str], new: Path, report: SubmissionReport) -> None:
     if not paths:
         return
     try:
@@ -321,7 +322,7 @@ def _check_reported(paths: Sequence[str], new: Path, report: Report) -> None:
 
 
 def _check_generated(
-    changed: Sequence[str], new: Path, base: Path, registry: Registry, report: Report
+    changed: Sequence[str], new: Path, base: Path, registry: Registry, report: SubmissionReport
 ) -> None:
     """Generated files are what the records make, to the byte, or as they were."""
     root = new / ROOT

@@ -31,7 +31,7 @@ MAX_HASHED = 2**31
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """A file, before it is read."""
 
     mode: str
@@ -44,7 +44,7 @@ class Entry:
 class Tree(Protocol):
     """Files by their path from the root of a repository, with "/" on every system."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TreeEntry]
 
     def extract(self, paths: Iterable[str], into: Path) -> None:
         """Write plain files below a folder; the caller has checked names and sizes."""
@@ -65,10 +65,10 @@ class GitTree:
             if line:
                 facts, _, path = line.partition(b"\t")
                 mode, _, name, size = facts.split()
-                found[os.fsdecode(path)] = Entry(
+                found[os.fsdecode(path)] = TreeEntry(
                     mode.decode(), name.decode(), 0 if size == b"-" else int(size)
                 )
-        self.entries: Mapping[str, Entry] = found
+        self.entries: Mapping[str, TreeEntry] = found
 
     def extract(self, paths: Iterable[str], into: Path) -> None:
         """Write files below a folder, from git's objects."""
@@ -104,11 +104,11 @@ class FolderTree:
             raise UsageError(f"no folder {folder}")
         self.folder, self.prefix = folder, prefix
         try:
-            self.entries: Mapping[str, Entry] = dict(self._walk(folder))
+            self.entries: Mapping[str, TreeEntry] = dict(self._walk(folder))
         except OSError as error:
             raise UsageError(f"{folder} cannot be read: {error.strerror or error}") from error
 
-    def _walk(self, folder: Path) -> Iterator[tuple[str, Entry]]:
+    def _walk(self, folder: Path) -> Iterator[tuple[str, TreeEntry]]:
         for item in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if item.is_dir(follow_symlinks=False):
                 yield from self._walk(Path(item.path))
@@ -127,7 +127,7 @@ class FolderTree:
                     with path.open("rb") as file:
                         content = hashlib.file_digest(file, "sha256").hexdigest()
             name = f"{self.prefix}/{path.relative_to(self.folder).as_posix()}"
-            yield name, Entry(mode, content, facts.st_size)
+            yield name, TreeEntry(mode, content, facts.st_size)
 
     def extract(self, paths: Iterable[str], into: Path) -> None:
         """Copy files below a folder."""

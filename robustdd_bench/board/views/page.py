@@ -39,7 +39,7 @@ MAX_INLINE_TOTAL = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Preview:
     """A preview: a class of the stylesheet where it is part of the page, else a file beside it."""
 
     width: int
@@ -126,12 +126,12 @@ def _filters(tracks: Iterable[TrackContent]) -> Mapping[str, list[tuple[str, str
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
-def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Picture], str]:
+def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Preview], str]:
     """The preview of each row's first run by the path of its file, and rules that hold them.
 
     A set that is judged on several tracks has one picture, which is in the page once.
     """
-    found: dict[str, Picture] = {}
+    found: dict[str, Preview] = {}
     classes: dict[str, str] = {}
     rules: list[str] = []
     total = 0
@@ -148,7 +148,7 @@ def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Picture], st
                 f".{name}{{width:{width}px;aspect-ratio:{width}/{height};"
                 f"background-image:url({png_uri(data)})}}\n"
             )
-        found[file] = Picture(width, height, name, file)
+        found[file] = Preview(width, height, name, file)
     return found, "".join(rules)
 
 

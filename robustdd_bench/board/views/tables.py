@@ -19,10 +19,10 @@ from robustdd_bench.protocol.suite import suite_note
 from robustdd_bench.protocol.tracks import eps_label, parse_eps
 from robustdd_bench.records.record import Record
 from robustdd_bench.text.tables import (
-    Cell,
     Column,
-    Row,
     Table,
+    TableCell,
+    TableRow,
     listed,
     percent,
     plain,
@@ -75,7 +75,7 @@ def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent])
             plain(row.id),
             listed([run.run_id for run in row.runs]),
         ]
-        made.append(Row(tuple(cells), apart=row.rank is None))
+        made.append(TableRow(tuple(cells), apart=row.rank is None))
     return Table(
         tuple(columns),
         tuple(made),
@@ -118,7 +118,7 @@ def _score_table(track: TrackContent, division: str, rows: Sequence[RowContent])
             *(percent(scores[key], signed=key.startswith("gain")) for key in headings),
             plain(row.id),
         ]
-        made.append(Row(tuple(cells), apart=row.rank is None))
+        made.append(TableRow(tuple(cells), apart=row.rank is None))
     what = (
         "scores of the field in %, which never rank; gain: points over random selection, clean and "
         f"* at the headline eps {eps_label(track.headline_eps)}"
@@ -194,7 +194,7 @@ def _place_columns() -> list[Column]:
     ]
 
 
-def _place_cells(track: TrackContent, division: str, row: RowContent) -> list[Cell]:
+def _place_cells(track: TrackContent, division: str, row: RowContent) -> list[TableCell]:
     """What a row is and where it stands, under `_place_columns`."""
     name = row.method
     if row.rank is None:
@@ -202,9 +202,9 @@ def _place_cells(track: TrackContent, division: str, row: RowContent) -> list[Ce
     rank = plain(row.rank)
     return [
         *map(plain, (track.track, track.version, division)),
-        Cell(rank.text, rank.raw, tied=row.tied),
+        TableCell(rank.text, rank.raw, tied=row.tied),
         plain(row.tied),
-        Cell(name, {"": row.method}),
+        TableCell(name, {"": row.method}),
         plain(row.reference),
     ]
 
@@ -238,9 +238,9 @@ def _highest(rows: Sequence[RowContent], index: int) -> Callable[[RowContent], b
     return lambda row: row.rank is not None and percent(_levels(row)[index].mean).text == most
 
 
-def _spread(value: SpreadContent, best: bool) -> Cell:
+def _spread(value: SpreadContent, best: bool) -> TableCell:
     fields = ("mean", "std_seeds", "std_students", "low", "high")
-    return Cell(
+    return TableCell(
         with_deviation(value.mean, deviation(value)),
         {name: getattr(value, name) for name in fields},
         best=best,
@@ -266,12 +266,12 @@ def run_table(record: Record) -> Table:
     results = [record.aggregates.clean, *(item.accuracy for item in record.aggregates.robust)]
     cells = [
         *map(plain, (track.name, track.version, record.seed, record.split)),
-        Cell(name, {"": record.method.name}),
+        TableCell(name, {"": record.method.name}),
         *map(plain, (record.method.reference, flagged)),
         plain(record.distilled.images),
         *map(plain, (track.threat.norm, track.threat.headline)),
         *(
-            Cell(
+            TableCell(
                 with_deviation(item.mean, item.std),
                 {name: getattr(item, name) for name in ("mean", "std", "low", "high")},
             )
@@ -293,7 +293,7 @@ def run_table(record: Record) -> Table:
     split = "" if record.split == "test" else ", validation split"
     return Table(
         tuple(columns),
-        (Row(tuple(cells), apart=record.method.reference),),
+        (TableRow(tuple(cells), apart=record.method.reference),),
         title=f"{track.id}, seed {record.seed}{split}: accuracy in %, mean ± std over "
         f"{track.students.count} students; {track.threat.norm} eps, * headline",
         label=record.run_id,

@@ -72,7 +72,7 @@ def place_options(function: Function) -> Function:
             type=OneOf("compile", ("auto", "on", "off")),
             default="auto",
             show_default=True,
-            help="Compiled kernels on the CPU; auto takes them where there is a C++ compiler.",
+            help="Compiled kernels; auto takes them where a C++ compiler or, on a GPU, Triton is.",
         ),
         data_root_option,
         click.option("--download", is_flag=True, help="Download the dataset if it is missing."),

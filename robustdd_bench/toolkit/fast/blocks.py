@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdd_bench.protocol.pooling import HalvingPool
-from robustdd_bench.toolkit.fast.compile import kernels, plain
+from robustdd_bench.toolkit.fast.compile import fits, kernels, plain
 from robustdd_bench.toolkit.fast.convolutions import FEW, Convolution, Tape
 
 
@@ -51,7 +51,7 @@ class _Forward(torch.autograd.Function):
         y = x.new_empty((B, C, H // 2, W // 2) if pooled else x.shape)
         means, scales = x.new_empty(B, C), x.new_empty(B, C)
         tensors = (x, weight, bias, y, means, scales)
-        kernels()("forward", tensors, B * C, C, H, W, epsilon, relu, pooled)
+        kernels(x.device)("forward", tensors, B * C, C, H, W, epsilon, relu, pooled)
         ctx.save_for_backward(x, weight, bias, means, scales)
         ctx.options = relu, pooled
         return y
@@ -79,7 +79,7 @@ def _cotangents(
     B, C, H, W = x.shape
     d_x, (d_weight, d_bias) = torch.empty_like(x), x.new_empty(2, B, C)
     tensors = (e.contiguous(), x, weight, bias, means, scales, d_x, d_weight, d_bias)
-    kernels()("backward", tensors, B * C, C, H, W, *options)
+    kernels(x.device)("backward", tensors, B * C, C, H, W, *options)
     return d_x, d_weight, d_bias
 
 
@@ -113,7 +113,7 @@ class _Backward(torch.autograd.Function):
         to_e, to_x, to_weight = torch.empty_like(e), torch.empty_like(x), torch.empty_like(means)
         tensors = (u, p, q, e, x, weight, bias, means, scales, to_e, to_x, to_weight)
         B, C, H, W = x.shape
-        kernels()("second", tensors, B * C, C, H, W, *ctx.options)
+        kernels(x.device)("second", tensors, B * C, C, H, W, *ctx.options)
         return to_e, to_x, to_weight.sum(0), None, None, None, None, None
 
 
@@ -135,7 +135,7 @@ class NormBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B,C,H,W) to the same shape, or (B,C,H//2,W//2); in the precision of the weights."""
         x_BCHW = x_BCHW.to(self.weight.dtype)  # under autocast it may come in bfloat16
-        if x_BCHW.ndim != 4 or not plain(x_BCHW):
+        if x_BCHW.ndim != 4 or not plain(x_BCHW) or not fits(x_BCHW, self.pooled):
             return self.formula(x_BCHW)
         # Here and not inside: what is saved there must be what the graph leads to.
         inputs = x_BCHW.contiguous(), self.weight.contiguous(), self.bias.contiguous()

@@ -1,4 +1,4 @@
-"""Kernels in C++ that are compiled on the user's machine, once, and kept for all later processes.
+"""Compiled kernels: in C++ for a CPU, compiled on the user's machine, and in Triton for a GPU.
 
 The networks of this field are small: on a CPU their norms, ReLUs and poolings take about as long
 as their convolutions, since each of torch's kernels reads and writes whole tensors. `kernels.cpp`
@@ -10,6 +10,8 @@ in the user's cache under a name with a hash of the source, the compiler's optio
 processor, so other workers, runs and days find it. Where there is no compiler, or it fails,
 networks compute with torch's kernels; the reason is told in one line.
 
+On a GPU Triton compiles `robustdd_bench.toolkit.fast.triton_kernels`; it is installed with torch.
+
 The compiler is the one that CXX names, else g++, clang++ or c++. ROBUSTDD_CACHE names the folder of
 the cache, else XDG_CACHE_HOME or ~/.cache (on macOS ~/Library/Caches) has it.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import math
 import os
 import platform
@@ -101,20 +104,27 @@ def availability(device: torch.device) -> Availability:
 
     The first call in a process loads the library, and compiles it where no earlier one did.
     """
+    if device.type == "cuda":
+        reason = _no_triton()
+        return Availability(reason is None, reason or "Triton kernels")
     if device.type != "cpu":
-        return Availability(False, f"compiled kernels are for the CPU, and this is {device.type}")
+        return Availability(False, f"there are no compiled kernels for {device.type}")
     found = _found()
     if isinstance(found, str):
         return Availability(False, found)
     return Availability(True, f"C++ kernels ({found.path.name})")
 
 
-def kernels() -> Kernels:
-    """The compiled kernels.
+def kernels(device: torch.device) -> Callable[..., None]:
+    """The compiled kernels for tensors on a device; called as `Kernels` are.
 
     Raises:
         CompilerError: there are none on this machine.
     """
+    if device.type == "cuda":
+        from robustdd_bench.toolkit.fast import triton_kernels
+
+        return triton_kernels.call
     found = _found()
     if isinstance(found, str):
         raise CompilerError(found)
@@ -124,11 +134,20 @@ def kernels() -> Kernels:
 def plain(x: Tensor) -> bool:
     """Whether kernels can take a tensor: plain data, with no transform of functions around."""
     return (
-        x.device.type == "cpu"
+        (x.device.type == "cpu" or (x.device.type == "cuda" and _no_triton() is None))
         and x.dtype in DTYPES
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )
+
+
+def fits(x: Tensor, pooled: bool) -> bool:
+    """Whether kernels compute images (B,C,H,W) of a size: those of a GPU not all (see there)."""
+    if x.device.type == "cpu":
+        return True
+    from robustdd_bench.toolkit.fast import triton_kernels
+
+    return triton_kernels.fits(x.shape[2], x.shape[3], pooled)
 
 
 def trusted(
@@ -165,6 +184,20 @@ def trusted(
 def _values(compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
     with isolated_rng(0):
         return [tensor.detach().double() for tensor in compute()]
+
+
+@functools.cache
+def _no_triton() -> str | None:
+    """Why there are no kernels for a GPU; None if there are."""
+    if importlib.util.find_spec("triton") is None:
+        return "compiled kernels for a GPU need Triton; install it with: pip install triton"
+    if not torch.cuda.is_available():
+        return "no GPU is found"
+    if torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability()
+        if major < 7:
+            return f"Triton needs compute capability 7.0, and this GPU has {major}.{minor}"
+    return None
 
 
 @functools.cache

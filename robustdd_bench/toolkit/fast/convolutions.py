@@ -35,7 +35,8 @@ from robustdd_bench.toolkit.fast.compile import kernels, plain
 
 FEW = 4
 """Input channels up to which d_x is a matrix product with the weights, added up over the patches.
-oneDNN pads channels to its vectors: for the three of an image its d_x takes three times as long."""
+oneDNN pads channels to its vectors: for the three of an image its d_x takes three times as long.
+On the CPU alone, as is the next."""
 GREY_SIDES = (8, 16, 32)
 """Sides of images of one channel that compiled kernels convolve, in half of oneDNN's time."""
 WORTH = 256
@@ -115,7 +116,7 @@ class _Shape:
             y = x.new_empty(len(x), len(weight), *x.shape[2:])
             bias = None if bias is None else bias.contiguous()
             sizes = len(x), 1, len(weight), x.shape[2]
-            kernels()("convolve", (x, weight, bias, y), *sizes)
+            kernels(x.device)("convolve", (x, weight, bias, y), *sizes)
             return y
         made: Tensor = torch.ops.aten.convolution(
             x, weight, bias, self.stride, self.padding, self.dilation, False, (0, 0), 1
@@ -126,7 +127,7 @@ class _Shape:
         self, d: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Cotangents of x, weight and bias, as far as they are wanted."""
-        few = wanted[0] and weight.shape[1] <= FEW
+        few = wanted[0] and weight.shape[1] <= FEW and x.device.type == "cpu"
         if few and not any(wanted[1:]):
             return self._patches(d, x, weight), weight, weight
         found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
@@ -138,7 +139,8 @@ class _Shape:
     def _grey(self, x: Tensor, weight: Tensor) -> bool:
         """Whether kernels compute it: 3x3 on images of one channel and a usual size."""
         return (
-            weight.shape[1:] == (1, 3, 3)
+            x.device.type == "cpu"
+            and weight.shape[1:] == (1, 3, 3)
             and x.shape[2] == x.shape[3]
             and x.shape[2] in GREY_SIDES
             and (self.stride, self.padding, self.dilation) == ((1, 1), (1, 1), (1, 1))
@@ -152,7 +154,7 @@ class _Shape:
         if self._grey(x, weight):
             d_x = torch.empty_like(x)
             sizes = len(x), 1, len(weight), x.shape[2]
-            kernels()("convolve_back", (d.contiguous(), weight, d_x), *sizes)
+            kernels(d.device)("convolve_back", (d.contiguous(), weight, d_x), *sizes)
             return d_x
         # `matmul` would copy d to make one product of it.
         patches = torch.bmm(weight.flatten(1).t().expand(len(d), -1, -1), d.flatten(2))
@@ -298,11 +300,13 @@ class Convolution(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B,C,H,W) to (B,O,H',W')."""
-        if torch.is_autocast_enabled(x_BCHW.device.type) or x_BCHW.ndim != 4 or not plain(x_BCHW):
-            shape = self._shape
-            y: Tensor = nn.functional.conv2d(
-                x_BCHW, self.weight, self.bias, shape.stride, shape.padding, shape.dilation
-            )
+        ours = x_BCHW.ndim == 4 and plain(x_BCHW)
+        if ours and x_BCHW.device.type == "cuda":
+            ours = self._shape.tape is not None  # first derivatives are as fast by torch
+        if ours and not torch.is_autocast_enabled(x_BCHW.device.type):
+            y: Tensor = _Forward.apply(x_BCHW, self.weight, self.bias, self._shape)
             return y
-        y = _Forward.apply(x_BCHW, self.weight, self.bias, self._shape)
-        return y
+        shape = self._shape
+        return nn.functional.conv2d(
+            x_BCHW, self.weight, self.bias, shape.stride, shape.padding, shape.dilation
+        )

@@ -1,25 +1,29 @@
-"""Instance norm, ReLU and 2x2 average pooling in one pass on a GPU: a candidate, to be measured.
+"""The kernels of `robustdd_bench.toolkit.fast.blocks` on a GPU, in Triton.
 
-What `robustdd_bench.toolkit.fast.blocks` has compiled in C++ for the CPU, in Triton: one program
-for each image and channel, whose pixels fit into its registers. Names, arguments and formulas are
-those of blocks.py, so that `computed()` lets the modules there use these kernels. `kernels.py`
-measures them beside torch's; nothing else uses them until that has said that they are right and
-faster.
+Instance norm, ReLU and 2x2 average pooling in one pass: one program for each image and channel,
+whose pixels fit into its registers. Formulas and arguments are those of blocks.py and kernels.cpp.
+With channels innermost (torch's channels_last) the same kernels, of several channels a program,
+were slower on an H200: benchmarks/gpu/README.md.
 
-TRITON_INTERPRET=1 computes them on a CPU, for the tests.
+Triton comes with torch where that is built for CUDA; this module is imported where it is used.
+TRITON_INTERPRET=1 computes the kernels on a CPU, for the tests.
 """
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, import-untyped, import-not-found"
+# Triton reads the kernels itself; their arguments are tensors' addresses and numbers.
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from robustdd_bench.toolkit.fast import blocks
+MOST_PIXELS = 2**14
+"""Of an image, as far as one program can hold them."""
 
 
 @triton.jit
@@ -125,39 +129,28 @@ def _second(
     tl.store(to_g_at + plane, n * r * common)
 
 
-def call(name: str, tensors: Sequence[Tensor], *numbers: float) -> None:
+def fits(height: int, width: int, pooled: bool) -> bool:
+    """Whether images of a size can be computed: not too large, and with even sides to be pooled."""
+    return height * width <= MOST_PIXELS and not (pooled and (height % 2 or width % 2))
+
+
+def call(name: str, tensors: Sequence[Tensor | None], *numbers: float) -> None:
     """As `robustdd_bench.toolkit.fast.compile.Kernels`: contiguous tensors of one dtype, numbers.
 
-    Raises:
-        ValueError: an image with an odd side is to be pooled.
+    Args:
+        name: "forward", "backward" or "second".
+        tensors: see kernels.cpp.
+        numbers: planes, C, H, W, epsilon for "forward" alone, relu, pooled.
     """
-    planes, C, H, W, *rest = numbers
-    *rest, relu, pooled = rest
-    if pooled and (H % 2 or W % 2):
-        raise ValueError(f"images of {H}x{W} cannot be pooled here")
+    planes, C, H, W = (int(number) for number in numbers[:4])
+    *rest, relu, pooled = numbers[4:]
     parts = 4 if pooled else 1
-    block = triton.next_power_of_2(int(H * W) // parts)
+    block = triton.next_power_of_2(max(H * W // parts, 1))
     kernel = {"forward": _forward, "backward": _backward, "second": _second}[name]
-    kernel[(int(planes),)](
-        *tensors, C, H, W, *rest, RELU=bool(relu), PARTS=parts, BLOCK=block,
-        num_warps=min(max(block * parts // 256, 1), 8),
-    )  # fmt: skip
-
-
-def _plain(x: Tensor) -> bool:
-    return (
-        x.dtype in (torch.float32, torch.float64)
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
-    )
-
-
-@contextlib.contextmanager
-def computed() -> Iterator[None]:
-    """Within, the modules of blocks.py compute with these kernels."""
-    before = blocks.kernels, blocks.plain
-    blocks.kernels, blocks.plain = (lambda: call), _plain  # type: ignore[assignment, return-value]
-    try:
-        yield
-    finally:
-        blocks.kernels, blocks.plain = before
+    first = tensors[0]
+    assert first is not None
+    with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
+        kernel[(planes,)](
+            *tensors, C, H, W, *rest, RELU=bool(relu), PARTS=parts, BLOCK=block,
+            num_warps=min(max(block * parts // 256, 1), 8),
+        )  # fmt: skip

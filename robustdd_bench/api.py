@@ -1,0 +1,388 @@
+"""The Python entrance: what the commands do, as functions.
+
+```python
+import robustdd_bench as rdd
+
+run = rdd.run("mat", track="digits-ipc10", seed=0)
+print(run)                                  # the table that the command prints
+student = rdd.train_student(run.set(), track="digits-ipc10")
+print(rdd.attack(student, eps=0.1, attacks=["pgd"]))
+```
+
+The names are attributes of `robustdd_bench`, which loads this module when one of them is first
+used: importing the package imports no torch. Errors are those of the commands, as exceptions:
+`UsageError` where a call cannot work, `RunFailedError` and `PluginError` where the work failed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+import torch
+from torch import nn
+
+from robustdd_bench.attacks import Attack
+from robustdd_bench.board.publish import published
+from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.errors import UsageError, unknown_name
+from robustdd_bench.filenames import RECORD_FILE, STORE_FOLDER
+from robustdd_bench.imports.external_set import store_imported, store_set
+from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.records.plan import Plan, make_plan
+from robustdd_bench.records.record import Record, read_record
+from robustdd_bench.results import Records, Run
+from robustdd_bench.runs import single
+from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.runs.pipeline import Finished, execute
+from robustdd_bench.runs.progress.displays import (
+    make_reporter,
+    plugin_loggers,
+)
+from robustdd_bench.runs.reuse import plan_again
+from robustdd_bench.runs.single import AttackResults, Student
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = [
+    "AttackResults",
+    "Records",
+    "Run",
+    "Student",
+    "attack",
+    "evaluate",
+    "load_records",
+    "load_run",
+    "load_set",
+    "run",
+    "train_student",
+]
+
+DEFAULT_TRACK = "digits-ipc10"
+OUT, DATA = "runs", "data"
+
+
+@functools.cache
+def registry() -> Registry:
+    """What the installed plugins register; asked for once."""
+    return collect(get_plugin_manager())
+
+
+class Options(TypedDict, total=False):
+    """With what a run is carried out, and where its files are; those of `robustdd run`."""
+
+    device: str
+    """"auto" (the default), "cpu" or "cuda"."""
+    threads: int
+    """CPU threads, 1 by default; 0: torch's choice."""
+    compile: str
+    """Compiled kernels: "auto" (the default), "on" or "off"."""
+    validate: bool
+    """Judge on a split of the training data, for tuning; not by default."""
+    out: str | Path
+    """Folder of runs and of what they share, "runs" by default."""
+    data_root: str | Path
+    """Folder of the datasets, "data" by default."""
+    download: bool
+    """Whether a missing dataset may be downloaded; not by default."""
+    witnesses: bool
+    """Keep adversarial examples; not by default."""
+    fresh: bool
+    """Forget what this run has computed; not by default."""
+    quiet: bool
+    """Show no progress; it is shown on stderr by default."""
+
+
+MEANS: tuple[Literal["device", "threads", "compile"], ...] = ("device", "threads", "compile")
+PLANNED = (*MEANS, "validate")
+
+
+def _planned(options: Options) -> dict[str, Any]:
+    """Those of the options that a plan holds."""
+    given = {name: value for name, value in options.items() if name in PLANNED}
+    return {"compile": "auto"} | given
+
+
+def run_plan(plan: Plan, known: Registry, *, quiet: bool = False, **options: Any) -> Finished:
+    """Run a plan, or what is left of it; `robustdd run` calls this too.
+
+    Args:
+        plan: what to run.
+        known: the installed plugins.
+        quiet: show no progress.
+        **options: see `robustdd_bench.runs.pipeline.execute`.
+    """
+    publish = plugin_loggers(get_plugin_manager())
+    return execute(
+        plan,
+        known,
+        reporter=lambda folder: make_reporter(folder, publish=publish, quiet=quiet),
+        **options,
+    )
+
+
+def _run(plan: Plan, options: Options, source: tuple[Path, Record] | None = None) -> Run:
+    found = run_plan(
+        plan,
+        registry(),
+        quiet=options.get("quiet", False),
+        executor=LocalExecutor(),
+        out=Path(options.get("out", OUT)),
+        data_root=Path(options.get("data_root", DATA)),
+        download=options.get("download", False),
+        witnesses=options.get("witnesses", False),
+        fresh=options.get("fresh", False),
+        source=source,
+    )
+    return Run(found.record, found.folder, found.reused)
+
+
+def _check(options: Options) -> None:
+    for name in options:
+        if name not in Options.__annotations__:
+            raise unknown_name("option", name, Options.__annotations__)
+
+
+def run(
+    method: str,
+    *,
+    track: str = DEFAULT_TRACK,
+    seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    preset: str = "default",
+    **options: Unpack[Options],
+) -> Run:
+    """Distil a dataset, train students on the set, attack them, and write a record.
+
+    The same as `robustdd run`: an interrupted run goes on with the same call, and a run that has
+    ended is read and not made again.
+
+    Args:
+        method: a registered method, e.g. "mat".
+        track: a registered track, or the path of a .toml file, of a record or of a run.
+        seed: base of every seed.
+        config: hyper-parameters of the method by name; see `robustdd show method NAME`.
+        preset: named hyper-parameters.
+        **options: see `Options`.
+
+    Raises:
+        UsageError: the call cannot work.
+        RunFailedError, PluginError: the run failed; a record says where.
+    """
+    _check(options)
+    plan = make_plan(
+        registry(),
+        method=method,
+        track=str(track),
+        assignments=dict(config or {}),
+        preset=preset,
+        seed=seed,
+        **_planned(options),
+    )
+    return _run(plan, options)
+
+
+def evaluate(
+    images: DistilledSet | torch.Tensor | numpy.ndarray[Any, Any] | str | Path,
+    labels: torch.Tensor | numpy.ndarray[Any, Any] | Sequence[int] | None = None,
+    *,
+    track: str | None = None,
+    seed: int = 0,
+    **options: Unpack[Options],
+) -> Run:
+    """Train students on a set that is there already, attack them, and write a record.
+
+    Args:
+        images: a set; or images (n,C,H,W) in pixel space, floating point; or the path of a
+            `distilled.safetensors`; or the folder of a run, which is then done again from its set
+            on, with its method, seed and split. A set that wants its students trained with a
+            learning rate, an augmentation or a preprocessing of its own is a `DistilledSet`.
+        labels: of images: (n,) classes, or (n,K) distributions.
+        track: a track; by default the run's, else digits-ipc10.
+        seed: base of every seed.
+        **options: see `Options`.
+
+    Raises:
+        UsageError: the set does not fit the track, or the call cannot work.
+        RunFailedError, PluginError: the run failed; a record says where.
+    """
+    _check(options)
+    path = Path(images) if isinstance(images, str | Path) else None
+    if labels is not None and (path is not None or isinstance(images, DistilledSet)):
+        raise UsageError("labels go with images; a set brings its own")
+    if path is not None and path.is_dir():
+        if seed != 0 or options.get("validate"):
+            raise UsageError("seed and split are the run's; leave seed and validate out")
+        means: dict[str, Any] = {name: options[name] for name in MEANS if name in options}
+        plan, record = plan_again(registry(), path, track=track, **means)
+        return _run(plan, options, (path, record))
+    store = Path(options.get("out", OUT)) / STORE_FOLDER
+    if path is not None:
+        digest = store_set(path, store)
+    else:
+        made = images if isinstance(images, DistilledSet) else _set(images, labels)
+        digest = store_imported(made, store)
+    plan = make_plan(
+        registry(),
+        method="given",
+        track=track or DEFAULT_TRACK,
+        assignments={"sha256": digest},
+        seed=seed,
+        **_planned(options),
+    )
+    return _run(plan, options)
+
+
+def _set(images: Any, labels: Any) -> DistilledSet:
+    """A set of images and labels as they come from torch or numpy."""
+    if labels is None:
+        raise UsageError("images need labels: evaluate(images, labels)")
+    try:
+        pixels, classes = torch.as_tensor(images).detach(), torch.as_tensor(labels).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"images and labels must be tensors or arrays: {error}") from error
+    if not pixels.is_floating_point():
+        raise UsageError(
+            f"images must be floating point in [0,1], not {pixels.dtype}; divide by 255"
+        )
+    kind = torch.float32 if classes.is_floating_point() else torch.int64
+    return DistilledSet(images=pixels.cpu().float(), labels=classes.cpu().to(kind))
+
+
+def load_run(folder: str | Path) -> Run:
+    """A run that has ended, from its folder, published or not.
+
+    Raises:
+        UsageError: there is no valid record.
+    """
+    return Run(read_record(Path(folder) / RECORD_FILE), Path(folder), reused=True)
+
+
+def load_records(board: str | Path = "leaderboard") -> Records:
+    """The published runs of a board, by track, method and run id.
+
+    Args:
+        board: the folder that holds `results/`.
+
+    Raises:
+        UsageError: there is no board, or a record is not valid.
+    """
+    if not Path(board).is_dir():
+        raise UsageError(f"there is no board in {board}; name the folder that holds results/")
+    return Records(tuple(Run(one.record, one.folder, True) for one in published(Path(board))))
+
+
+def load_set(
+    track: str, method: str, seed: int = 0, *, board: str | Path = "leaderboard"
+) -> DistilledSet:
+    """A published set.
+
+    Args:
+        track: its track, e.g. "digits-ipc10" or "digits-ipc10@2".
+        method: its method.
+        seed: its seed.
+        board: the folder that holds `results/`.
+
+    Raises:
+        UsageError: there is none, or several runs with other settings; the message names them.
+    """
+    everything = load_records(board)
+    of_track = everything.where(track=track)
+    if not of_track:
+        tracks = {run.record.track.name for run in everything}
+        raise unknown_name(f"track of {board}", track, tracks)
+    of_method = of_track.where(method=method)
+    if not of_method:
+        methods = {run.record.method.name for run in of_track}
+        raise unknown_name(f"method of {track}", method, methods)
+    found = [run for run in of_method.where(seed=seed) if not run.record.method.reference]
+    if not found:
+        seeds = sorted({run.record.seed for run in of_method})
+        raise UsageError(f"{method} on {track} has no set of seed {seed}; there are {seeds}")
+    if len(found) > 1:
+        folders = ", ".join(str(run.folder) for run in found)
+        raise UsageError(f"several runs fit; take load_run(FOLDER).set() of one of: {folders}")
+    return found[0].set()
+
+
+@functools.lru_cache(maxsize=4)
+def _bench(track: str, seed: int, device: str, compile: str, data_root: Path) -> Workbench:
+    plan = make_plan(
+        registry(), method="given", track=track, seed=seed, device=device, compile=compile
+    )
+    return Workbench(plan, registry(), Path("runs"), data_root)
+
+
+def train_student(
+    distilled: DistilledSet,
+    track: str = DEFAULT_TRACK,
+    *,
+    seed: int = 0,
+    index: int = 0,
+    device: str = "auto",
+    compile: str = "auto",
+    data_root: str | Path = DATA,
+) -> Student:
+    """Train a student on a set by a track's recipe: the student that a run of that seed trains.
+
+    Args:
+        distilled: the set.
+        track: its recipe, network and data.
+        seed: of the run.
+        index: which of the run's students, from 0.
+        device: "auto", "cpu" or "cuda".
+        compile: "auto", "on" or "off": compiled kernels.
+        data_root: folder of the datasets.
+
+    Raises:
+        UsageError: the set does not fit the track.
+        RunFailedError: the training diverged.
+    """
+    bench = _bench(str(track), seed, device, compile, Path(data_root))
+    return single.train(bench, distilled, index)
+
+
+def attack(
+    student: Student | nn.Module,
+    track: str | None = None,
+    *,
+    eps: float | Sequence[float] | None = None,
+    attacks: Sequence[str] | Mapping[str, Attack] | None = None,
+    sources: Sequence[nn.Module] = (),
+    seed: int = 0,
+    index: int = 0,
+    device: str = "auto",
+    compile: str = "auto",
+    data_root: str | Path = DATA,
+) -> AttackResults:
+    """Attack a student, or any network, on the images that the track judges on.
+
+    Args:
+        student: what `train_student` gave; or a network of your own, from pixels (B,C,H,W) in
+            [0,1] to logits (B,K), in eval mode. It is moved to the device.
+        track: whose suite; by default that of the student.
+        eps: one or several; by default those that the track says for each attack.
+        attacks: names of the suite, or `{name: Attack}` of your own; by default the suite.
+        sources: other networks, for an attack that moves examples over from them.
+        seed: of a network of your own, as are those below: whose noise the attacks draw.
+        index: as that of which of the run's students.
+        device: "auto", "cpu" or "cuda".
+        compile: "auto", "on" or "off": compiled kernels.
+        data_root: folder of the datasets.
+
+    Raises:
+        UsageError: an attack is not in the suite, or the call cannot work.
+        PluginError: an attack failed.
+    """
+    levels = [eps] if isinstance(eps, int | float) else eps
+    if isinstance(student, Student) and track in (None, student.track.name, student.track.id):
+        bench, network, index = student.bench, student.network, student.index
+    else:
+        network = student.network if isinstance(student, Student) else student
+        bench = _bench(str(track or DEFAULT_TRACK), seed, device, compile, Path(data_root))
+        network = network.to(bench.device)
+    return single.attack(bench, network, index, levels=levels, attacks=attacks, sources=sources)

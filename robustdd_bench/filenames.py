@@ -1,0 +1,23 @@
+"""What files and folders are called in a run's folder, in the store and on a board."""
+
+RECORD_FILE = "record.json"
+PLAN_FILE = "plan.json"
+SET_FILE = "distilled.safetensors"
+SET_PICTURE = "distilled.png"
+ROBUSTNESS_PICTURE = "robustness.png"
+WITNESSES_FILE = "witnesses.safetensors"
+METRICS_FILE = "metrics.jsonl"
+LOG_FILE = "run.log"
+REUSE_FILE = "adopted.json"
+"""Of which run a set is reused; the name is the first edition's."""
+LOCK_FILE = ".lock"
+"""Its lock is held by who writes in the folder."""
+
+CELLS_FOLDER = "cells"
+WORK_FOLDER = "work"
+SNAPSHOTS_FOLDER = "snapshots"
+
+STORE_FOLDER = "store"
+"""Beside the runs: what they share."""
+RESULTS_FOLDER = "results"
+"""On a board: the published runs."""
