@@ -50,7 +50,7 @@ EVIL = (
 
 
 def committed() -> dict[str, Any]:
-    """The committed board as JSON values: its tracks of the digits, since others still gain rows."""
+    """The committed board as JSON: its tracks of the digits, since others still gain rows."""
     board = json.loads((BOARD / "leaderboard.json").read_text(encoding="utf-8"))
     board["tracks"] = [track for track in board["tracks"] if track["dataset"] == "digits"]
     return board
