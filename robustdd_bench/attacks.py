@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 from robustdd_bench.signatures import both_signatures
 
 Model = Callable[[Tensor], Tensor]

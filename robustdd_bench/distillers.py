@@ -34,9 +34,9 @@ class Progress(Protocol):
 
 
 class Reporter(Protocol):
-    """How a method tells what it is doing. Nothing here makes the device wait.
+    """How a method tells what it is doing: all that it can call. Nothing makes the device wait.
 
-    Images over iterations are shown by `robustdd_bench.toolkit.snapshots.show_images`.
+    `robustdd_bench.toolkit.loop.iterate` does it for methods that iterate.
     """
 
     def progress(self, title: str, total: int) -> contextlib.AbstractContextManager[Progress]:
@@ -47,6 +47,25 @@ class Reporter(Protocol):
 
     def note(self, text: str) -> None:
         """A line for the run's log."""
+
+    def images(self, step: int, total: int, current: Callable[[], DistilledSet]) -> None:
+        """The set after `step` of `total` steps, 0 before the first.
+
+        A dozen steps are shown, more at the beginning: call it after every step, before the
+        checkpoint of that step is saved. `current` makes the set, in pixel space, and is called
+        only where it is shown.
+        """
+
+    def work(self, items: int, unit: str) -> None:
+        """So many more items have been worked through, by this process and not before a kill.
+
+        They make the throughput of the record. Where nothing is told, the steps of the outermost
+        progress bar are counted.
+
+        Args:
+            items: e.g. the training images that were passed through a network.
+            unit: their plural, e.g. "images"; the same in all parts of a method.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

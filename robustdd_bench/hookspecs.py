@@ -47,7 +47,7 @@ def robustdd_register_executors(register: Register) -> None:
 
 @hookspec
 def robustdd_register_commands(cli: click.Group) -> None:
-    """Add commands to the command line."""
+    """Add commands to the command line; `plugins/robustdd_cite` does."""
 
 
 @hookspec

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOVED = {
     "models": "strict",
     "toolkit.seeds": "seeds",
-    "toolkit.randomness": "randomness",
+    "toolkit.randomness": "seeds",
     "toolkit.pooling": "protocol.pooling",
     "toolkit.allocator": "toolkit.fast.allocator",
     "toolkit.blocks": "toolkit.fast.blocks",

@@ -63,7 +63,23 @@ def cli_reference() -> str:
     )
     for name in COMMANDS:
         parts.extend(_command(COMMANDS[name].load(), name, root))
+    for owner, command in _shipped_commands():
+        text = [*_command(command, str(command.name), root)]
+        parts += [*text, f"Of the plugin `{owner}`.\n"]
     return "\n".join(parts)
+
+
+def _shipped_commands() -> list[tuple[str, click.Command]]:
+    """The commands that plugins of this distribution add, with the plugins' names."""
+    manager = get_plugin_manager()
+    found = []
+    for implementation in manager.hook.robustdd_register_commands.get_hookimpls():
+        owner = implementation.plugin_name
+        if manager.infos[owner].distribution == "robustdd-bench":
+            group = click.Group("robustdd")
+            implementation.function(cli=group)
+            found += [(owner, command) for command in group.commands.values()]
+    return found
 
 
 def _filled(text: str) -> str:
@@ -130,6 +146,12 @@ def plugin_table() -> str:
                 for entry in entries.values()
             ]
             parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+    rows = [("name", "plugin", "summary"), ("---", "---", "---")]
+    rows += [
+        (f"`{command.name}`", f"`{owner}`", command.get_short_help_str(200))
+        for owner, command in _shipped_commands()
+    ]
+    parts += ["## Commands\n", "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"]
     return "\n".join(parts)
 
 

@@ -16,7 +16,7 @@ from robustdd_bench.config import build_config
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.sanity.suite_checks import Strength
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 torch.set_num_threads(1)  # on such small tensors threads only wait for each other
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,29 @@ EVIL = (
 
 
 def committed() -> dict[str, Any]:
-    """The committed board as JSON values."""
-    return json.loads((BOARD / "leaderboard.json").read_text(encoding="utf-8"))
+    """The committed board as JSON: its tracks of the digits, since others still gain rows."""
+    board = json.loads((BOARD / "leaderboard.json").read_text(encoding="utf-8"))
+    board["tracks"] = [track for track in board["tracks"] if track["dataset"] == "digits"]
+    return board
 
 
 def text_of(board: dict[str, Any]) -> str:
     """The page of a board whose previews are the committed ones."""
     return page(BoardContent.model_validate_json(json.dumps(board)), BOARD)
+
+
+def short(board: dict[str, Any]) -> dict[str, Any]:
+    """The first two rows of each kind: what is audited element by element takes long."""
+    tracks = []
+    for track in board["tracks"]:
+        seen: Counter[object] = Counter()
+        rows = []
+        for row in track["rows"]:
+            kind = row["division"], row["reference"], tuple(row["marks"])
+            seen[kind] += 1
+            rows += [row] * (seen[kind] <= 2)
+        tracks.append(track | {"rows": rows})
+    return board | {"tracks": tracks}
 
 
 def hostile() -> dict[str, Any]:

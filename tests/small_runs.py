@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from small_methods import Crooks
 
 from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.records.plan import make_plan
+from robustdd_bench.records.plan import MEANS, make_plan
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 
@@ -60,6 +61,17 @@ def plan_of(method="random", *assignments, **options):
         assignments=[f"{key}={value}" for key, value in values.items()],
         **options,
     )
+
+
+def with_means_of(plan, other):
+    """A plan carried out with the versions, device and threads of another one."""
+    versions = {(attack.name, attack.plugin): attack.version for attack in other.attacks}
+    attacks = tuple(
+        dataclasses.replace(a, version=versions.get((a.name, a.plugin), a.version))
+        for a in plan.attacks
+    )
+    means = {name: getattr(other, name) for name in sorted(MEANS)}
+    return dataclasses.replace(plan, **means, attacks=attacks)
 
 
 def run(plan, out, *, reporter=NullReporter, executor=None, data_root=Path("data"), fresh=False):

@@ -14,6 +14,7 @@ from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.seeds import Seeds, isolated_rng
 from robustdd_bench.toolkit.fast.capture import Replayer
+from robustdd_bench.toolkit.snapshots import snapshot_steps
 
 NORMALISE = Preprocessing("normalise", (0.3,), (0.38,))
 
@@ -44,6 +45,8 @@ class RecordingReporter:
         self.values = {}
         self.steps = []
         self.notes = []
+        self.shown = {}
+        self.worked = {}
         self._interrupt_at = interrupt_at
 
     @contextlib.contextmanager
@@ -62,6 +65,13 @@ class RecordingReporter:
 
     def note(self, text):
         self.notes.append(text)
+
+    def images(self, step, total, current):
+        if step in snapshot_steps(total):
+            self.shown[step] = current()
+
+    def work(self, items, unit):
+        self.worked[unit] = self.worked.get(unit, 0) + items
 
 
 def replay_steps(monkeypatch):

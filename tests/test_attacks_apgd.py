@@ -19,7 +19,7 @@ from robustdd_attacks.common import in_ball
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 NORMS = ["Linf", "L2"]
 VARIANTS = ["apgd-ce", "apgd-dlr", "apgd-t"]

@@ -18,7 +18,7 @@ from robustdd_bench.attacks import RoutedModel, ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import accuracy
 from robustdd_bench.evaluation.robustness import attack_student
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 L2_ATTACKS = [
     ("ddn", {"steps": 200, "gamma": 0.03, "init_norm": 0.2}, 1.005),

@@ -17,7 +17,7 @@ from robustdd_attacks.common import Best, judge
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 NORMS = ["Linf", "L2"]
 

@@ -18,7 +18,7 @@ from robustdd_attacks import square
 from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 NORMS = ["Linf", "L2"]
 

@@ -22,7 +22,7 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import accuracy
 from robustdd_bench.evaluation.robustness import attack_student
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 LINF = ThreatModel("Linf", 0.1)
 

@@ -18,7 +18,8 @@ from strangers import install, method
 
 from robustdd_bench import __version__
 from robustdd_bench.citations import KINDS, Citation, benchmark, citations, merged, parse_bibtex
-from robustdd_bench.cli.main import main
+from robustdd_bench.cli.main import COMMANDS, main
+from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.conformance import check_distiller
 from robustdd_bench.errors import PluginError
 from robustdd_bench.plugins import Entry
@@ -63,6 +64,18 @@ def test_everything_shipped_that_has_a_paper_names_it(entry) -> None:
         eprint = citation.fields.get("eprint", "0000.00000")
         assert re.fullmatch(r"[0-9]{4}\.[0-9]{4,5}", eprint)
         assert all(value.isascii() and value == value.strip() for value in citation.fields.values())
+
+
+def test_cite_comes_in_through_the_hook_robustdd_register_commands(capsys, monkeypatch) -> None:
+    assert "cite" not in COMMANDS
+    session = Session()
+    assert session.plugin_commands.commands["cite"].name == "cite"
+    assert session.infos["cite"].module == "robustdd_cite"
+    assert main(["--help"]) == 0
+    assert "cite          Print what to cite for methods" in capsys.readouterr().out
+    monkeypatch.setenv("ROBUSTDD_DISABLED_PLUGINS", "cite")
+    assert main(["cite"]) == 2
+    assert "unknown command 'cite'" in capsys.readouterr().err
 
 
 def test_one_key_is_one_paper_throughout() -> None:

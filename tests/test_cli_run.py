@@ -161,7 +161,7 @@ def test_a_run_that_diverges_is_recorded_as_failed_with_exit_1(tmp_path: Path) -
 def test_ctrl_c_keeps_what_is_done_and_the_next_call_ends_in_the_same_record(
     tmp_path: Path,
 ) -> None:
-    assignments = sets(*MATCHING, "iterations=100", "checkpoint_seconds=0.0")
+    assignments = sets(*MATCHING, "iterations=40", "checkpoint_seconds=0.0")
     cut = interrupted(tmp_path, *words(tmp_path / "cut", "mtt", *assignments))
     assert cut.returncode == 130
     assert "experts 2/2, a checkpoint of the distillation" in cut.stderr

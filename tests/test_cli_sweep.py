@@ -325,7 +325,7 @@ def test_ctrl_c_is_exit_130_with_one_line_and_the_same_call_again_ends_the_sweep
     robustdd, tmp_path
 ):
     path = write(tmp_path, f'methods = ["random", "mtt"]\n{MTT}'.replace("iterations=3", ""))
-    path.write_text(path.read_text() + "iterations=80\n")
+    path.write_text(path.read_text() + "iterations=40\n")
     args = [str(path), "--device", "cpu", "--compile", "off", "--out", str(tmp_path / "out")]
     cut = interrupted(tmp_path, "sweep", *args)
     assert (cut.returncode, cut.stdout) == (130, "")

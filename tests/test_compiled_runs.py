@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import press_ctrl_c, robustdd
-from small_runs import TRACK, example, plan_of, registry, run, without_costs
+from small_runs import TRACK, example, plan_of, registry, run, with_means_of, without_costs
 from tasks import InterruptedRunError, RecordingReporter, digits_task
 from test_students import small_set, spec_of, train
 from test_unroll import relative
@@ -73,7 +73,7 @@ def test_it_is_part_of_the_plan_and_not_of_what_is_measured(compiler):
     assert "compile" not in eager.to_dict()
     assert eager.run_id() != fast.run_id()
     assert eager.identity() == fast.identity()
-    assert fast.with_means_of(eager) == eager
+    assert with_means_of(fast, eager) == eager
     assert fast.further() == {"compile": True}
     assert "--threads 1 --compile on" in fast.command()
     assert "--compile off" in eager.command()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pytest
 from pydantic import BeforeValidator, Field, model_validator
 
+from robustdd_bench.cli.shared.config_fields import ConfigField, describe_config
 from robustdd_bench.config import (
     all_settings,
     build_config,
@@ -21,7 +22,6 @@ from robustdd_bench.config import (
 )
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.settings_shown import ConfigField, describe_config
 
 Doubled = Annotated[float, BeforeValidator(lambda v: float(v[1:]) if isinstance(v, str) else v)]
 

@@ -34,7 +34,7 @@ from robustdd_bench.files import read_safetensors, write_safetensors
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.settings import SavedSettings
 from robustdd_bench.plugins import Entry, collect, get_plugin_manager
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 
 def _entry(plugged: type[Any], kind: str) -> Entry:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
-from small_runs import TRACK, example, plan_of, registry
+from small_runs import TRACK, example, plan_of, registry, with_means_of
 
 from robustdd_bench.board.admission.duplicates import clashes
 from robustdd_bench.board.standings import standings
@@ -68,7 +68,7 @@ def planned_again(record: Record) -> Plan:
 
 def here_and_there(made: Plan, record: Record) -> tuple[str, str]:
     """The run's id with the versions of the record, and its identity."""
-    return made.with_means_of(record.plan()).run_id(), made.identity()
+    return with_means_of(made, record.plan()).run_id(), made.identity()
 
 
 # Published records.

@@ -20,8 +20,8 @@ import robustdd_bench
 ROOT = Path(robustdd_bench.__file__).parent
 
 GROUND = (
-    "errors filenames files identity moved randomness registry seeds strict text "
-    "guard hookspecs config plugins citations settings_shown signatures"
+    "errors filenames files identity moved registry seeds strict text "
+    "guard hookspecs config plugins citations signatures"
 )
 INTERFACES = "attacks distillers executors"
 LEVELS = tuple(

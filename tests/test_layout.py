@@ -12,7 +12,7 @@ from robustdd_bench import filenames
 PACKAGE = Path(robustdd_bench.__file__).parent
 ROOT = PACKAGE.parent
 LONGEST = 400
-FLAT = 16
+FLAT = 17
 """Modules of one folder, beside its `__init__` and `__main__`."""
 
 

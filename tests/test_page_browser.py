@@ -5,7 +5,17 @@ from __future__ import annotations
 import os
 
 import pytest
-from pages import BOARD, CHROMIUM, FLAGS, committed, crowded, hostile, text_of, with_people
+from pages import (
+    BOARD,
+    CHROMIUM,
+    FLAGS,
+    committed,
+    crowded,
+    hostile,
+    short,
+    text_of,
+    with_people,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api")
 REQUIRED = os.environ.get("ROBUSTDD_BROWSER_TESTS") == "required"
@@ -34,6 +44,8 @@ def files(tmp_path_factory):
         ("plain", with_people(committed())),
         ("hostile", hostile()),
         ("crowded", soft),
+        ("short", short(with_people(committed()))),
+        ("short of soft labels", short(soft)),
     ):
         (folder / f"{name}.html").write_text(text_of(board), encoding="utf-8")
     return folder
@@ -92,7 +104,8 @@ def test_columns_sort_by_mouse_and_keyboard_and_ranks_stay(visit) -> None:
 
 
 def test_a_link_to_a_row_opens_its_details(visit) -> None:
-    row = next(r for r in committed()["tracks"][1]["rows"] if r["method"] == "mat")
+    (track,) = (track for track in committed()["tracks"] if track["track"] == "digits-ipc10")
+    row = next(r for r in track["rows"] if r["method"] == "mat")
     page = visit(fragment=f"#digits-ipc10/{row['id']}")
     card = page.locator("details.card[open]")
     assert card.count() == 1
@@ -213,7 +226,8 @@ def test_texts_of_strangers_do_nothing(visit) -> None:
 def test_the_accessibility_audit_finds_nothing(visit, scheme) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     for width in (1280, 390):
-        page = visit("crowded" if width == 390 else "plain", width=width, color_scheme=scheme)
+        name = "short of soft labels" if width == 390 else "short"
+        page = visit(name, width=width, color_scheme=scheme)
         for details in page.locator("#overview-title ~ details, #digits-ipc1 details").all():
             details.evaluate("e => { e.open = true }")
         found = axe.Axe().run(page).response

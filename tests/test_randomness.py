@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustdd_bench.randomness import ExampleGenerator, splitmix64
+from robustdd_bench.seeds import ExampleGenerator, splitmix64
 
 MASK = 2**64 - 1
 SEEDS = st.integers(0, 2**63 - 1)

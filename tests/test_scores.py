@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.statistics.scores import (
-    attack_efficiency,
-    crei,
     drop_rate,
     gain_over_random,
     improved_robustness_ratio,
@@ -54,19 +52,6 @@ def test_the_ratio_has_the_defects_that_it_is_documented_with() -> None:
     assert drop_rate(0.1, 0.1) < drop_rate(0.9, 0.6)
 
 
-def test_efficiency_needs_times() -> None:
-    assert attack_efficiency(1.0, [2.0, 4.0, 6.0]) == pytest.approx(3 / 5)
-    assert attack_efficiency(None, [2.0]) is None
-    assert attack_efficiency(1.0, None) is None
-    assert attack_efficiency(3.0, [2.0, 3.0]) is None
-
-
-def test_crei_is_the_mean_of_ratio_and_efficiency() -> None:
-    assert crei(0.2, 0.6) == pytest.approx(0.4)
-    assert crei(0.2, None) is None
-    assert crei(None, 0.6) is None
-
-
 def test_the_gain_is_measured_from_random_selection() -> None:
     assert gain_over_random(0.6, 0.45) == pytest.approx(0.15)
     assert gain_over_random(0.6, None) is None
@@ -79,10 +64,8 @@ def test_the_gain_is_measured_from_random_selection() -> None:
         lambda: robustness_ratio(0.5, []),
         lambda: improved_robustness_ratio(0.5, [-0.1]),
         lambda: gain_over_random(0.5, 1.5),
-        lambda: attack_efficiency(1.0, []),
-        lambda: attack_efficiency(-1.0, [1.0]),
     ],
 )
-def test_what_is_no_accuracy_or_no_time_is_refused(call) -> None:
+def test_what_is_no_accuracy_is_refused(call) -> None:
     with pytest.raises(UsageError):
         call()

@@ -17,6 +17,7 @@ from robustdd_bench.errors import RunFailedError
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.runs.progress.snapshots import snapshot_picture, snapshots, write_snapshot
 from robustdd_bench.toolkit.snapshots import MOST, show_images, snapshot_steps
+from robustdd_bench.toolkit.throughput import tell_work
 
 
 class Heard:
@@ -30,6 +31,17 @@ class Heard:
 
     def names(self):
         return [event["event"] for event in self.events]
+
+
+class Showing(NullReporter):
+    """Remembers the steps whose images it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def show_images(self, step, distilled):
+        self.shown.append(step)
 
 
 LOOPS = ("mtt", "mat", "dc", "dsa", "dm")
@@ -63,9 +75,8 @@ def test_steps_lie_closer_in_the_beginning() -> None:
 
 
 def test_the_set_is_made_for_steps_that_are_shown_and_no_other() -> None:
-    made, shown = [], []
-    reporter = RecordingReporter()
-    reporter.show_images = lambda step, distilled: shown.append(step)
+    made = []
+    reporter = Showing()
 
     def current():
         made.append(1)
@@ -73,15 +84,19 @@ def test_the_set_is_made_for_steps_that_are_shown_and_no_other() -> None:
         return some_set()
 
     for step in range(301):
-        show_images(reporter, step, 300, current)
-    assert shown == sorted(snapshot_steps(300))
-    assert len(made) == len(shown)
+        reporter.images(step, 300, current)
+    assert reporter.shown == sorted(snapshot_steps(300))
+    assert len(made) == len(reporter.shown)
 
 
-def test_a_reporter_that_cannot_show_images_is_left_alone() -> None:
-    made = []
-    show_images(RecordingReporter(), 0, 10, lambda: made.append("for nobody"))
-    assert made == []
+def test_the_former_functions_tell_the_reporter_and_warn() -> None:
+    reporter = RecordingReporter()
+    with pytest.warns(DeprecationWarning, match=r"is now reporter.images\(\.\.\.\); version 0.3"):
+        show_images(reporter, 10, 10, some_set)
+    assert list(reporter.shown) == [10]
+    with pytest.warns(DeprecationWarning, match=r"is now reporter.work\(\.\.\.\); version 0.3"):
+        tell_work(reporter, 7, "images")
+    assert reporter.worked == {"images": 7}
 
 
 # What is kept.

@@ -80,6 +80,7 @@ def act():
     numpy.random.seed(0)
     matplotlib.rcParams["font.size"] = 40
 """
+CRASH = 'def act():\n    raise RuntimeError("boom\\nand more")\n'
 EXIT = "def act():\n    import sys\n    sys.exit()\n"
 NOTHING = "def act():\n    pass\n"
 
@@ -131,6 +132,42 @@ def robustdd_register_commands(cli):
         print("of the command")
 
 at("top")
+"""
+
+HELPLESS = """
+@hookimpl
+def robustdd_register_commands(cli):
+    class Helpless(click.Command):
+        def get_short_help_str(self, limit=45):
+            raise RuntimeError("boom")
+
+    cli.add_command(Helpless("odd-command", callback=lambda: None))
+"""
+
+DECLARES = """
+from robustdd_bench.attacks import Attack, AttackResult
+from robustdd_bench.config import settings
+
+
+class Crashing:
+    def __get__(self, owner, kind):
+        raise RuntimeError("boom")
+
+
+class Odd(Attack):
+    uses_sources = Crashing()
+
+    @settings
+    class Config:
+        pass
+
+    def perturb(self, task):
+        return AttackResult(images=task.images)
+
+
+@hookimpl
+def robustdd_register_attacks(register):
+    register("declares", "stranger_declares:Odd", "x")
 """
 
 PARTS = """
@@ -335,6 +372,88 @@ def test_an_exit_in_a_plugin_is_its_failure(
     if planned:
         failure = json.loads(made[0].read_text())["failure"]
         assert "SystemExit" in failure["reason"]
+
+
+@pytest.mark.parametrize("place", STOPS)
+def test_a_crash_in_a_plugin_is_one_line_that_names_it(
+    place: str, site: Callable[[str, str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    choice = PLACES[place]
+    site(place, CRASH)
+    assert main(["run", "--method", choice.get("method", "random"), *arguments(choice)]) == 1
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+    (line,) = [line for line in shown.err.splitlines() if "boom" in line]
+    assert line.startswith("error: ")
+    assert "plugin 'odd'" in line
+    assert "RuntimeError: boom and more" in line
+
+
+def test_a_crash_in_a_command_is_one_line_that_names_the_plugin(
+    site: Callable[[str, str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    site("command", CRASH)
+    assert main(["odd-command"]) == 1
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    told = "error: plugin 'odd': RuntimeError: boom and more"
+    assert line == f"{told} (set ROBUSTDD_DEBUG=1 for the trace)"
+
+
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [
+        ("top", ["list"]),
+        ("register", ["list"]),
+        ("commands", ["--help"]),
+        ("report", None),
+        ("remark", ["plugins"]),
+    ],
+)
+def test_a_crash_in_a_hook_is_one_line_that_names_the_plugin_and_stops_nothing(
+    place: str,
+    call: list[str] | None,
+    site: Callable[[str, str], Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    site(place, CRASH)
+    assert main(call or ["run", "--method", "random", *arguments({})]) == 0
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.err
+    lines = [line for line in (shown.out + shown.err).splitlines() if "boom" in line]
+    assert len(lines) == 1
+    if place == "remark":
+        assert "robustdd_remark failed" in lines[0]
+    else:
+        assert lines[0].startswith("warning: plugin 'odd'")
+        assert lines[0].endswith("RuntimeError: boom and more")
+
+
+def test_a_crash_in_what_an_attack_declares_is_one_line_that_names_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    strangers.install(tmp_path / "site", "declares", DECLARES)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--method", "random", *arguments({"attack": "declares"})]) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "boom" in line]
+    assert line == "error: plugin 'declares': attack 'declares' failed: RuntimeError: boom"
+
+
+def test_a_command_whose_help_crashes_is_left_out_of_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    strangers.install(tmp_path / "site", "helpless", HELPLESS)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert main(["--help"]) == 0
+    shown = capfd.readouterr()
+    assert "cite" in shown.out
+    assert "odd-command" not in shown.out
+    assert shown.err == (
+        "warning: plugin 'helpless': its commands are left out: RuntimeError: boom\n"
+    )
 
 
 @pytest.mark.parametrize("place", ["top", "register"])

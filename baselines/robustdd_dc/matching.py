@@ -28,6 +28,7 @@ Shapes: K classes, S images per class, R real images, C channels, H height, W wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,14 +39,13 @@ from torch.nn.functional import cross_entropy
 from robustdd_bench.distillers import DistilledSet, DistillTask, Reporter
 from robustdd_bench.toolkit.augment import put_drawn
 from robustdd_bench.toolkit.batches import ClassSampler
-from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.distances import gradient_distance
 from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams
 from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
 from robustdd_bench.toolkit.fast.flat import Augment
 from robustdd_bench.toolkit.inputspace import starting_images, to_pixels
+from robustdd_bench.toolkit.loop import Distillation, iterate
 from robustdd_bench.toolkit.random_networks import RedrawnNetwork
-from robustdd_bench.toolkit.snapshots import show_images
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """(outer, inner) of the paper, by images per class."""
@@ -96,54 +96,58 @@ def match_gradients(
     ipc = task.required_ipc()
     if not task.allow_flip:
         recipe = replace(recipe, augmentation=recipe.augmentation.without("flip"))
-    seeds = task.seeds
-    key = f"{method} ipc={ipc} {seeds} {replace(recipe, checkpoint_seconds=0)}"
-    checkpoint = Checkpoint(task.work_dir / f"{method}.safetensors", recipe.checkpoint_seconds, key)
-    network = RedrawnNetwork(task, seeds.seed("network", 0), order=2, note=reporter.note)
-    layer = network.layer
-    labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
-    saved = checkpoint.load(task.device)
-    if saved is None:
-        done, z = 0, starting_images(task, ipc, layer, recipe.init)
-        velocity = torch.zeros_like(z)
-    else:
-        done, z, velocity = saved[0], saved[1]["images"], saved[1]["velocity"]
-    steps = _Steps(task, recipe, network, z, labels, reporter)
-
-    def current() -> DistilledSet:
-        return DistilledSet(images=to_pixels(layer, z), labels=labels)
-
-    with reporter.progress(method, recipe.iterations) as bar:
-        bar.advance(done)
-        if done == 0:
-            show_images(reporter, 0, recipe.iterations, current)
-        for iteration in range(done, recipe.iterations):
-            z, velocity, distance = _iteration(task, recipe, steps, iteration, z, velocity)
-            finished = iteration + 1
-            reporter.metrics(finished, distance=distance)
-            if finished % _CHECK_EVERY == 0 or finished == recipe.iterations:
-                require_finite(finished, images=z)
-            show_images(reporter, finished, recipe.iterations, current)
-            checkpoint.maybe_save(finished, {"images": z, "velocity": velocity})
-            bar.advance()
-    return current()
+    return iterate(
+        _GradientMatching(task, recipe, ipc, reporter),
+        task,
+        reporter,
+        title=method,
+        total=recipe.iterations,
+        key=f"{method} ipc={ipc} {task.seeds} {replace(recipe, checkpoint_seconds=0)}",
+        checkpoint_seconds=recipe.checkpoint_seconds,
+        check_every=_CHECK_EVERY,
+    )
 
 
-def _iteration(
-    task: DistillTask, recipe: Recipe, steps: _Steps, iteration: int, z: Tensor, velocity: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One network: images, velocity, and the mean distance per class and image step."""
-    seeds = task.seeds
-    outer, inner = recipe.loops(len(z) // task.num_classes)
-    steps.begin(seeds.seed("network", iteration))
-    for step in range(outer):
-        source = seeds.generator("real", iteration, step)
-        augment = seeds.generator("augmentation", iteration, step)
-        velocity = recipe.momentum * velocity + steps.match(z, source, augment)
-        z = z - recipe.lr_img * velocity
-        if step < outer - 1:
-            steps.train(z, inner, seeds.generator("training", iteration, step))
-    return z, velocity, steps.distance / (outer * task.num_classes)
+class _GradientMatching(Distillation):
+    """The synthetic images z, and their velocity."""
+
+    def __init__(self, task: DistillTask, recipe: Recipe, ipc: int, reporter: Reporter) -> None:
+        self._task, self._recipe = task, recipe
+        seed = task.seeds.seed("network", 0)
+        network = RedrawnNetwork(task, seed, order=2, note=reporter.note)
+        self._layer = network.layer
+        self._labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
+        self._z = starting_images(task, ipc, network.layer, recipe.init)
+        self._velocity = torch.zeros_like(self._z)
+        self._steps = _Steps(task, recipe, network, self._z, self._labels, reporter)
+
+    def step(self, iteration: int) -> dict[str, Tensor]:
+        """One network; reports the mean distance per class and image step."""
+        recipe, seeds, steps = self._recipe, self._task.seeds, self._steps
+        classes = self._task.num_classes
+        outer, inner = recipe.loops(len(self._z) // classes)
+        steps.begin(seeds.seed("network", iteration))
+        for step in range(outer):
+            source = seeds.generator("real", iteration, step)
+            augment = seeds.generator("augmentation", iteration, step)
+            gradient = steps.match(self._z, source, augment)
+            self._velocity = recipe.momentum * self._velocity + gradient
+            self._z = self._z - recipe.lr_img * self._velocity
+            if step < outer - 1:
+                steps.train(self._z, inner, seeds.generator("training", iteration, step))
+        return {"distance": steps.distance / (outer * classes)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Images and velocity."""
+        return {"images": self._z, "velocity": self._velocity}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._z, self._velocity = state["images"], state["velocity"]
+
+    def current(self) -> DistilledSet:
+        """The set, in pixel space."""
+        return DistilledSet(images=to_pixels(self._layer, self._z), labels=self._labels)
 
 
 class _Steps:

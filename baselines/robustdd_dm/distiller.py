@@ -25,7 +25,7 @@ Shapes: K classes, S images per class, R real images, F features, C channels, H 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,6 @@ from torch import Tensor, nn
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.batches import ClassSampler
-from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.distances import class_means, mean_distance
 from robustdd_bench.toolkit.dsa import (
     STRATEGY,
@@ -49,9 +48,9 @@ from robustdd_bench.toolkit.dsa import (
 )
 from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
 from robustdd_bench.toolkit.inputspace import features, starting_images, to_pixels
+from robustdd_bench.toolkit.loop import Distillation, iterate
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.random_networks import RedrawnNetwork
-from robustdd_bench.toolkit.snapshots import show_images
 
 _CHECK_EVERY = 100
 
@@ -104,43 +103,23 @@ class DM(Distiller):
             UsageError: a class has fewer images than are asked for.
             RunFailedError: the images diverged.
         """
-        config, seeds = self.config, task.seeds
+        config = self.config
         ipc = task.required_ipc()
         augmentation = Augmentation.parse(config.augmentation)
         if not task.allow_flip:
             augmentation = augmentation.without("flip")
-        key = f"dm ipc={ipc} {seeds} {augmentation} {replace(config, checkpoint_seconds=0)}"
-        checkpoint = Checkpoint(task.work_dir / "dm.safetensors", config.checkpoint_seconds, key)
-        network = RedrawnNetwork(task, seeds.seed("network", 0), note=reporter.note)
-        layer = network.layer
-        labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
-        saved = checkpoint.load(task.device)
-        if saved is None:
-            done, z = 0, starting_images(task, ipc, layer, config.init)
-            velocity = torch.zeros_like(z)
-        else:
-            done, z, velocity = saved[0], saved[1]["images"], saved[1]["velocity"]
-        matching = _Matching(task, config, augmentation, network, z, reporter)
-
-        def current() -> DistilledSet:
-            return DistilledSet(images=to_pixels(layer, z), labels=labels)
-
-        with reporter.progress("dm", config.iterations) as bar:
-            bar.advance(done)
-            if done == 0:
-                show_images(reporter, 0, config.iterations, current)
-            for iteration in range(done, config.iterations):
-                loss, gradient = matching.gradient(iteration, z)
-                velocity = config.momentum * velocity + gradient
-                z = z - config.lr_img * velocity
-                finished = iteration + 1
-                reporter.metrics(finished, loss=loss)
-                if finished % _CHECK_EVERY == 0 or finished == config.iterations:
-                    require_finite(finished, images=z)
-                show_images(reporter, finished, config.iterations, current)
-                checkpoint.maybe_save(finished, {"images": z, "velocity": velocity})
-                bar.advance()
-        return current()
+        # As the first edition wrote it, whose checkpoints are resumed.
+        shape = str(replace(config, checkpoint_seconds=0)).replace("seconds=0.0", "seconds=0")
+        return iterate(
+            _Matching(task, config, augmentation, ipc, reporter),
+            task,
+            reporter,
+            title="dm",
+            total=config.iterations,
+            key=f"dm ipc={ipc} {task.seeds} {augmentation} {shape}",
+            checkpoint_seconds=config.checkpoint_seconds,
+            check_every=_CHECK_EVERY,
+        )
 
     def operations(self, facts: Facts) -> MakingOperations:
         """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
@@ -150,10 +129,10 @@ class DM(Distiller):
         return MakingOperations(distill=config.iterations * step)
 
 
-class _Matching:
-    """The gradient of one random network after the other.
+class _Matching(Distillation):
+    """The synthetic images z, their velocity, and the gradient of one random network after another.
 
-    Every tensor of the step stays where it is, so that it can be captured and replayed.
+    Every tensor of the gradient stays where it is, so that it can be captured and replayed.
     """
 
     def __init__(
@@ -161,13 +140,16 @@ class _Matching:
         task: DistillTask,
         config: DM.Config,
         augmentation: Augmentation,
-        network: RedrawnNetwork,
-        z: Tensor,
+        ipc: int,
         reporter: Reporter,
     ) -> None:
+        network = RedrawnNetwork(task, task.seeds.seed("network", 0), note=reporter.note)
         network.body.requires_grad_(False)
         self._task, self._config, self._network = task, config, network
         self._augmentation = augmentation
+        self._labels = torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc)
+        self._images = z = starting_images(task, ipc, network.layer, config.init)
+        self._velocity = torch.zeros_like(z)
         self._sampler = ClassSampler(task.class_indices())
         self._members = torch.arange(len(z), device=z.device).view(task.num_classes, -1)
         self._z, self._gradient = torch.empty_like(z), torch.zeros_like(z)
@@ -175,6 +157,26 @@ class _Matching:
         self._inputs = Inputs(z.device)
         changed = [*network.body.buffers(), self._gradient, self._loss]
         self._replayer = Replayer(z.device, changed, note=reporter.note)
+
+    def step(self, iteration: int) -> dict[str, Tensor]:
+        """One step of SGD with momentum; reports the loss per class."""
+        loss, gradient = self.gradient(iteration, self._images)
+        self._velocity = self._config.momentum * self._velocity + gradient
+        self._images = self._images - self._config.lr_img * self._velocity
+        return {"loss": loss}
+
+    def state(self) -> dict[str, Tensor]:
+        """Images and velocity."""
+        return {"images": self._images, "velocity": self._velocity}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._images, self._velocity = state["images"], state["velocity"]
+
+    def current(self) -> DistilledSet:
+        """The set, in pixel space."""
+        pixels = to_pixels(self._network.layer, self._images)
+        return DistilledSet(images=pixels, labels=self._labels)
 
     def gradient(self, iteration: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of one random network, per class, and the sum's gradient in all images.

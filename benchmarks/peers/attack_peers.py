@@ -30,9 +30,8 @@ from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.protocol.tracks import StudentSpec
-from robustdd_bench.randomness import ExampleGenerator
 from robustdd_bench.runs.progress.reporter import NullReporter
-from robustdd_bench.seeds import Seeds, isolated_rng
+from robustdd_bench.seeds import ExampleGenerator, Seeds, isolated_rng
 from robustdd_bench.toolkit.fast.blocks import compiled as compile_network
 
 TORCHATTACKS = Package(

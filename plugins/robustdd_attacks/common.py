@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.attacks import AttackTask, Model, Norm, ThreatModel
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 
 def judge(logits_BK: Tensor, labels_B: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:

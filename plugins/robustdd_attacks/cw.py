@@ -31,7 +31,7 @@ from robustdd_attacks import papers
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest
 from robustdd_bench.attacks import Model, Norm
 from robustdd_bench.config import settings
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 _LAST_STEP = 0.01  # share of the learning rate that the last step has

@@ -27,7 +27,7 @@ from robustdd_attacks.common import judge
 from robustdd_attacks.minimum import Minimum, MinimumNorm, Nearest, distance
 from robustdd_bench.attacks import Model, Norm, rows
 from robustdd_bench.config import settings
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 
 class DeepFool(MinimumNorm):

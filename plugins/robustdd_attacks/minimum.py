@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask, Model, Norm, ThreatModel
 from robustdd_bench.errors import UsageError
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 
 class Minimum(NamedTuple):

@@ -35,7 +35,7 @@ from robustdd_attacks import papers
 from robustdd_attacks.common import Best, judge, restarts
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
 from robustdd_bench.config import settings
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in 10000 queries
 PRUNE_EVERY = 100  # queries between two looks at what is broken, each of which waits for the device

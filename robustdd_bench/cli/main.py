@@ -79,10 +79,6 @@ COMMANDS = {
     "board": LazyCommand(
         "robustdd_bench.cli.board:board", "Build, check, show and compare published runs."
     ),
-    "cite": LazyCommand(
-        "robustdd_bench.cli.cite:cite",
-        "Print what to cite for methods, attacks and datasets; without a NAME, for the benchmark.",
-    ),
     "check-plugin": LazyCommand(
         "robustdd_bench.cli.check:check_plugin",
         "Hold an installed method or attack against what the benchmark relies on.",

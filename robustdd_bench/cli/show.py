@@ -41,7 +41,7 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         PluginError: its module does not import.
     """
     from robustdd_bench.citations import citations
-    from robustdd_bench.settings_shown import describe_config
+    from robustdd_bench.cli.shared.config_fields import describe_config
 
     entry = registry.get(kind, name)
     target = entry.load()

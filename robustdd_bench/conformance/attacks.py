@@ -30,7 +30,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import guard
 from robustdd_bench.guard.patches import Patches
 from robustdd_bench.plugins import NAME_PATTERN, Entry
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 from robustdd_bench.signatures import has_former_signature, warn_of_former
 
 EPS: dict[Norm, float] = {"Linf": 0.1, "L2": 0.6}

@@ -7,7 +7,7 @@ of depth 1 and width 4. Labels are in no order.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.conformance.findings import Interruption
-from robustdd_bench.distillers import DistillTask
+from robustdd_bench.distillers import DistilledSet, DistillTask
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.protocol.networks import NetworkFactory, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.seeds import Seeds, derive_seed
+from robustdd_bench.toolkit.snapshots import snapshot_steps
 
 CLASSES = 3
 PER_CLASS = 12
@@ -101,6 +102,14 @@ class CountingReporter:
 
     def note(self, text: str) -> None:
         """A line for nobody."""
+
+    def images(self, step: int, total: int, current: Callable[[], DistilledSet]) -> None:
+        """The set after a step; it is made where a run would show it."""
+        if step in snapshot_steps(total):
+            current()
+
+    def work(self, items: int, unit: str) -> None:
+        """Items that nobody counts."""
 
     def _count(self) -> None:
         self.calls += 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask, Model, ThreatModel
 from robustdd_bench.evaluation.together import Students
-from robustdd_bench.randomness import ExampleGenerator, as_int64
+from robustdd_bench.seeds import ExampleGenerator, as_int64
 
 
 def alone(

@@ -93,7 +93,7 @@ class OverlapInfo(RecordPart):
         return self
 
 
-class AttackResult(RecordPart):
+class AttackBits(RecordPart):
     """What one attack at one eps did to one student."""
 
     ADDED: ClassVar = {"tried": "0.1.0", "warnings": "0.1.0"}
@@ -129,7 +129,7 @@ class StudentResult(RecordPart):
     final_loss: float
     train_accuracy: float = Field(ge=0, le=1)
     clean: str = Bits
-    attacks: tuple[AttackResult, ...]
+    attacks: tuple[AttackBits, ...]
 
 
 class AggregateInfo(RecordPart):

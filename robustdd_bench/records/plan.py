@@ -11,7 +11,6 @@ while they hold their default (`robustdd_bench.identity`).
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shlex
@@ -145,18 +144,6 @@ class Plan:
             {k: v for k, v in attack.items() if k != "version"} for attack in fields["attacks"]
         ]
         return _digest(fields)
-
-    def with_means_of(self, other: Plan) -> Self:
-        """This plan carried out with the versions, device and threads of another one."""
-        versions = {(a.name, a.plugin): a.version for a in other.attacks}
-        return dataclasses.replace(
-            self,
-            **{name: getattr(other, name) for name in sorted(MEANS)},
-            attacks=tuple(
-                dataclasses.replace(a, version=versions.get((a.name, a.plugin), a.version))
-                for a in self.attacks
-            ),
-        )
 
     def folder(self, out: Path) -> Path:
         """Where the run lives under `out`."""

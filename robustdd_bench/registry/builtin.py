@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from robustdd_bench.hookspecs import Register, hookimpl
 
-_TRACKS = {
-    "digits-ipc1": "digits 8x8, 1 image per class; embedded, no download",
-    "digits-ipc10": "digits 8x8, 10 images per class; embedded, no download (the default)",
-    "digits-ipc10-at": "digits 8x8, 10 images per class; students by PGD-AT",
-    "digits-ipc10-trades": "digits 8x8, 10 images per class; students by TRADES",
-    "digits-ipc10-transfer-mlp": "digits 8x8, 10 images per class; students: MLP",
-    "digits-ipc10-transfer-resnet18": "digits 8x8, 10 images per class; students: ResNet18",
-    "digits-ipc10-transfer-vgg11": "digits 8x8, 10 images per class; students: VGG11",
-    "digits-ipc10-transfer-vit-tiny": "digits 8x8, 10 images per class; students: ViT-tiny",
-    "cifar10-ipc1": "CIFAR-10, 1 image per class",
-    "cifar10-ipc5": "CIFAR-10, 5 images per class (0.1 % of the data)",
-    "cifar10-ipc10": "CIFAR-10, 10 images per class",
-    "cifar10-ipc10-at": "CIFAR-10, 10 images per class; students by PGD-AT",
-    "cifar10-ipc10-trades": "CIFAR-10, 10 images per class; students by TRADES",
-    "cifar10-ipc10-transfer-alexnet": "CIFAR-10, 10 images per class; students: AlexNet",
-    "cifar10-ipc10-transfer-resnet18": "CIFAR-10, 10 images per class; students: ResNet18",
-    "cifar10-ipc10-transfer-vgg11": "CIFAR-10, 10 images per class; students: VGG11",
-    "cifar10-ipc10-transfer-vit-tiny": "CIFAR-10, 10 images per class; students: ViT-tiny",
-    "cifar10-ipc50": "CIFAR-10, 50 images per class",
-    "cifar10-small-ipc1": "CIFAR-10, 1 image per class; width 32, for machines without a GPU",
-    "cifar10-small-ipc5": "CIFAR-10, 5 images per class; width 32, for machines without a GPU",
-    "cifar10-small-ipc5-at": "CIFAR-10, 5 images per class; width 32, students by PGD-AT",
-    "cifar10-small-ipc5-transfer-resnet18": (
-        "CIFAR-10, 5 images per class; width 32; students: ResNet18"
-    ),
-    "cifar10-small-ipc10": "CIFAR-10, 10 images per class; width 32, for machines without a GPU",
-    "cifar100-ipc1": "CIFAR-100, 1 image per class",
-    "cifar100-ipc10": "CIFAR-100, 10 images per class",
-    "cifar100-ipc50": "CIFAR-100, 50 images per class",
-}
+_TRACKS = Path(__file__).parents[1] / "protocol" / "tracks"
 
 
 @hookimpl
@@ -68,9 +41,9 @@ def robustdd_register_networks(register: Register) -> None:
 
 @hookimpl
 def robustdd_register_tracks(register: Register) -> None:
-    """The embedded tracks."""
-    for name, summary in _TRACKS.items():
-        register(name, f"robustdd_bench.protocol:tracks/{name}.toml", summary)
+    """The embedded tracks, each with the summary that its file has."""
+    for path in sorted(_TRACKS.glob("*.toml")):
+        register(path.stem, f"robustdd_bench.protocol:tracks/{path.name}", _summary(path))
 
 
 @hookimpl
@@ -82,3 +55,10 @@ def robustdd_register_executors(register: Register) -> None:
         "robustdd_bench.runs.execution.processes:ProcessExecutor",
         "several cells at once, in processes of this machine (--jobs)",
     )
+
+
+def _summary(track: Path) -> str:
+    """The line of a file that has it; reading all of 26 files would be felt in every command."""
+    with track.open(encoding="utf-8") as file:
+        line = next(line for line in file if line.startswith("summary = "))
+    return line.partition('"')[2].rstrip().removesuffix('"')

@@ -20,8 +20,8 @@ from robustdd_bench.executors import STAGES, Cell
 from robustdd_bench.files import read_json
 from robustdd_bench.records.environment import environment, process
 from robustdd_bench.records.parts import (
+    AttackBits,
     AttackInfo,
-    AttackResult,
     Costs,
     DataInfo,
     Failure,
@@ -67,7 +67,7 @@ def judged_students(bench: Workbench) -> tuple[tuple[StudentResult, ...], tuple[
         facts = bench.student_facts(index)
         clean = unpack_bits(facts["clean"])
         results = [
-            AttackResult(
+            AttackBits(
                 attack=found.attack,
                 eps=found.threat.eps,
                 seed=found.seed,

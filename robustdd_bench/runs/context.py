@@ -223,6 +223,8 @@ class Workbench(RunFolder):
         config = recorded_config(plugged.Config, planned.config, f"attack {name!r}")
         with blame(planned.plugin, f"attack {name!r}"):
             attack = plugged(config)
+            for declared in ("norms", "routed", "uses_sources", "stronger_than", "weaker_than"):
+                getattr(attack, declared, None)  # what it declares is read unguarded later
         if not isinstance(attack, Attack):
             raise PluginError(f"plugin {planned.plugin!r}: {name!r} is not an Attack")
         return attack

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,6 @@ from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.fast.allocator import keep_memory
-from robustdd_bench.toolkit.snapshots import ImageReporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +123,8 @@ class _Counter:
         """What was done."""
         return self._told or Work(self.steps, "steps")
 
-    def show_images(self, step: int, distilled: DistilledSet) -> None:
-        if isinstance(self.inner, ImageReporter):
-            self.inner.show_images(step, distilled)
+    def images(self, step: int, total: int, current: Callable[[], DistilledSet]) -> None:
+        self.inner.images(step, total, current)
 
 
 def _experts(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:

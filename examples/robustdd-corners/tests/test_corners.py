@@ -11,7 +11,7 @@ from robustdd_bench.attacks import AttackTask, ThreatModel
 from robustdd_bench.conformance import check_attack
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
-from robustdd_bench.randomness import ExampleGenerator
+from robustdd_bench.seeds import ExampleGenerator
 
 WEIGHTS = torch.tensor([[1.0, -2.0], [-3.0, 0.5], [0.5, 1.0]])
 

@@ -88,17 +88,12 @@ class LazyGroup(Group):
 
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
         """Name and line of help of every command; no built-in command is imported."""
-        found = current_session(ctx).plugin_commands.commands
-        return [
-            (
-                name,
-                self.table[name].help
-                if name in self.table
-                else found[name].get_short_help_str(limit=60),
-            )
+        found = current_session(ctx).plugin_commands.lines
+        lines = [
+            (name, self.table[name].help if name in self.table else found[name])
             for name in self.list_commands(ctx)
-            if name in self.table or not found[name].hidden
         ]
+        return [(name, line) for name, line in lines if line is not None]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands into `--help`."""

@@ -32,6 +32,8 @@ class PluginCommands:
     commands: Mapping[str, click.Command]
     conflicts: Mapping[str, str]
     """Name to a sentence that names both owners."""
+    lines: Mapping[str, str | None]
+    """Name to the line of `robustdd --help`; None where a command is hidden."""
 
 
 class Session:
@@ -62,11 +64,12 @@ class Session:
         commands: dict[str, click.Command] = {}
         conflicts: dict[str, str] = {}
         owners: dict[str, str] = {}
+        lines: dict[str, str | None] = {}
         try:
             manager = self.manager
         except RobustDDError as error:
             warnings.warn(str(error), PluginWarning, stacklevel=2)
-            return PluginCommands({}, {})
+            return PluginCommands({}, {}, {})
         for implementation in manager.hook.robustdd_register_commands.get_hookimpls():
             owner = implementation.plugin_name
             # Each plugin fills a group of its own, so one that fails half-way leaves nothing.
@@ -74,6 +77,10 @@ class Session:
             try:
                 with guard(owner, "robustdd_register_commands"):
                     implementation.function(**dict.fromkeys(implementation.argnames, own))
+                    told_by = {
+                        name: None if command.hidden else command.get_short_help_str(limit=60)
+                        for name, command in own.commands.items()
+                    }
             except Exception as error:
                 warnings.warn(
                     f"plugin {owner!r}: its commands are left out: {told(error)}",
@@ -90,10 +97,11 @@ class Session:
                     )
                 else:
                     commands[name], owners[name] = _guarded(command, owner), owner
+                    lines[name] = told_by[name]
         for name, sentence in conflicts.items():
             del commands[name]
             warnings.warn(sentence, PluginWarning, stacklevel=2)
-        return PluginCommands(commands, conflicts)
+        return PluginCommands(commands, conflicts, lines)
 
     def plugin_command(self, name: str) -> click.Command | None:
         """The command of that name that a plugin adds, if there is one.

@@ -1,11 +1,12 @@
 """Scores of the field, beside the accuracies so that papers can be read against this board.
 
 They never rank: each has defects that its function names. A is clean accuracy, A_mean and A_min
-the mean and the smallest accuracy over a pool of attacks, T times of attacks in seconds.
+the mean and the smallest accuracy over a pool of attacks.
 
 - Drop rate: Wu et al. 2024, "DD-RobustBench" (arXiv 2403.13322).
-- RR, I-RR, AE, CREI: Zhou et al. 2024, "BEARD" (arXiv 2411.09265). They are shares here, percent
-  there.
+- RR, I-RR: Zhou et al. 2024, "BEARD" (arXiv 2411.09265). They are shares here, percent there. Its
+  AE and CREI rest on the time of each attack, which records do not hold: it would measure the
+  machine, the batch size and how attacks were written.
 - Gain over random selection: after Li et al. 2025, "DD-Ranking" (arXiv 2505.13300).
 
 A pool of this board is a track's suite at the headline eps, each attack alone; BEARD's has other
@@ -87,37 +88,6 @@ def improved_robustness_ratio(clean: float, attacked: Sequence[float]) -> float 
     _checked(clean, attacked)
     mean, least = sum(attacked) / len(attacked), min(attacked)
     return 1 - (clean - mean) * (clean - least) / clean**2 if clean else None
-
-
-def attack_efficiency(clean_s: float | None, attack_s: Sequence[float] | None) -> float | None:
-    """AE = (T_mean - T_clean) / (T_max - T_clean); None without times or if none took longer.
-
-    Defects: it measures the machine, the batch size and how attacks were written, and one slow
-    attack lowers it for all. Records hold a stage's cost and not an attack's, so it has no column.
-
-    Args:
-        clean_s: seconds of the evaluation without an attack.
-        attack_s: seconds under each attack of the pool.
-
-    Raises:
-        UsageError: there is no attack, or a time is negative.
-    """
-    if clean_s is None or attack_s is None:
-        return None
-    if not attack_s or min(clean_s, *attack_s) < 0:
-        raise UsageError("attack efficiency needs an attack, and no time below 0")
-    slowest = max(attack_s)
-    if slowest <= clean_s:
-        return None
-    return (sum(attack_s) / len(attack_s) - clean_s) / (slowest - clean_s)
-
-
-def crei(ratio: float | None, efficiency: float | None) -> float | None:
-    """CREI = RR / 2 + AE / 2; None unless both are given.
-
-    Defects: those of RR and AE; and the two have nothing in common that a mean could stand for.
-    """
-    return None if ratio is None or efficiency is None else 0.5 * ratio + 0.5 * efficiency
 
 
 def gain_over_random(accuracy: float, random: float | None) -> float | None:

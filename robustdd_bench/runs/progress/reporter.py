@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet, Progress
@@ -28,6 +29,7 @@ from robustdd_bench.runs.progress.loggers import Publish
 from robustdd_bench.runs.progress.metrics import MetricsFile, Row, Values, hold, read_values
 from robustdd_bench.runs.progress.snapshots import decoded, snapshot_picture, write_snapshot
 from robustdd_bench.text.terminal import one_line
+from robustdd_bench.toolkit.snapshots import snapshot_steps
 
 FLUSH_S = 3.0
 MOST_ROWS = 4096
@@ -197,6 +199,15 @@ class RunReporter(abc.ABC):
 
     def _where(self) -> str:
         return "/".join(part for part in (self._stage, self._place) if part)
+
+    def images(self, step: int, total: int, current: Callable[[], DistilledSet]) -> None:
+        """Show the set after `step` of `total` steps, if that is one of `snapshot_steps`."""
+        if step in snapshot_steps(total):
+            with torch.no_grad():
+                self.show_images(step, current())
+
+    def work(self, items: int, unit: str) -> None:  # noqa: B027 (nothing has to be done)
+        """Items that were worked through; the cell that is run counts them."""
 
     def show_images(self, step: int, distilled: DistilledSet) -> None:
         """Keep a picture of the set after `step` steps; one that is there already is no event.

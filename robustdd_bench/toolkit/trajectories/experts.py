@@ -43,7 +43,6 @@ from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
 from robustdd_bench.toolkit.fast.compile import SAMPLE
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.fast.precision import check_precision, precision
-from robustdd_bench.toolkit.throughput import tell_work
 
 # Raise when a change of the code below changes trajectories, so that stored ones are not reused.
 TRAINER_VERSION = 1
@@ -380,7 +379,7 @@ def _train(
                 )
             reporter.metrics(epoch, loss=losses[-1])
             progress.advance()
-    tell_work(reporter, recipe.epochs * len(task.images), "images")
+    reporter.work(recipe.epochs * len(task.images), "images")
     with torch.no_grad():
         end = snapshots[-1].to(device)
         hits = torch.zeros((), device=device)

@@ -16,7 +16,7 @@ import abc
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,9 @@ from robustdd_bench.distillers import (
 from robustdd_bench.errors import UsageError
 from robustdd_bench.identity import identity
 from robustdd_bench.toolkit.augment import Augmenter
-from robustdd_bench.toolkit.checkpoint import Checkpoint, require_finite
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.inputspace import split_network, to_pixels
-from robustdd_bench.toolkit.snapshots import show_images
-from robustdd_bench.toolkit.throughput import tell_work
+from robustdd_bench.toolkit.loop import Distillation, iterate
 from robustdd_bench.toolkit.trajectories.config import TrajectoryConfig
 from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
 from robustdd_bench.toolkit.trajectories.experts import (
@@ -55,11 +53,10 @@ __all__ = [
 ]
 
 OuterFactory = Callable[[int, Tensor, Tensor], OuterLoss]
-CHECK_EVERY = 50
 
 
-class TrajectoryMatcher:
-    """The distillation loop.
+class TrajectoryMatcher(Distillation):
+    """One distillation.
 
     Args:
         config: hyper-parameters.
@@ -130,6 +127,38 @@ class TrajectoryMatcher:
             steps.append(Step(index, augmenter.draw(batch)))
         return expert, epoch, steps
 
+    def step(self, iteration: int) -> dict[str, Tensor]:
+        """Move images and learning rate along the gradient of one match."""
+        expert, epoch, steps = self._steps(iteration, self._learned.images)
+        start = self.trajectories.at(expert, epoch)
+        target = self.trajectories.at(expert, epoch + self.config.match_epochs)
+        alpha = self._learned.alpha
+        result = self._engine.gradients(
+            self._learned.images,
+            self._learned.labels,
+            alpha,
+            start,
+            self._outer(iteration, start, target),
+            steps,
+        )
+        self._learned.step(result)
+        self._reporter.work(self.config.student_steps, "student steps")
+        return {"loss": result.loss, "alpha": alpha}
+
+    def state(self) -> dict[str, Tensor]:
+        """What is learned, and the state of its optimisers."""
+        return self._learned.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        classes = self.task.num_classes
+        self._learned = Learned(self.config, *self.initial_images(), classes, state)
+
+    def current(self) -> DistilledSet:
+        """The set, in pixel space."""
+        pixels = to_pixels(self.layer, self._learned.images.detach())
+        return DistilledSet(images=pixels, labels=self._learned.labels)
+
     def run(self, reporter: Reporter) -> DistilledSet:
         """Distil, from the last checkpoint if there is one.
 
@@ -137,46 +166,21 @@ class TrajectoryMatcher:
             RunFailedError: images or loss became NaN or infinite.
         """
         config = self.config
-        images, labels = self.initial_images()
-        checkpoint = Checkpoint(
-            self.task.work_dir / "matching.safetensors", config.checkpoint_seconds, self._key()
+        self.restore({})
+        self._reporter = reporter
+        self._engine = AdjointEngine(self.network, keep=config.keep_graphs, note=reporter.note)
+        made = iterate(
+            self,
+            self.task,
+            reporter,
+            title="matching",
+            total=config.iterations,
+            key=self._key(),
+            checkpoint_seconds=config.checkpoint_seconds,
         )
-        done, tensors = checkpoint.load(images.device) or (0, {})
-        learned = Learned(config, images, labels, self.task.num_classes, tensors)
-        engine = AdjointEngine(self.network, keep=config.keep_graphs, note=reporter.note)
-
-        def current() -> DistilledSet:
-            pixels = to_pixels(self.layer, learned.images.detach())
-            return DistilledSet(images=pixels, labels=learned.labels)
-
-        with reporter.progress("matching", config.iterations) as progress:
-            progress.advance(done)
-            if done == 0:
-                show_images(reporter, 0, config.iterations, current)
-            for iteration in range(done, config.iterations):
-                expert, epoch, steps = self._steps(iteration, learned.images)
-                start = self.trajectories.at(expert, epoch)
-                target = self.trajectories.at(expert, epoch + config.match_epochs)
-                alpha = learned.alpha
-                result = engine.gradients(
-                    learned.images,
-                    learned.labels,
-                    alpha,
-                    start,
-                    self._outer(iteration, start, target),
-                    steps,
-                )
-                learned.step(result)
-                reporter.metrics(iteration + 1, loss=result.loss, alpha=alpha)
-                progress.advance()
-                if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == config.iterations:
-                    require_finite(iteration + 1, **learned.values(), loss=result.loss)
-                show_images(reporter, iteration + 1, config.iterations, current)
-                checkpoint.maybe_save(iteration + 1, learned.state())
-        tell_work(reporter, (config.iterations - done) * config.student_steps, "student steps")
         return dataclasses.replace(
-            current(),
-            learning_rate=float(learned.alpha),
+            made,
+            learning_rate=float(self._learned.alpha),
             provenance={"iterations": config.iterations, "experts": len(self.trajectories)},
         )
 

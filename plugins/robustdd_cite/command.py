@@ -30,7 +30,10 @@ def entries_of(registry: Registry, name: str) -> list[Entry]:
     return found
 
 
-@click.command("cite")
+@click.command(
+    "cite",
+    short_help="Print what to cite for methods, attacks and datasets; by default the benchmark.",
+)
 @click.argument("names", type=RegisteredName(*KINDS), nargs=-1, metavar="[NAME]...")
 @click.option("--all", "everything", is_flag=True, help="All that is installed, and the benchmark.")
 @format_option("bibtex", "text", "csl", "json")
