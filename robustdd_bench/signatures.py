@@ -58,6 +58,9 @@ def both_signatures(kind: type[Any], task: type[Any], result: type[Any]) -> None
     if _takes(own, len(FORMER)):
         wrapped = _former(own, task, result)
         kind.sources = ()
+        remarks: functools.cached_property[list[str]] = functools.cached_property(lambda self: [])
+        remarks.__set_name__(kind, "warnings")
+        kind.warnings = remarks
     elif _takes(own, 1):
         wrapped = _present(own, task)
     else:

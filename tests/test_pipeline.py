@@ -638,7 +638,7 @@ def test_more_images_per_class_than_there_are_is_told_before_experts_are_trained
     ("old", "new", "line"),
     [
         ("depth = 2", "depth = 5", "convnet of depth 5 needs images divisible by 32"),
-        ("width = 4 }", "widht = 4 }", "the track's network options do not fit"),
+        ("width = 4 }", "widht = 4 }", "network.options: unknown key 'widht'; did you mean 'wi"),
         ("split_seed = 0 }", "splitseed = 0 }", "track 'fast', data.options: "),
     ],
 )

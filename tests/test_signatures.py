@@ -32,6 +32,10 @@ class Former(Attack):
     class Config:
         scale: float = 1.0
 
+    def __init__(self, config):
+        super().__init__(config)
+        self.warnings.append("told before any call")
+
     def perturb(self, model, images, labels, threat, generator):
         self.warnings.append(f"{len(self.sources)} sources")
         x = images.detach().requires_grad_()
@@ -73,7 +77,6 @@ def test_former_arguments_give_the_same_examples_as_a_task() -> None:
     assert isinstance(former, AttackResult)
     assert torch.equal(present.images, former.images)
     by_hand = attack(Former)
-    by_hand.warnings = []
     direct = by_hand.perturb(task.model, task.images, task.labels, LINF, given.generator)
     assert torch.equal(direct, former.images)
     assert not torch.equal(direct, task.images)

@@ -117,7 +117,10 @@ def test_students_by_an_adversary_of_the_tracks_norm_are_others(tmp_path, runs) 
     ("text", "line"),
     [
         ('[student_network]\nname = "mpl"\n', "unknown network 'mpl'; did you mean 'mlp'"),
-        ('[student_network]\nname = "mlp"\noptions = { widht = 3 }\n', "options do not fit"),
+        (
+            '[student_network]\nname = "mlp"\noptions = { widht = 3 }\n',
+            "unknown key 'widht'; did you mean 'wi",
+        ),
         ('[student_network]\nname = "convnet"\noptions = { depth = 5 }\n', "divisible by 32"),
     ],
 )
