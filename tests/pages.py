@@ -62,9 +62,9 @@ def text_of(board: dict[str, Any]) -> str:
 
 
 def short(board: dict[str, Any]) -> dict[str, Any]:
-    """The first two rows of each kind: what is audited element by element takes long."""
+    """The first two tracks, and two rows of each kind: audits look at every element."""
     tracks = []
-    for track in board["tracks"]:
+    for track in board["tracks"][:2]:
         seen: Counter[object] = Counter()
         rows = []
         for row in track["rows"]:

@@ -123,11 +123,11 @@ def test_any_problem_gives_finite_examples_that_are_allowed_and_no_worse_than_th
 @each_case()
 def test_the_worst_case_over_a_ladder_never_rises_with_eps_nor_above_clean(name, norm):
     task = trained_network()
-    clean = classified(task.model, task.images, task.labels, 64)
+    clean = classified(task.model, task.images, task.labels, 120)
     ladder = [scale * HEADLINE[norm] for scale in (0.0, 0.5, 1.0, 2.0)]
     outcomes = {
         (name, eps): attack_student(
-            task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64
+            task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 120
         ).robust
         for eps in ladder
     }
@@ -269,10 +269,10 @@ def test_outcome_does_not_depend_on_the_batch_size(name, norm):
 @each_case()
 def test_robust_implies_clean_and_no_rule_is_broken(name, norm):
     task = trained_network()
-    clean = classified(task.model, task.images, task.labels, 64)
+    clean = classified(task.model, task.images, task.labels, 120)
     for eps in (0.05, 0.2, 1.0):
         outcome = attack_student(
-            task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64
+            task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 120
         )
         assert not (outcome.robust & ~clean).any()
         assert outcome.violations.examples == 0
@@ -284,7 +284,7 @@ def test_a_large_eps_leaves_at_most_chance(name, norm):
         pytest.skip("it has no gradients to follow")
     task, eps = trained_network(), {"Linf": 0.5, "L2": 4.0}[norm]
     outcome = attack_student(
-        task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 64
+        task.model, task.images, task.labels, quick_attack(name), ThreatModel(norm, eps), 0, 120
     )
     assert accuracy(outcome.robust) <= 0.1
 

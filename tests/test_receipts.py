@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import copy_of, example, plan_of, registry, run, without_costs
+from small_runs import TRACK, copy_of, example, plan_of, registry, run, without_costs
 from test_board import bent
 from test_pipeline import Counting, cell_names
 
@@ -100,7 +100,11 @@ def test_outcomes_of_another_cell_are_noticed(source, target, cell, tmp_path) ->
 def test_outcomes_of_another_run_are_noticed(tmp_path) -> None:
     """Of the same set, students and images: another plan."""
     folder = unfinished("random", tmp_path)
-    other = run(plan_of("random", threads=2), tmp_path / "other")
+    track = tmp_path / "other.toml"
+    track.write_text(TRACK.read_text().replace("for the harness's own tests", "for this test"))
+    other = run(plan_of("random", track=str(track)), tmp_path / "other")
+    assert other.record.run_id != example("random").record.run_id
+    assert other.record.students == example("random").record.students
     for path in sorted((other.folder / "cells").iterdir()):
         shutil.copyfile(path, folder / "cells" / path.name)
     names = undone("random", tmp_path)

@@ -53,7 +53,7 @@ MARKS: Mapping[str, str] = {
     "near test images": "Some of its images are much closer to a test image than to any training "
     "image, so that they look like copies.",
     "training images": "All of its images are training images, as a selection's are.",
-    "set taken over": "The set was made by an earlier run and judged again under this version of "
+    "set reused": "The set was made by an earlier run and judged again under this version of "
     "the track.",
     "one seed": "One distillation seed: how much other sets of the method differ is not known.",
     "one set": "The method made the same set from several seeds: how much other sets would differ "
@@ -328,7 +328,7 @@ def _marks(standing: Standing) -> list[str]:
         if record.overlap is not None and record.overlap.exact_train == record.overlap.images:
             found.add("training images")
         if costs.adopted is not None:
-            found.add("set taken over")
+            found.add("set reused")
         if costs.dirty:
             found.add("changed code")
         if costs.mixed:

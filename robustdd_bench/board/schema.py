@@ -167,7 +167,7 @@ class RunContent(StrictModel):
     harness: str
     commit: str | None
     adopted_from: str | None
-    """The run whose set was taken over, if one was."""
+    """The run whose set is reused, if one is."""
     submission: Submission | None
     confirmations: tuple[ConfirmationContent, ...] = ()
     """The same run made again; no further sample."""

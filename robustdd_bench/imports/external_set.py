@@ -1,4 +1,4 @@
-"""A distilled set that is given: the method behind `robustdd evaluate`.
+"""A distilled set from outside: the method behind `robustdd evaluate`.
 
 The file is first copied into the shared store under its hash, so that the run's plan names the
 content and not a path, and any executor can find it.
@@ -56,7 +56,7 @@ def store_imported(imported: DistilledSet, store: Path) -> str:
 def check_fits(
     distilled: DistilledSet, shape_CHW: tuple[int, ...], num_classes: int, ipc: int | None
 ) -> None:
-    """Raise UsageError unless a given set is what a track asks for; see `DistilledSet.check`."""
+    """Raise UsageError unless a set is what a track asks for; see `DistilledSet.check`."""
     try:
         distilled.check(shape_CHW, num_classes, ipc)
     except RunFailedError as error:  # whoever gave the set can choose another

@@ -202,7 +202,7 @@ class StageProcess(RecordPart):
 
 
 class Adopted(RecordPart):
-    """The run whose distilled set was taken over instead of being made again."""
+    """The run whose distilled set is reused instead of being made again."""
 
     run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
     results_sha256: str = Sha256

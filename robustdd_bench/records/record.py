@@ -52,7 +52,7 @@ from robustdd_bench.strict import read_bounded, validated
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
 """Version 2 adds attacks on survivors, at the headline eps or on a part of the split, what attacks
-say of themselves, and sets taken over from another run."""
+say of themselves, and sets reused from another run."""
 
 
 class Record(RecordPart):

@@ -155,7 +155,7 @@ def facts(run: RunReport) -> list[tuple[str, str]]:
         changed = ", changed since" if costs.commit.dirty else ""
         found.append(("Commit", f"{costs.commit.sha[:12]}{changed}"))
     if costs.adopted is not None:
-        found.append(("Set taken over from run", costs.adopted.run_id))
+        found.append(("Set reused from run", costs.adopted.run_id))
     machine = [
         f"{key.replace('_', ' ')} {value if isinstance(value, str) else setting(value)}"
         for key, value in costs.environment.items()

@@ -1,4 +1,4 @@
-"""What is verified: a stranger's record, with its distilled set on a workbench of one's own.
+"""What is verified: a stranger's record, with its distilled set in a run's context of one's own.
 
 Of the record only its claims are taken. The protocol is that of the track installed here, the
 attacks are those installed here, data and set are held against their hashes, and students are
@@ -63,7 +63,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """A record, and a workbench whose folder holds its set and nothing else of it."""
+    """A record, and a context whose folder holds its set and nothing else of it."""
 
     record: Record
     folder: Path
@@ -96,7 +96,7 @@ class Setup:
 def set_up(
     source: Path, registry: Registry, options: VerifyOptions, reporter: ReporterFactory
 ) -> Iterator[Setup]:
-    """Put the set of a record on a workbench, in a folder that is deleted afterwards.
+    """Put the set of a record into a context, in a folder that is deleted afterwards.
 
     The method is not run, but for reference rows, whose set is the training split.
 

@@ -51,7 +51,7 @@ def reasons_against(
     if record.split != "test":
         reasons.append("it was evaluated on a validation split, which is for tuning")
     if record.method.plugin == "builtin":
-        reasons.append("a given set has no method; run the method itself")
+        reasons.append("an external set has no method; run the method itself")
     failed = sorted({flag.name for flag in record.flags if not flag.passed})
     if failed:
         reasons.append(f"sanity checks failed: {', '.join(failed)}")

@@ -1,4 +1,4 @@
-"""Given sets: judged by their content, like a method's, and never published."""
+"""External sets: judged by their content, like a method's, and never published."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_same_content_is_the_same_run_wherever_it_lies(tmp_path) -> None:
 
 def test_a_given_set_cannot_be_published(tmp_path) -> None:
     finished = given(example("random").folder / "distilled.safetensors", tmp_path)
-    with pytest.raises(UsageError, match="a given set has no method; run the method itself"):
+    with pytest.raises(UsageError, match="an external set has no method; run the method itself"):
         publish(finished.folder, tmp_path / "board")
 
 
