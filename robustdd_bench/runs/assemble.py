@@ -17,6 +17,7 @@ from robustdd_bench.evaluation.overlap import overlap
 from robustdd_bench.evaluation.robustness import AttackOutcome
 from robustdd_bench.evaluation.witnesses import load, merge, save
 from robustdd_bench.executors import STAGES, Cell
+from robustdd_bench.filenames import WITNESSES_FILE
 from robustdd_bench.files import read_json
 from robustdd_bench.records.environment import environment, process
 from robustdd_bench.records.parts import (
@@ -40,7 +41,6 @@ from robustdd_bench.runs.reuse import Adoption, read_adoption
 from robustdd_bench.runs.work import read_outcomes
 
 MAX_REASON = 2000
-WITNESSES = "witnesses.safetensors"
 
 
 def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> Record:
@@ -97,7 +97,7 @@ def save_witnesses(bench: Workbench, record: Record) -> None:
         for group in bench.groups(attack.name)
     ]
     about = {"run_id": record.run_id, "results_sha256": record.results_sha256}
-    save(bench.folder / WITNESSES, merge(parts), images, about)
+    save(bench.folder / WITNESSES_FILE, merge(parts), images, about)
 
 
 def _tried(outcome: AttackOutcome, clean: Tensor) -> str | None:

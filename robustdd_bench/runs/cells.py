@@ -8,9 +8,10 @@ from pathlib import Path
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import STAGES, Cell, Resources
+from robustdd_bench.filenames import REUSE_FILE
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.folder import label
-from robustdd_bench.runs.reuse import ADOPTED, adopted_cell
+from robustdd_bench.runs.reuse import adopted_cell
 
 
 def all_cells(context: Workbench, stages: Sequence[str] = STAGES) -> list[Cell]:
@@ -53,7 +54,7 @@ def reused(context: Workbench) -> Cell | None:
 
     Where such a set was lost or damaged since, the method makes it.
     """
-    if not (context.folder / ADOPTED).exists():
+    if not (context.folder / REUSE_FILE).exists():
         return None
     cell = cell_of_reused(context)
     return cell if cell.done() else None

@@ -23,10 +23,11 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.evaluation.statistics.comparison import Bits, Interval
 from robustdd_bench.evaluation.witnesses import Witnesses
+from robustdd_bench.filenames import WITNESSES_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.parts import Flag, StudentResult
-from robustdd_bench.runs.assemble import WITNESSES, judged_students
+from robustdd_bench.runs.assemble import judged_students
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.verification.agreement import Agreement, agreement
 from robustdd_bench.verification.setup import Setup, VerifyOptions, set_up
@@ -166,7 +167,7 @@ def _witnesses(setup: Setup, path: Path | None) -> Witnesses | None:
         if not path.is_file():
             raise UsageError(f"there are no witnesses at {path}")
         return read_witnesses(setup, path)
-    beside = setup.folder / WITNESSES
+    beside = setup.folder / WITNESSES_FILE
     return read_witnesses(setup, beside) if beside.is_file() else None
 
 

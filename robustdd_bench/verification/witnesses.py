@@ -22,10 +22,9 @@ from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.statistics.comparison import Bits
 from robustdd_bench.evaluation.students import weights_sha256
 from robustdd_bench.evaluation.witnesses import Witnesses, load, proven
-from robustdd_bench.filenames import CELLS_FOLDER
+from robustdd_bench.filenames import CELLS_FOLDER, WITNESSES_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.parts import StudentResult
-from robustdd_bench.runs.assemble import WITNESSES
 from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.pipeline import ReporterFactory
@@ -97,7 +96,7 @@ def verify_witnesses(
     if options.students is not None or options.examples is not None:
         raise UsageError("--students and --examples make attacks cheaper; witnesses need none")
     with set_up(source, registry, options, reporter) as setup:
-        path = witnesses or setup.folder / WITNESSES
+        path = witnesses or setup.folder / WITNESSES_FILE
         if not path.is_file():
             command = f"{setup.record.command_to_repeat} --witnesses"
             raise UsageError(f"there are no witnesses at {path}; make them: {command}")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.drawing.figures import distilled_grid, png
+from robustdd_bench.filenames import SNAPSHOTS_FOLDER
 from robustdd_bench.files import atomic_write
 
-FOLDER = "snapshots"
 MAX_ROWS, MAX_COLUMNS = 20, 10
 MAX_PIXEL_BYTES = 900_000
 """Of the images in a picture at three bytes a pixel: noise does not compress."""
@@ -83,7 +83,7 @@ def write_snapshot(folder: Path, step: int, picture: Tensor) -> bool:
     Raises:
         RunFailedError: the disk is full or the folder cannot be written.
     """
-    path = folder / FOLDER / f"{step:08d}.png"
+    path = folder / SNAPSHOTS_FOLDER / f"{step:08d}.png"
     content = png(picture)
     with contextlib.suppress(OSError):
         if path.read_bytes() == content:
@@ -97,7 +97,7 @@ def snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots in a run's folder, by step; links and other files are left out."""
     found = []
     with contextlib.suppress(OSError):
-        for path in (folder / FOLDER).iterdir():
+        for path in (folder / SNAPSHOTS_FOLDER).iterdir():
             match = _NAME.fullmatch(path.name)
             if match and path.is_file() and not path.is_symlink():
                 found.append(Snapshot(int(match[1]), path))
