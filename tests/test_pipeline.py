@@ -690,6 +690,17 @@ def test_an_executor_that_leaves_cells_out_is_found_out(tmp_path) -> None:
     assert failure.stage == "students"
 
 
+def test_an_executor_that_cannot_be_entered_fails_the_run_and_lets_its_folder_go(tmp_path) -> None:
+    class Closed(LocalExecutor):
+        def __enter__(self):
+            raise ConnectionError("no cluster")
+
+    failure, reason = failed_run(plan_of("random"), tmp_path, PluginError, executor=Closed())
+    assert "executor 'Closed' failed: ConnectionError: no cluster" in reason
+    assert failure.stage == "set-up"
+    assert run(plan_of("random"), tmp_path).record.status == "complete"
+
+
 def test_cells_are_found_by_name_and_say_what_they_read(tmp_path) -> None:
     bench = Workbench(plan_of("mtt"), registry(), tmp_path, Path())
     names = [cell.name for stage in STAGES for cell in cells_of(bench, stage)]

@@ -113,9 +113,11 @@ class PlannedRun(ActiveRun):
         self._ended = ended
         self.plan, self._around, self._shared, self._source = plan, around, shared, source
         self.run_id = plan.run_id()
-        self.kin = f"{plan.method} {plan.track.id} {plan.device} {plan.threads}"
+        self.kin = f"{plan.method} {dict(plan.config)} {plan.track.id} {plan.split}"
         self.threads = plan.threads
         self.seconds = {}
+        self.progress = NullReporter()
+        self.graph = CellGraph((), self.progress)
         self._said = plan.folder(around.out)  # as the caller named it
         self._lock = contextlib.ExitStack()
         self._told = contextlib.ExitStack()
@@ -156,9 +158,8 @@ class PlannedRun(ActiveRun):
             if finished is not None:
                 self._result = Finished(finished.record, self._said, reused=True)
                 return False
-            (folder / WITNESSES_FILE).unlink(
-                missing_ok=True
-            )  # of results that are not those to come
+            # Of results that are not those to come.
+            (folder / WITNESSES_FILE).unlink(missing_ok=True)
             self._started = _started(folder, plan)
             self._lock = stack.pop_all()
         return True
@@ -166,8 +167,6 @@ class PlannedRun(ActiveRun):
     def prepare(self, *, remote: bool, timed: bool) -> None:
         """Make data, networks, method and cells."""
         context = self._context
-        self.progress = NullReporter()
-        self.graph = CellGraph((), self.progress)
         self.progress = self._told.enter_context(self._around.reporter(context.folder))
         with logged(log_of(self.progress)), threads(self.threads):
             self._told.enter_context(self.progress.run(**_about(self.plan)))

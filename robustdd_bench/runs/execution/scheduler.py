@@ -159,11 +159,11 @@ class Scheduler:
         return self._limit is not None and self._limit.left_s() <= 0
 
     def _begin(self, run: ActiveRun) -> None:
-        if not self._inside:
-            with blame_stranger(self._owner, self._what):
-                self._executor.__enter__()
-            self._inside = True
         try:
+            if not self._inside:
+                with blame_stranger(self._owner, self._what):
+                    self._executor.__enter__()
+                self._inside = True
             run.prepare(remote=self._executor.slots > 1, timed=self._limit is not None)
         except BaseException as error:
             run.end(error, "set-up", "set-up")
