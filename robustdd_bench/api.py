@@ -31,12 +31,13 @@ from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.filenames import RECORD_FILE, STORE_FOLDER
 from robustdd_bench.imports.external_set import store_imported, store_set
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.records.means import check_device
 from robustdd_bench.records.plan import Plan, make_plan
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.results import Records, Run
 from robustdd_bench.runs import single
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.runs.execution.processes import executor_for
 from robustdd_bench.runs.pipeline import Finished, execute
 from robustdd_bench.runs.progress.displays import (
     make_reporter,
@@ -76,7 +77,10 @@ class Options(TypedDict, total=False):
     """With what a run is carried out, and where its files are; those of `robustdd run`."""
 
     device: str
-    """"auto" (the default), "cpu" or "cuda"."""
+    """"auto" (the default), "cpu", "cuda" or "cuda:1"."""
+    jobs: int | str
+    """Cells computed at once, in processes; by default "auto": as many as cores or GPUs. Results do
+    not depend on it."""
     threads: int
     """CPU threads, 1 by default; 0: torch's choice."""
     compile: str
@@ -130,7 +134,12 @@ def _run(plan: Plan, options: Options, source: tuple[Path, Record] | None = None
         plan,
         registry(),
         quiet=options.get("quiet", False),
-        executor=LocalExecutor(),
+        executor=executor_for(
+            options.get("jobs"),
+            device=plan.device,
+            threads=plan.threads,
+            gpu=check_device(options.get("device", "auto")),
+        ),
         out=Path(options.get("out", OUT)),
         data_root=Path(options.get("data_root", DATA)),
         download=options.get("download", False),

@@ -42,7 +42,7 @@ def robustdd_register_tracks(register: Register) -> None:
 
 @hookspec
 def robustdd_register_executors(register: Register) -> None:
-    """Register subclasses of `robustdd_bench.runs.executors.Executor`."""
+    """Register subclasses of `robustdd_bench.executors.Executor`."""
 
 
 @hookspec

@@ -44,6 +44,7 @@ MOVED = {
     "evaluation.randomisation": "evaluation.statistics.randomisation",
     "evaluation.scores": "evaluation.statistics.scores",
     "evaluation.suite_checks": "evaluation.sanity.suite_checks",
+    "runs.executors": "executors",
     "runs.given": "imports.external_set",
     "runs.plan": "records.plan",
     "runs.records": "records.record",

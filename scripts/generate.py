@@ -53,7 +53,8 @@ def cli_reference() -> str:
     )
     parts.append(
         _filled(
-            "Two variables concern speed alone. With glibc, a process that computes keeps the "
+            "Three variables concern speed alone. `ROBUSTDD_JOBS=N` is the default of `--jobs`. "
+            "With glibc, a process that computes keeps the "
             "memory that it frees, which saves system time; `ROBUSTDD_KEEP_MEMORY=off` leaves the "
             "allocator alone, and so do your own `MALLOC_*` variables and `GLIBC_TUNABLES`. "
             "`ROBUSTDD_CAPTURE=off` turns CUDA graphs off. `robustdd doctor` says which are on, "

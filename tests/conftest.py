@@ -4,6 +4,9 @@ import os
 # The variable is for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# They run one cell after the other, in the process of the test; test_processes.py does not.
+os.environ.setdefault("ROBUSTDD_JOBS", "1")
+
 import signal
 
 import pytest

@@ -23,9 +23,9 @@ from pathlib import Path
 import small_runs
 import torch
 
-from robustdd_bench import files
-from robustdd_bench.runs import cells, pipeline
-from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench import executors, files
+from robustdd_bench.executors import LocalExecutor
+from robustdd_bench.runs import planned
 from robustdd_bench.runs.progress.displays import NullReporter
 
 
@@ -40,12 +40,12 @@ def arm(kind, value):
         left = [value]
 
         class Counting(LocalExecutor):
-            def run(self, todo, job):
-                for cell in todo:
-                    job.run_here(cell)
-                    left[0] -= 1
-                    if left[0] == 0:
-                        die()
+            def submit(self, cell, job):
+                done = super().submit(cell, job)
+                left[0] -= 1
+                if left[0] == 0:
+                    die()
+                return done
 
         executor = Counting()
     elif kind == "metrics":
@@ -70,17 +70,17 @@ def arm(kind, value):
 
         files.os.replace = torn
     elif kind == "receipt":
-        sign = cells.Cell.sign
+        sign = executors.Cell.sign
 
         def unsigned(self, **costs):
             if self.name == value:
                 die()
-            sign(self, **costs)
+            return sign(self, **costs)
 
-        cells.Cell.sign = unsigned
+        executors.Cell.sign = unsigned
     elif kind == "record":
         rmtree = shutil.rmtree
-        pipeline.shutil.rmtree = lambda path, **_: die() if path.name == "work" else rmtree(path)
+        planned.shutil.rmtree = lambda path, **_: die() if path.name == "work" else rmtree(path)
     return reporter, executor
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from small_methods import Crooks
 
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.records.plan import MEANS, make_plan
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 

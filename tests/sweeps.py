@@ -8,7 +8,7 @@ import filelock
 from commands import press_ctrl_c
 from small_runs import MATCHING, TRACK, registry
 
-from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.sweeps.plan import plan_sweep
 from robustdd_bench.sweeps.run import run_sweep
 
@@ -33,13 +33,14 @@ class Counting(LocalExecutor):
         self.cells: list[str] = []
         self.last = last
 
-    def run(self, cells, job):
-        for cell in cells:
-            if len(self.cells) == self.last:
-                press_ctrl_c()
-            job.run_here(cell)
-            job.finished(cell)
-            self.cells.append(f"{job.plan.method}/{job.plan.seed}/{cell.name}")
+    def submit(self, cell, job):
+        if len(self.cells) == self.last:
+            press_ctrl_c()
+        done = super().submit(cell, job)
+        if done.exception() is None:
+            plan = job.message["plan"]
+            self.cells.append(f"{plan['method']}/{plan['seed']}/{cell.name}")
+        return done
 
 
 def swept(sweep, out: Path, executor=None, **options):

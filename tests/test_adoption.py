@@ -22,7 +22,7 @@ from small_runs import (
 from robustdd_bench.cli.main import main
 from robustdd_bench.config import settings
 from robustdd_bench.errors import UsageError
-from robustdd_bench.runs.executors import LocalExecutor
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.runs.reuse import plan_again

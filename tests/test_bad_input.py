@@ -15,10 +15,10 @@ import pytest
 from robustdd_bench import files
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.files import read_json
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.records.plan import make_plan
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.reporter import NullReporter
 

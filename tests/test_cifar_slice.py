@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.records.plan import make_plan
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.reporter import NullReporter
 

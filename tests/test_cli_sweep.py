@@ -165,18 +165,19 @@ def test_a_wrong_call_is_one_line_and_exit_2(args, message, robustdd, tmp_path):
 def test_a_dry_run_tells_what_is_there_what_it_may_cost_and_what_it_does_not_know(
     robustdd, out, tmp_path
 ):
-    text = 'name = "dry"\nmethods = ["random", "herding"]\nseeds = [0, 2]'
+    text = 'name = "dry"\nmethods = ["random", "gambler", "herding"]\nseeds = [0, 2]'
     before = sorted(out.rglob("*"))
     code, stdout, stderr = robustdd(write(tmp_path, text), "--out", out, "--dry-run")
     assert (code, stderr) == (0, "")
     title, _, *rows = stdout.splitlines()
     assert re.fullmatch(
-        r"dry: 4 runs, 3 to do; about \S+ s for 1 of them; 2 with no record to estimate from", title
+        r"dry: 6 runs, 5 to do; about .+ for 3 of them; 2 with nothing to estimate from", title
     )
     run_id = example("random").record.run_id
     assert re.split(r"\s{2,}", rows[0]) == [run_id, "there", "random", "fast", "0"]
     assert re.split(r"\s{2,}", rows[1])[5:] == [rows[1].split()[-4] + " s", "2 runs"]
-    assert rows[2].split()[1:] == ["new", "herding", "fast", "0", "unknown"]
+    assert rows[2].split()[1:] == ["new", "gambler", "fast", "0", "unknown"]
+    assert re.search(r"new +herding +fast +0 .* \d\.\de\+\d\d operations$", rows[4])
     assert sorted(out.rglob("*")) == before
 
 

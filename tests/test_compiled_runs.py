@@ -17,11 +17,12 @@ from test_unroll import relative
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.robustness import attack_students, fast_copy
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.protocol.tracks import StudentSpec
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs.executors import Job, LocalExecutor
-from robustdd_bench.runs.progress.displays import NullReporter
-from robustdd_bench.runs.work import run_remote
+from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.execution.worker import Worker
+from robustdd_bench.runs.planned import message_of
 from robustdd_bench.toolkit.fast import blocks
 from robustdd_bench.toolkit.fast import compile as compile_module
 from robustdd_bench.toolkit.fast.capture import Availability
@@ -133,13 +134,11 @@ class Stopping(LocalExecutor):
     def __init__(self, after):
         self.left = after
 
-    def run(self, cells, job):
-        for cell in cells:
-            if self.left == 0:
-                press_ctrl_c()
-            job.run_here(cell)
-            self.left -= 1
-            job.finished(cell)
+    def submit(self, cell, job):
+        if self.left == 0:
+            press_ctrl_c()
+        self.left -= 1
+        return super().submit(cell, job)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 6])
@@ -297,13 +296,14 @@ def test_a_worker_without_kernels_says_so(monkeypatch, tmp_path):
     found = Availability(False, "no C++ compiler is found")
     monkeypatch.setattr("robustdd_bench.runs.context.availability", lambda device: found)
     plan = dataclasses.replace(plan_of("random"), compile=True)
-    job = Job(
-        plan=plan, out=tmp_path, data_root=tmp_path, witnesses=False, run_here=None, finished=None
-    )
-    notes, reporter = [], NullReporter()
-    monkeypatch.setattr(reporter, "note", notes.append)
-    run_remote(job.message(), "distill", registry(), reporter)
-    assert notes[0] == "steps run eagerly: no C++ compiler is found"
+    context = Workbench(plan, registry(), tmp_path, tmp_path)
+    events = []
+    worker = Worker(message_of(context), registry())
+    for _ in range(2):
+        worker.run("distill", events.append)
+    assert [event["text"] for event in events if event["event"] == "note"] == [
+        "steps run eagerly: no C++ compiler is found"
+    ]
 
 
 def test_compiled_students_are_those_of_the_naive_loop(compiler, tmp_path):

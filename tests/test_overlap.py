@@ -19,13 +19,13 @@ from robustdd_bench.cli import run as run_cli
 from robustdd_bench.distillers import DistilledSet, Distiller
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.overlap import CORRELATION, RATIO, Overlap, overlap
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import load_digits
 from robustdd_bench.records.parts import OverlapInfo
 from robustdd_bench.records.plan import make_plan
 from robustdd_bench.records.record import make_record, read_record, write_record
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 

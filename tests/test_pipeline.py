@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,12 @@ from small_runs import (
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import PluginError, RunFailedError, UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
+from robustdd_bench.executors import STAGES, LocalExecutor
+from robustdd_bench.records.environment import process
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs import pipeline, work
+from robustdd_bench.runs import work
+from robustdd_bench.runs.cells import cell_named, cells_of
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.executors import Executor, LocalExecutor
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.seeds import Seeds
 
@@ -50,13 +53,13 @@ class Counting(LocalExecutor):
         self.names = []
         self._stop_after = stop_after
 
-    def run(self, cells, job):
-        for cell in cells:
-            if self._stop_after is not None and len(self.names) >= self._stop_after:
-                press_ctrl_c()
-            job.run_here(cell)
+    def submit(self, cell, job):
+        if self._stop_after is not None and len(self.names) >= self._stop_after:
+            press_ctrl_c()
+        done = super().submit(cell, job)
+        if done.exception() is None:
             self.names.append(cell.name)
-            job.finished(cell)
+        return done
 
 
 def cell_names(method):
@@ -166,13 +169,13 @@ def test_two_runs_into_different_folders_are_the_same_bit_for_bit(method, tmp_pa
 def test_a_run_computes_with_its_threads_and_leaves_them_as_they_were(tmp_path) -> None:
     before, seen = torch.get_num_threads(), []
 
-    class Looking(Executor):
-        def run(self, cells, job):
+    class Looking(NullReporter):
+        def metrics(self, step, **values):
             seen.append(torch.get_num_threads())
             press_ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
-        run(plan_of("random", threads=before + 1), tmp_path, executor=Looking())
+        run(plan_of("random", threads=before + 1), tmp_path, reporter=Looking)
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
 
@@ -315,9 +318,10 @@ def test_what_was_made_of_another_set_is_made_again(tmp_path) -> None:
     found = DistilledSet.load(path)
     DistilledSet(images=found.images * 0.9, labels=found.labels).save(path)
     receipt = path.with_name(path.name + ".cell.json")
-    cell = next(iter(Workbench(plan_of(), registry(), tmp_path, Path()).cells("distill")))
+    cell = next(iter(cells_of(Workbench(plan_of(), registry(), tmp_path, Path()), "distill")))
     assert not cell.done()
-    cell.sign(wall_s=1.0, peak_bytes=1, items=1, unit="steps")  # as a GPU's rounding would do it
+    # As a GPU's rounding would do it.
+    cell.sign(wall_s=1.0, peak_bytes=1, items=1, unit="steps", process=process("cpu"))
     assert receipt.exists()
     counting = Counting()
     run(plan_of("random"), tmp_path, executor=counting)
@@ -672,42 +676,14 @@ def test_a_folder_that_cannot_be_made_is_a_wrong_call(tmp_path) -> None:
 # Executors.
 
 
-class Remote(Executor):
-    """Sends every cell to a worker in another process."""
-
-    def __init__(self):
-        script = str(Path(__file__).with_name("remote_worker.py"))
-        self.names = []
-        self.worker = subprocess.Popen(
-            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def run(self, cells, job):
-        for cell in cells:
-            line = json.dumps({"message": job.message(), "cell": cell.name})
-            self.worker.stdin.write(line + "\n")
-            self.worker.stdin.flush()
-            assert self.worker.stdout.readline() == "done\n"
-            self.names.append(cell.name)
-            job.finished(cell)
-
-
-def test_an_executor_can_run_cells_in_another_process(tmp_path) -> None:
-    remote = Remote()
-    with remote.worker:
-        finished = run(plan_of("mtt"), tmp_path, executor=remote)
-        remote.worker.stdin.close()
-    assert remote.worker.returncode == 0
-    assert remote.names == cell_names("mtt")
-    assert without_costs(finished.record) == without_costs(example("mtt").record)
-
-
 def test_an_executor_that_leaves_cells_out_is_found_out(tmp_path) -> None:
-    class Lazy(Executor):
-        def run(self, cells, job):
-            for cell in cells:
-                if cell.name != "students/1":
-                    job.run_here(cell)
+    class Lazy(LocalExecutor):
+        def submit(self, cell, job):
+            if cell.name != "students/1":
+                return super().submit(cell, job)
+            done = Future()
+            done.set_result(None)
+            return done
 
     failure, reason = failed_run(plan_of("random"), tmp_path, executor=Lazy())
     assert "the executor left cells undone: students/1" in reason
@@ -716,21 +692,21 @@ def test_an_executor_that_leaves_cells_out_is_found_out(tmp_path) -> None:
 
 def test_cells_are_found_by_name_and_say_what_they_read(tmp_path) -> None:
     bench = Workbench(plan_of("mtt"), registry(), tmp_path, Path())
-    names = [cell.name for stage in pipeline.STAGES for cell in bench.cells(stage)]
+    names = [cell.name for stage in STAGES for cell in cells_of(bench, stage)]
     assert names == cell_names("mtt")
     for name in names:
-        assert bench.cell(name).name == name
-    assert [p.name for p in bench.cell("distill").inputs] == [
+        assert cell_named(bench, name).name == name
+    assert [p.name for p in cell_named(bench, "distill").inputs] == [
         f"expert-{k}.safetensors" for k in range(2)
     ]
-    outputs = [cell.output for stage in pipeline.STAGES for cell in bench.cells(stage)]
-    inputs = {i for stage in pipeline.STAGES for c in bench.cells(stage) for i in c.inputs}
+    outputs = [cell.output for stage in STAGES for cell in cells_of(bench, stage)]
+    inputs = {i for stage in STAGES for c in cells_of(bench, stage) for i in c.inputs}
     assert len(set(outputs)) == len(outputs)
     assert inputs <= set(outputs)
     with pytest.raises(UsageError, match="has no cell 'students/2'"):
-        bench.cell("students/2")
+        cell_named(bench, "students/2")
     with pytest.raises(UsageError, match="has no cell 'nothing'"):
-        bench.cell("nothing")
+        cell_named(bench, "nothing")
 
 
 def test_the_plan_of_a_run_lies_beside_its_record() -> None:

@@ -19,6 +19,7 @@ from reachable import holds_rows, reachable, tensors
 from small_runs import TRACK
 
 from robustdd_bench.distillers import DistilledSet, Part, StagedDistiller
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.files import write_text
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
@@ -27,7 +28,6 @@ from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import PreprocessingSpec, Track, load_track
 from robustdd_bench.records.plan import Plan, make_plan
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter, PlainReporter, RichReporter

@@ -15,10 +15,13 @@ from test_pipeline import Counting, cell_names
 from robustdd_bench.board.rows import MARKS, _marks
 from robustdd_bench.board.standings import standings
 from robustdd_bench.cli.main import main
+from robustdd_bench.executors import STAGES, Commit
 from robustdd_bench.records.environment import host_id, process
-from robustdd_bench.records.parts import Commit, Costs
+from robustdd_bench.records.parts import Costs
 from robustdd_bench.runs import assemble as assembly
-from robustdd_bench.runs import cells, pipeline
+from robustdd_bench.runs import planned as run_module
+from robustdd_bench.runs import work
+from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import Workbench
 
 
@@ -45,12 +48,12 @@ def bench(method: str, out: Path) -> Workbench:
 
 def experts(method: str, out: Path) -> list[Path]:
     """The stored experts of a run, by number; the store holds those of others as well."""
-    return [cell.output for cell in bench(method, out).cells("experts")]
+    return [cell.output for cell in cells_of(bench(method, out), "experts")]
 
 
 def undone(method: str, out: Path) -> list[str]:
     found = bench(method, out)
-    return [c.name for stage in cells.STAGES for c in found.cells(stage) if not c.done()]
+    return [c.name for stage in STAGES for c in cells_of(found, stage) if not c.done()]
 
 
 def test_an_expert_copied_over_another_is_made_again(tmp_path) -> None:
@@ -142,7 +145,7 @@ def elsewhere(monkeypatch):
 
     def become(**changes) -> None:
         other = process("cpu").model_copy(update=changes)
-        for module in (cells, assembly, pipeline):
+        for module in (work, assembly, run_module):
             monkeypatch.setattr(module, "process", lambda device: other)
 
     return become

@@ -12,6 +12,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,10 +28,10 @@ from robustdd_bench import guard
 from robustdd_bench.cli.main import main
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import PluginError, RunFailedError
+from robustdd_bench.executors import Cell, Executor, Job, Receipt
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.settings import SavedSettings
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.executors import Executor
 
 TINY = """
 name = "tiny"
@@ -170,6 +171,7 @@ def robustdd_register_attacks(register):
 """
 
 PARTS = """
+from concurrent.futures import Future
 from dataclasses import dataclass
 from stranger_odd import at
 at("import")
@@ -178,7 +180,7 @@ from robustdd_bench.attacks import Attack, AttackResult
 from robustdd_bench.distillers import DistilledSet, Distiller
 from robustdd_bench.protocol.datasets import load_digits
 from robustdd_bench.protocol.networks import convnet
-from robustdd_bench.runs.executors import Executor
+from robustdd_bench.executors import Executor
 
 class Method(Distiller):
     @dataclass(frozen=True)
@@ -227,11 +229,14 @@ def build_forward(shape, classes, **options):
     return Forward(convnet(shape, classes, **options))
 
 class Runner(Executor):
-    def run(self, cells, job):
-        for cell in cells:
-            job.run_here(cell)
-            job.finished(cell)
+    def submit(self, cell, job):
+        done = Future()
+        try:
+            done.set_result(job.run_here(cell))
+        except Exception as error:
+            done.set_exception(error)
         at("executor")
+        return done
 """
 
 # Where the plugin acts -> what of it has to be chosen, for `run`.
@@ -641,11 +646,11 @@ def test_two_names_that_differ_in_case_alone_are_told(
 class Wandering(Executor):
     """Runs cells from another working directory."""
 
-    def run(self, cells: Any, job: Any) -> None:
+    def submit(self, cell: Cell, job: Job) -> Future[Receipt]:
         os.chdir("/")
-        for cell in cells:
-            job.run_here(cell)
-            job.finished(cell)
+        done: Future[Receipt] = Future()
+        done.set_result(job.run_here(cell))
+        return done
 
 
 def test_files_land_where_the_call_said_wherever_a_plugin_goes(

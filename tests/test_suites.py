@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ from test_records import refused, set_bits
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
+from robustdd_bench.executors import Executor
 from robustdd_bench.protocol.tracks import parse_track
 from robustdd_bench.records.record import read_record
+from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.executors import LocalExecutor
 
 LADDER = (0.02, 0.05, 0.10)
 
@@ -77,10 +80,11 @@ def test_the_headline_takes_in_every_attack_and_its_table_names_its_examples() -
         )
 
 
-def test_cells_of_survivors_come_in_waves_and_name_what_they_need(tmp_path) -> None:
+def test_cells_of_survivors_read_the_outcomes_before_them(tmp_path) -> None:
     bench = Workbench(plan_of(track=str(SUITE)), registry(), tmp_path, tmp_path)
-    cells = {cell.name: cell for cell in bench.cells("attacks")}
-    assert [cells[f"attacks/0/{a}"].wave for a in ("fgsm", "noise", "pgd")] == [0, 1, 2]
+    cells = {cell.name: cell for cell in cells_of(bench, "attacks")}
+    read = [len(cells[f"attacks/0/{a}"].inputs) for a in ("fgsm", "noise", "pgd")]
+    assert read == [2, 3, 4]
     needed = {path.name for path in cells["attacks/1/pgd"].inputs}
     assert needed == {
         "distilled.safetensors",
@@ -90,15 +94,35 @@ def test_cells_of_survivors_come_in_waves_and_name_what_they_need(tmp_path) -> N
     }
 
 
-class Backwards(LocalExecutor):
-    """Takes the cells it is given in the opposite order."""
+class Backwards(Executor):
+    """Computes what was submitted last, in another thread."""
 
-    def run(self, cells, job):
-        super().run(cells[::-1], job)
+    slots = 100
+
+    def __enter__(self):
+        self._left, self._pool, self.names = [], ThreadPoolExecutor(1), []
+        return self
+
+    def submit(self, cell, job):
+        future = Future()
+        self._left.append((cell, job, future))
+        self._pool.submit(self._last)
+        return future
+
+    def _last(self):
+        time.sleep(0.05)  # until all that are ready were submitted
+        cell, job, future = self._left.pop()
+        self.names.append(cell.name)
+        future.set_result(job.run_here(cell))
+
+    def __exit__(self, *error):
+        self._pool.shutdown()
 
 
 def test_an_executor_may_take_the_cells_it_gets_in_any_order(tmp_path) -> None:
-    finished = run(plan_of(track=str(SUITE)), tmp_path, executor=Backwards())
+    backwards = Backwards()
+    finished = run(plan_of(track=str(SUITE)), tmp_path, executor=backwards)
+    assert backwards.names[1:3] == ["students/1", "attacks/1/fgsm"]
     assert without_costs(finished.record) == without_costs(suite().record)
 
 

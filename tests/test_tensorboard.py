@@ -19,7 +19,7 @@ from robustdd_bench.cli.main import main
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import PluginWarning, get_plugin_manager, remarks
 from robustdd_bench.runs.progress.displays import NullReporter
-from robustdd_bench.runs.progress.reporter import plugin_loggers
+from robustdd_bench.runs.progress.loggers import plugin_loggers
 
 RUN = {
     "event": "run",

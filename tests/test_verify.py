@@ -26,9 +26,10 @@ from robustdd_bench.cli.main import main
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.witnesses import load, save
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.runs import work
+from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.verification.reevaluate import AGREES, MORE, PROVEN, UNPROVEN
@@ -408,12 +409,12 @@ def test_an_attack_that_transfers_has_all_students_as_sources(tmp_path) -> None:
     path = track_file(tmp_path, ('[[attacks]]\nname = "noise"', '[[attacks]]\nname = "transfer"'))
     plan = plan_of(track=str(path))
     few = Workbench(plan, registry(), tmp_path, tmp_path, students=1, examples=150)
-    assert [cell.name for cell in few.cells("students")] == ["students/0", "students/1"]
-    assert {cell.students for cell in few.cells("attacks")} == {(0,)}
+    assert [cell.name for cell in cells_of(few, "students")] == ["students/0", "students/1"]
+    assert {cell.students for cell in cells_of(few, "attacks")} == {(0,)}
     assert len(few.evaluation) == 150
     assert len(few.whole_evaluation) == EXAMPLES
     whole = Workbench(plan, registry(), tmp_path, tmp_path)
     assert few.data_hashes == whole.data_hashes
-    assert few.cells("sanity")[0].inputs_sha256 is not None
-    assert few.cells("sanity")[0].data != whole.cells("sanity")[0].data
+    assert cells_of(few, "sanity")[0].inputs_sha256 is not None
+    assert cells_of(few, "sanity")[0].data != cells_of(whole, "sanity")[0].data
     assert torch.equal(few.evaluation.labels, whole.evaluation.labels[:150])

@@ -23,8 +23,8 @@ from robustdd_bench.evaluation.witnesses import (
     rounded,
     save,
 )
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.files import read_safetensors, write_safetensors
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.verification.setup import VerifyOptions

@@ -10,8 +10,8 @@ import torch
 from small_runs import TRACK, _folder, plan_of, registry
 
 from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
+from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.records.record import Record, aggregate_students, make_record, write_record
-from robustdd_bench.runs.executors import LocalExecutor
 from robustdd_bench.runs.pipeline import Finished, execute
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.verification.reevaluate import Reevaluation, reevaluate

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 
 
 class Random(Distiller):
@@ -31,6 +32,10 @@ class Random(Distiller):
         images, labels = task.real_images(ipc, task.seeds.generator("random"))
         return DistilledSet(images=images, labels=labels)
 
+    def operations(self, facts: Facts) -> MakingOperations:
+        """None: images are only read."""
+        return MakingOperations()
+
 
 class Full(Distiller):
     """All training images, whatever the images per class: the upper end of the scale."""
@@ -46,6 +51,10 @@ class Full(Distiller):
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Return the training set."""
         return DistilledSet(images=task.pixels(), labels=task.labels)
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """None: images are only read."""
+        return MakingOperations()
 
 
 class KMeans(Distiller):
@@ -91,6 +100,12 @@ class KMeans(Distiller):
                 labels.append(torch.full((ipc,), k, device=task.device))
                 bar.advance()
         return DistilledSet(images=torch.cat(images), labels=torch.cat(labels))
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Distances of all images to all centroids, in every round if none ends early."""
+        config: KMeans.Config = self.config
+        rounds = config.restarts * (2 * config.iterations + 2)
+        return MakingOperations(distill=2.0 * rounds * facts.train * facts.ipc * facts.pixels)
 
 
 def kmeans(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_coresets.training import real_features, train_network
 
 Select = Callable[[Tensor, int], Tensor]
@@ -121,6 +122,10 @@ class KCentre(Distiller):
         """Train the network, choose images."""
         return _choose(task, reporter, self.config, k_centre)
 
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Training the network, and the features of all images."""
+        return _operations(self.config, facts)
+
 
 class Herding(Distiller):
     """Herding in the feature space of a naturally trained network."""
@@ -133,3 +138,12 @@ class Herding(Distiller):
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Train the network, choose images."""
         return _choose(task, reporter, self.config, herding)
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Training the network, and the features of all images."""
+        return _operations(self.config, facts)
+
+
+def _operations(config: FeatureConfig, facts: Facts) -> MakingOperations:
+    each = config.epochs * facts.network.weights + facts.network.forward
+    return MakingOperations(distill=facts.train * each)

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.toolkit.dsa import STRATEGY, Augmentation
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_dc.matching import Recipe, match_gradients
 
 
@@ -58,6 +59,10 @@ class DC(Distiller):
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Optimise the images; resumes from `task.work_dir`."""
         return match_gradients(task, reporter, _recipe(self.config, "none"), "dc")
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        return _operations(self.config, facts)
 
 
 class DSA(Distiller):
@@ -110,6 +115,10 @@ class DSA(Distiller):
         recipe = _recipe(self.config, self.config.augmentation)
         return match_gradients(task, reporter, recipe, "dsa")
 
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        return _operations(self.config, facts)
+
 
 def _recipe(config: DC.Config | DSA.Config, augmentation: str) -> Recipe:
     return Recipe(
@@ -125,3 +134,13 @@ def _recipe(config: DC.Config | DSA.Config, augmentation: str) -> Recipe:
         batch_train=config.batch_train,
         checkpoint_seconds=config.checkpoint_seconds,
     )
+
+
+def _operations(config: DC.Config | DSA.Config, facts: Facts) -> MakingOperations:
+    """Gradients of real and synthetic batches, image steps, and training between them."""
+    outer, inner = _recipe(config, "none").loops(facts.ipc)
+    real = facts.classes * min(config.batch_real, facts.train // facts.classes)
+    layer = facts.network.forward - facts.input.forward
+    matching = real * (facts.input.weights + layer) + facts.images * facts.input.matched
+    training = inner * facts.images * facts.input.weights
+    return MakingOperations(distill=config.iterations * (outer * matching + (outer - 1) * training))

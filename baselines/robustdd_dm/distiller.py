@@ -49,6 +49,7 @@ from robustdd_bench.toolkit.dsa import (
 from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
 from robustdd_bench.toolkit.inputspace import features, starting_images, to_pixels
 from robustdd_bench.toolkit.loop import Distillation, iterate
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.random_networks import RedrawnNetwork
 
 _CHECK_EVERY = 100
@@ -119,6 +120,13 @@ class DM(Distiller):
             checkpoint_seconds=config.checkpoint_seconds,
             check_every=_CHECK_EVERY,
         )
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        config: DM.Config = self.config
+        real = facts.classes * min(config.batch_real, facts.train // facts.classes)
+        step = real * facts.network.forward + facts.images * facts.input.pixels
+        return MakingOperations(distill=config.iterations * step)
 
 
 class _Matching(Distillation):

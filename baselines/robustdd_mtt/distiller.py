@@ -8,16 +8,18 @@ neither negative nor NaN (`robustdd_bench.toolkit.trajectories.matching`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistillTask
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 from robustdd_bench.toolkit.trajectories.matching import (
     OuterFactory,
     TrajectoryConfig,
     TrajectoryDistiller,
 )
+from robustdd_bench.toolkit.trajectories.operations import matching_operations
 
 
 class MTT(TrajectoryDistiller):
@@ -39,3 +41,9 @@ class MTT(TrajectoryDistiller):
     def outer(self, task: DistillTask) -> OuterFactory | None:
         """The matching loss alone."""
         return None
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        # A recipe asks of its task what the facts hold as well: the threat and the augmentation.
+        recipe = self.recipe(cast(DistillTask, facts))
+        return matching_operations(self.config, recipe, facts)

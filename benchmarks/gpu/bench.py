@@ -30,8 +30,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from robustdd_bench.toolkit.fast.precision import PRECISIONS, precision
 
@@ -320,26 +318,6 @@ def write_report(path: Path, report: Report) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-def count_operations(work: Callable[[], object]) -> float:
-    """Floating-point operations of one call (of matrix products and convolutions)."""
-    with _Counter() as counter:
-        work()
-    return counter.operations
-
-
-class _Counter(TorchDispatchMode):
-    """Torch's formulas without its tracking of modules, which refuses `autograd.grad`."""
-
-    operations = 0.0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.operations += formula(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

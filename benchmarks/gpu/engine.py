@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
-from bench import Bench, count_operations, parse, relative
+from bench import Bench, parse, relative
 from torch import nn
 
 from robustdd_bench.protocol.networks import convnet
@@ -22,6 +22,7 @@ from robustdd_bench.seeds import isolated_rng
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.operations import count_operations
 from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
 from robustdd_bench.toolkit.trajectories.unroll import (
     Gradients,

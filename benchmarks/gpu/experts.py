@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from bench import ARITHMETIC, Bench, count_operations, parse
+from bench import ARITHMETIC, Bench, parse
 from task import DSA, accuracy, splits, task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -34,6 +34,7 @@ from robustdd_bench.toolkit.adversarial import Adversary, adversarial_loss, atta
 from robustdd_bench.toolkit.fast.capture import availability
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.operations import count_operations
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, family_seeds, train_expert
 
 EPS = 2 / 255

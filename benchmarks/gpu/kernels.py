@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench import Bench, Report, circumstances, count_operations, parse, relative, write_report
+from bench import Bench, Report, circumstances, parse, relative, write_report
 from engine import Problem
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
 from robustdd_bench.toolkit.fast.precision import precision
+from robustdd_bench.toolkit.operations import count_operations
 from robustdd_bench.toolkit.trajectories.unroll import adjoint_gradients
 
 SHOWN = 12

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -30,12 +30,14 @@ from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.toolkit.adversarial import Adversary
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 from robustdd_bench.toolkit.trajectories.matching import (
     OuterFactory,
     TrajectoryConfig,
     TrajectoryDistiller,
 )
+from robustdd_bench.toolkit.trajectories.operations import matching_operations
 from robustdd_mat.joint import JointOuter
 
 
@@ -103,3 +105,14 @@ class MAT(TrajectoryDistiller):
             step_size=config.attack_step_size * eps,
         )
         return JointOuter(task, adversary, config.joint_weight, config.joint_batch)
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        config: MAT.Config = self.config
+        joint = 0.0
+        if config.joint_weight:
+            step = facts.network.step("pgd", config.attack_steps)
+            joint = min(config.joint_batch, facts.train) * step
+        # A recipe asks of its task what the facts hold as well: the threat and the augmentation.
+        recipe = self.recipe(cast(DistillTask, facts))
+        return matching_operations(config, recipe, facts, joint)

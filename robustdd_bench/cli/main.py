@@ -1,17 +1,21 @@
 """The command `robustdd`: finds the command, runs it, and turns every end into an exit code.
 
 Exit codes: 0 done; 1 the run failed; 2 the call was wrong; 130 interrupted; 141 the reader of a
-pipe went away. Whatever goes wrong is one line on stderr; ROBUSTDD_DEBUG=1 adds the trace.
+pipe went away; 143 ended by SIGTERM, which is an interruption like Ctrl-C. Whatever goes wrong is
+one line on stderr; ROBUSTDD_DEBUG=1 adds the trace.
 
 Nothing heavy is imported here: a command's module is imported when the command is called.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -89,7 +93,7 @@ cli = LazyGroup(
     COMMANDS,
     "robustdd",
     help="Benchmark robust dataset distillation: distil, train naturally, attack, record, rank.",
-    epilog="Exit codes: 0 done; 1 the run failed; 2 the call was wrong; 130 interrupted.",
+    epilog="Exit codes: 0 done; 1 the run failed; 2 the call was wrong; 130 Ctrl-C; 143 SIGTERM.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli = click.version_option(__version__, prog_name="robustdd", message="%(prog)s %(version)s")(cli)
@@ -111,12 +115,40 @@ def main(args: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("always", PluginWarning)
         warnings.showwarning = _one_line_warnings(warnings.showwarning)
-        try:
-            code = _dispatch(list(sys.argv[1:] if args is None else args), session)
-            sys.stdout.flush()
-        except BaseException as error:
-            return _end(error, session)
-        return code
+        with _terminable() as terminated:
+            try:
+                code = _dispatch(list(sys.argv[1:] if args is None else args), session)
+                sys.stdout.flush()
+            except BaseException as error:
+                code = _end(error, session)
+                return 143 if code == 130 and terminated() else code
+            return code
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[Callable[[], bool]]:
+    """SIGTERM interrupts as Ctrl-C does, so that what is kept is told; yields whether it came.
+
+    Whoever started this may have had it ignored, and then it is. Ctrl-C is the one signal whose
+    exceptions are never a plugin's fault (`robustdd_bench.guard`), so SIGTERM becomes it.
+    """
+    came: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        came.append(number)
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _dispatch(args: list[str], session: Session) -> int:

@@ -14,8 +14,12 @@ from robustdd_bench.cli.shared.arguments import (
     OneOf,
     RegisteredName,
     must_exist,
-    place_options,
     witnesses_option,
+)
+from robustdd_bench.cli.shared.execution import (
+    check_execution,
+    chosen_executor,
+    place_options,
 )
 from robustdd_bench.cli.shared.output import (
     announce,
@@ -33,15 +37,12 @@ from robustdd_bench.filenames import (
     SET_PICTURE,
     STORE_FOLDER,
 )
-from robustdd_bench.guard import blame
 from robustdd_bench.imports.formats import FORMATS
-from robustdd_bench.text.terminal import one_line, rate_text
+from robustdd_bench.text.terminal import duration_text, one_line, rate_text
 
 if TYPE_CHECKING:
-    from robustdd_bench.plugins import Entry
     from robustdd_bench.records.plan import Plan
     from robustdd_bench.records.record import Record
-    from robustdd_bench.runs.executors import Executor
     from robustdd_bench.runs.pipeline import Finished
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -101,7 +102,7 @@ def run(
 
     An interrupted run goes on when the same command is given again.
     """
-    session.registry.get("executors", options["executor"])
+    options["limit"] = check_execution(session, options)
     from robustdd_bench.records.plan import make_plan
 
     plan = make_plan(
@@ -151,7 +152,7 @@ def evaluate(
 
     With --format it is what others publish: see docs/importing.md.
     """
-    session.registry.get("executors", options["executor"])
+    options["limit"] = check_execution(session, options)
     choices = take_choices(file_format, options)
     again = choices is None and source.is_dir()
     if again:
@@ -239,28 +240,36 @@ def _execute(
     options: dict[str, Any],
     source: tuple[Path, Record] | None = None,
 ) -> None:
-    executor = session.registry.get("executors", options["executor"])
     say_eager(options["compile"], plan.device, plan.compile)
     if options["dry_run"]:
-        _print_plan(plan, options)
+        _print_plan(session, plan, options)
         return
+    from robustdd_bench.runs.execution.limits import TimeLimitError
     from robustdd_bench.runs.pipeline import execute
     from robustdd_bench.runs.progress.displays import make_reporter
-    from robustdd_bench.runs.progress.reporter import plugin_loggers
+    from robustdd_bench.runs.progress.loggers import plugin_loggers
 
     publish = plugin_loggers(session.manager)
-    finished = execute(
-        plan,
-        session.registry,
-        make_executor(executor),
-        out=options["out"],
-        data_root=options["data_root"],
-        reporter=lambda folder: make_reporter(folder, publish=publish),
-        download=options["download"],
-        fresh=options["fresh"],
-        witnesses=options["witnesses"],
-        source=source,
-    )
+    try:
+        finished = execute(
+            plan,
+            session.registry,
+            chosen_executor(session, options, device=plan.device, threads=plan.threads),
+            out=options["out"],
+            data_root=options["data_root"],
+            reporter=lambda folder: make_reporter(folder, publish=publish),
+            download=options["download"],
+            fresh=options["fresh"],
+            witnesses=options["witnesses"],
+            source=source,
+            limit=options["limit"],
+        )
+    except TimeLimitError as limit:
+        if options["as_json"]:
+            left = {"run_id": plan.run_id(), "status": "unfinished", "left": str(limit)}
+            print_json(left | {"folder": str(plan.folder(options["out"]))})
+        print(limit, file=sys.stderr)
+        return
     if options["as_json"]:
         from robustdd_bench.results import summary
 
@@ -281,28 +290,16 @@ def say_eager(choice: str, device: str, compiled: bool) -> None:
             print(one_line(f"steps run eagerly: {found.reason}"), file=sys.stderr)
 
 
-def make_executor(entry: Entry) -> Executor:
-    """An executor, made.
-
-    Raises:
-        PluginError: it cannot be loaded or made, or is no executor.
-    """
-    from robustdd_bench.runs.executors import Executor
-
-    kind = entry.load()
-    with blame(entry.plugin, f"executor {entry.name!r}"):
-        executor = kind()
-        if not isinstance(executor, Executor):
-            raise TypeError(f"it is a {type(executor).__name__}, not an Executor")
-    return executor
-
-
-def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
+def _print_plan(session: Session, plan: Plan, options: dict[str, Any]) -> None:
     folder = plan.folder(options["out"])
     if options["as_json"]:
         ids = {"run_id": plan.run_id(), "identity": plan.identity(), "folder": str(folder)}
         print_json(plan.to_dict() | ids)
         return
+    from robustdd_bench.sweeps.estimate import History, estimate
+
+    cost = estimate(plan, History([options["out"]]), options["out"], session.registry)
+    about = "unknown" if cost is None else f"about {duration_text(cost.wall_s)} ({cost})"
     facts = [
         ("run id", plan.run_id()),
         (
@@ -319,6 +316,7 @@ def _print_plan(plan: Plan, options: dict[str, Any]) -> None:
         ("seed", plan.seed),
         ("device", f"{plan.device}, {plan.threads} CPU threads, torch {plan.torch}"),
         ("compiled kernels", "on" if plan.compile else "off"),
+        ("time", f"{about}, cell after cell"),
         ("command", plan.command()),
     ]
     print_table(("", "plan"), facts)

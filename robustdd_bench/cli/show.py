@@ -24,7 +24,7 @@ from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
 from robustdd_bench.text.terminal import one_line, size_text
 
 if TYPE_CHECKING:
-    from robustdd_bench.records.parts import Process
+    from robustdd_bench.executors import Process
     from robustdd_bench.records.record import Record
 
 

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustdd_bench.cli.run import make_executor, say_eager
-from robustdd_bench.cli.shared.arguments import place_options, witnesses_option
+from robustdd_bench.cli.run import say_eager
+from robustdd_bench.cli.shared.arguments import witnesses_option
+from robustdd_bench.cli.shared.execution import (
+    check_execution,
+    chosen_executor,
+    place_options,
+)
 from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
@@ -61,7 +66,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
     from robustdd_bench.sweeps.file import SweepFileError
     from robustdd_bench.sweeps.plan import plan_sweep
 
-    executor = session.registry.get("executors", options["executor"])
+    options["limit"] = check_execution(session, options)
     if options["board_root"] is not None and not options["dry_run"]:
         raise UsageError("--board is for the estimate of --dry-run")
     quiet = options["dry_run"] and options["as_json"]
@@ -81,19 +86,21 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
         for problem in error.problems:
             print(one_line(f"{file}: {problem}"), file=sys.stderr)
         raise UsageError(f"{file}: {len(error.problems)} entries are wrong") from error
-    for plan in [run.plan for run in planned.runs[:1]]:
-        say_eager(options["compile"], plan.device, plan.compile)
+    device, threads = "cpu", options["threads"]
+    for plan in [run.plan for run in planned.runs[:1]]:  # all have the same means
+        device, threads = plan.device, plan.threads
+        say_eager(options["compile"], device, plan.compile)
     if options["dry_run"]:
-        _dry_run(planned, options)
+        _dry_run(session, planned, options)
         return
-    from robustdd_bench.runs.progress.reporter import plugin_loggers
+    from robustdd_bench.runs.progress.loggers import plugin_loggers
     from robustdd_bench.sweeps.displays import make_sweep_display
     from robustdd_bench.sweeps.run import run_sweep
 
     result = run_sweep(
         planned,
         session.registry,
-        make_executor(executor),
+        chosen_executor(session, options, device=device, threads=threads),
         out=options["out"],
         data_root=options["data_root"],
         display=make_sweep_display(
@@ -103,6 +110,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
         witnesses=options["witnesses"],
         retry_failed=options["retry_failed"],
         wait=not options["no_wait"],
+        limit=options["limit"],
     )
     if options["as_json"]:
         print_json(result_json(result))
@@ -117,6 +125,8 @@ def _say_what_is_missing(result: SweepResult) -> None:
     Raises:
         RunFailedError: a run has failed.
     """
+    if result.note:
+        print(one_line(result.note), file=sys.stderr)
     elsewhere = result.having("elsewhere")
     if elsewhere:
         runs = "1 run is" if len(elsewhere) == 1 else f"{len(elsewhere)} runs are"
@@ -251,7 +261,7 @@ def _group_json(group: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
+def _dry_run(session: Session, planned: Sweep, options: dict[str, Any]) -> None:
     """Print every run, what there is of it, and what it may cost."""
     from robustdd_bench.sweeps.estimate import History, estimate
 
@@ -264,7 +274,8 @@ def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
     for run in planned.runs:
         state = run.found(out)
         todo = state in ("new", "started") or (state == "failed" and options["retry_failed"])
-        rows.append((run, state, todo, estimate(run.plan, history, out) if todo else None))
+        cost = estimate(run.plan, history, out, session.registry) if todo else None
+        rows.append((run, state, todo, cost))
     known = [cost for *_, cost in rows if cost is not None]
     total_s = sum(cost.wall_s for cost in known)
     count = sum(todo for _, _, todo, _ in rows)
@@ -287,7 +298,7 @@ def _dry_run(planned: Sweep, options: dict[str, Any]) -> None:
     if count:
         title += f"; about {duration_text(total_s)} for {len(known)} of them" if known else ""
         unknown = count - len(known)
-        title += f"; {unknown} with no record to estimate from" if unknown else ""
+        title += f"; {unknown} with nothing to estimate from" if unknown else ""
     columns = ("run id", "found", "method", "track", "seed", "settings", "estimate", "from")
     cells = [
         (

@@ -6,11 +6,17 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustdd_bench.cli.shared.arguments import OneOf, RegisteredName, data_root_option, must_exist
+from robustdd_bench.cli.shared.arguments import RegisteredName, data_root_option, must_exist
+from robustdd_bench.cli.shared.execution import (
+    check_execution,
+    chosen_executor,
+    device_option,
+    executor_options,
+)
 from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RunFailedError, UsageError
@@ -68,10 +74,8 @@ if TYPE_CHECKING:
     help="The protocol, a track or the path of a .toml file; by default the installed track of "
     "the record's name.",
 )
-@click.option(
-    "--device",
-    type=OneOf("device", ("auto", "cpu", "cuda")),
-    help="auto, cpu or cuda; by default the record's, or cpu where there is no GPU.",
+@device_option(
+    None, "auto, cpu, cuda or cuda:N; by default the record's, or cpu where there is no GPU."
 )
 @click.option(
     "--threads",
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     help="CPU threads (0: torch's choice); by default the record's, which the result depends on.",
 )
 @data_root_option
+@executor_options
 @json_option
 @pass_session
 def verify(
@@ -96,6 +101,7 @@ def verify(
     threads: int | None,
     data_root: Path,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Evaluate a record's distilled set again and say whether the record agrees.
 
@@ -115,6 +121,7 @@ def verify(
         )
     record = source / RECORD_FILE if source.is_dir() else source
     must_exist(record)
+    check_execution(session, options)
     if threads is not None:
         from robustdd_bench.records.means import check_threads
 
@@ -126,20 +133,23 @@ def verify(
     announce(source)
     from robustdd_bench.verification.setup import VerifyOptions
 
-    options = VerifyOptions(
+    verified = VerifyOptions(
         data_root=data_root,
         track=track,
         device=device,
         threads=threads,
         students=students,
         examples=examples,
+        executor=lambda plan: chosen_executor(
+            session, {**options, "device": device}, device=plan.device, threads=plan.threads
+        ),
     )
     if fresh is not None:
-        _judge_fresh(session, source, options, fresh, fresh_seed, as_json)
+        _judge_fresh(session, source, verified, fresh, fresh_seed, as_json)
     elif witnesses_only:
-        _hold_witnesses(session, source, options, witnesses, as_json)
+        _hold_witnesses(session, source, verified, witnesses, as_json)
     else:
-        _reevaluate(session, source, options, witnesses, as_json)
+        _reevaluate(session, source, verified, witnesses, as_json)
 
 
 def _reevaluate(

@@ -15,6 +15,7 @@ from pathlib import Path
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import atomic_write, file_sha256
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 
 
 def store_set(path: Path, store: Path) -> str:
@@ -95,3 +96,7 @@ class GivenSet(Distiller):
         found = DistilledSet.load(path)
         check_fits(found, tuple(task.images.shape[1:]), task.num_classes, task.ipc)
         return found
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """None: images are only read."""
+        return MakingOperations()

@@ -49,6 +49,10 @@ class Split:
         """The same on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
+    def copy(self, device: torch.device) -> Split:
+        """The same on a device, in memory of its own."""
+        return Split(self.images.to(device, copy=True), self.labels.to(device, copy=True))
+
     def pixels(self) -> Tensor:
         """Images as float32 in [0,1]."""
         return self.images.float().div(255) if self.images.dtype == torch.uint8 else self.images

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench import __version__
-from robustdd_bench.records.parts import Commit, Process
+from robustdd_bench.executors import Commit, Process
 from robustdd_bench.toolkit.fast.allocator import give_back
 
 # What decides a result; published records, docs and tests do not make the code another one.

@@ -19,8 +19,24 @@ def torch_version() -> str:
     return importlib.metadata.version("torch")
 
 
+def check_device(device: str) -> int | None:
+    """The number of a CUDA device that is chosen by number, "cuda:1"; else None.
+
+    Raises:
+        UsageError: there are no such devices.
+    """
+    kind, colon, number = device.partition(":")
+    if kind == "cuda" and colon and number.isascii() and number.isdecimal():
+        return int(number)
+    if device not in DEVICES:
+        raise unknown_name("device", device, (*DEVICES, "cuda:0"))
+    return None
+
+
 def resolve_device(device: str) -> str:
-    """Turn "auto", "cpu" or "cuda" into a device.
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device.
+
+    One that is chosen by number becomes torch's current device: it is no part of a plan.
 
     Returns:
         "cpu" or "cuda".
@@ -30,11 +46,15 @@ def resolve_device(device: str) -> str:
     """
     import torch
 
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    number = check_device(device)
     available = torch.cuda.is_available()
-    if device == "cuda" and not available:
+    if device.startswith("cuda") and not available:
         raise UsageError("no CUDA device can be used here; see `robustdd doctor`, or --device cpu")
+    if number is not None:
+        count = torch.cuda.device_count()
+        if number >= count:
+            raise UsageError(f"--device {device}: there are {count} CUDA devices, counted from 0")
+        torch.cuda.set_device(number)
     return "cuda" if available and device != "cpu" else "cpu"
 
 

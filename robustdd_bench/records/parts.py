@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from robustdd_bench.executors import Commit, Process
 from robustdd_bench.plugins import NAME_PATTERN
 from robustdd_bench.strict import StrictModel
 
@@ -190,26 +191,6 @@ class StageTime(RecordPart):
     unit: str
     items_per_s: float = Field(ge=0)
     peak_bytes: int = Field(ge=0)
-
-
-class Commit(RecordPart):
-    """The code's commit."""
-
-    sha: str
-    dirty: bool
-
-
-class Process(RecordPart):
-    """The process that did some work: which code, on which torch and machine."""
-
-    harness: str
-    torch: str
-    commit: Commit | None
-    """Of the code that runs; none where it is not a checkout."""
-    host: str = Field(pattern=r"^[0-9a-f]{12}$")
-    """A hash that tells machines apart and names none."""
-    device: str
-    """The processor or accelerator, as it calls itself."""
 
 
 class StageProcess(RecordPart):

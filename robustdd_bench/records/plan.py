@@ -29,13 +29,13 @@ from robustdd_bench.config import (
     config_to_dict,
     parse_assignments,
 )
-from robustdd_bench.errors import PluginError, UsageError, unknown_name
+from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
 from robustdd_bench.protocol.tracks import MAX_SEED, Track, load_track, source_name
 from robustdd_bench.records.means import (
-    DEVICES,
+    check_device,
     check_threads,
     resolve_compile,
     resolve_device,
@@ -218,7 +218,7 @@ def make_plan(
         assignments: texts `key=value` for the method's configuration, or its values by key.
         preset: a named set of values for this track; assignments go before it.
         seed: base of every seed.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or "cuda:1"; see `resolve_device`.
         threads: CPU threads; 0: torch's choice (OMP_NUM_THREADS, else the physical cores). One
             is the default: the result then does not depend on the number of cores, and networks
             this small gain a third from a second thread on an idle machine and lose tenfold on a
@@ -287,8 +287,7 @@ def check_call(registry: Registry, *, track: str, seed: int, device: str, thread
     if not 0 <= seed <= MAX_SEED:
         what = "not be negative" if seed < 0 else f"be at most {MAX_SEED}"
         raise UsageError(f"--seed must {what}, not {seed}")
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    check_device(device)
     check_threads(threads)
     return resolve_track(track, registry)
 

@@ -48,9 +48,12 @@ def robustdd_register_tracks(register: Register) -> None:
 
 @hookimpl
 def robustdd_register_executors(register: Register) -> None:
-    """The executor that runs every cell in this process."""
+    """This process, or several."""
+    register("local", "robustdd_bench.executors:LocalExecutor", "one cell after the other, here")
     register(
-        "local", "robustdd_bench.runs.executors:LocalExecutor", "one cell after the other, here"
+        "processes",
+        "robustdd_bench.runs.execution.processes:ProcessExecutor",
+        "several cells at once, in processes of this machine (--jobs)",
     )
 
 

@@ -18,12 +18,12 @@ from pydantic import TypeAdapter
 
 from robustdd_bench.drawing.rendering import png_size
 from robustdd_bench.errors import UsageError
+from robustdd_bench.executors import RECEIPT, STAGES, read_receipt
 from robustdd_bench.filenames import LOG_FILE, METRICS_FILE, PLAN_FILE, RECORD_FILE, SET_PICTURE
 from robustdd_bench.files import parse_json
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.report.series import Metrics, read_metrics
-from robustdd_bench.runs.cells import RECEIPT, STAGES, read_receipt
 from robustdd_bench.runs.progress.snapshots import snapshots
 from robustdd_bench.strict import read_bounded
 

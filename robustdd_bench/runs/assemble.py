@@ -16,6 +16,7 @@ from robustdd_bench.evaluation.outcomes import pack_bits, unpack_bits
 from robustdd_bench.evaluation.overlap import overlap
 from robustdd_bench.evaluation.robustness import AttackOutcome
 from robustdd_bench.evaluation.witnesses import load, merge, save
+from robustdd_bench.executors import STAGES, Cell
 from robustdd_bench.files import read_json
 from robustdd_bench.records.environment import environment, process
 from robustdd_bench.records.parts import (
@@ -33,7 +34,7 @@ from robustdd_bench.records.parts import (
 )
 from robustdd_bench.records.record import SCHEMA_VERSION, Record, aggregate_students, make_record
 from robustdd_bench.records.set_info import set_info
-from robustdd_bench.runs.cells import STAGES, Cell
+from robustdd_bench.runs.cells import reused
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.reuse import Adoption, read_adoption
 from robustdd_bench.runs.work import read_outcomes
@@ -142,7 +143,7 @@ def failed(
 def _adoption(bench: Workbench) -> Adoption | None:
     """The run that the set was taken from, if it was; a run that fails may not have its data."""
     try:
-        return None if bench.adopted() is None else read_adoption(bench.folder)
+        return None if reused(bench) is None else read_adoption(bench.folder)
     except RobustDDError:
         return None
 

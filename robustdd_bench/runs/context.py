@@ -1,6 +1,6 @@
-"""The workbench of a run: data, networks, method, attacks and cells, made from the plan when used.
+"""The workbench of a run: data, networks, method and attacks, made from the plan when first used.
 
-Workers of a distributed executor build their own from the plan and the folders.
+Workers build their own from the plan and the folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.config import recorded_config
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Part, StagedDistiller
-from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.errors import PluginError
 from robustdd_bench.files import read_safetensors
 from robustdd_bench.guard import blame, blame_stranger
 from robustdd_bench.plugins import Registry
@@ -29,10 +29,8 @@ from robustdd_bench.protocol.networks import Networks
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
 from robustdd_bench.records.plan import Plan, method_entry
-from robustdd_bench.runs.cell_plan import cells_of
-from robustdd_bench.runs.cells import STAGES, Cell
 from robustdd_bench.runs.folder import RunFolder
-from robustdd_bench.runs.reuse import ADOPTED, adopted_cell
+from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.seeds import Seeds, isolated_rng, seeded_globals
 from robustdd_bench.signatures import warn_of_former
 from robustdd_bench.toolkit.fast.compile import availability
@@ -50,6 +48,7 @@ class Workbench(RunFolder):
         witnesses: whether adversarial examples are kept.
         students: judge only so many of the track's students, from the first; None: all.
         examples: judge only on so many images from the start of the split; None: all.
+        shared: data and layers of other runs in this process.
     """
 
     def __init__(
@@ -63,10 +62,12 @@ class Workbench(RunFolder):
         witnesses: bool = False,
         students: int | None = None,
         examples: int | None = None,
+        shared: SharedData | None = None,
     ) -> None:
         out = out.absolute()  # whatever a plugin does to the working directory
         self.plan = plan
         self.registry = registry
+        self.out = out
         super().__init__(plan.folder(out))
         self.store = out / "store"
         self.data_root = data_root.absolute()
@@ -74,6 +75,7 @@ class Workbench(RunFolder):
         self.witnesses = witnesses
         self._judged = students
         self._examples = examples
+        self.shared = SharedData() if shared is None else shared
         self.device = torch.device(plan.device)
         self.seeds = Seeds(plan.seed, plan.track.family, plan.method)
         """Of the judges: students and attacks take `seeds.shared()`."""
@@ -81,7 +83,12 @@ class Workbench(RunFolder):
 
     @cached_property
     def _data(self) -> ImageData:
-        return load_data(self.plan.track, self.registry, self.data_root, download=self.download)
+        track = self.plan.track
+
+        def load() -> ImageData:
+            return load_data(track, self.registry, self.data_root, download=self.download)
+
+        return self.shared.data(track.data, self.data_root, load)
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:
@@ -96,17 +103,17 @@ class Workbench(RunFolder):
 
     @cached_property
     def train(self) -> Split:
-        """The training images, on the device."""
-        return self._splits[0].to(self.device)
+        """The training images, on the device; other runs have a copy of their own."""
+        return self._splits[0].copy(self.device)
 
     @cached_property
     def evaluation(self) -> Split:
         """The images students are judged on, on the device."""
         whole = self.whole_evaluation
         if self._examples is None:
-            return whole.to(self.device)
+            return whole.copy(self.device)
         first = slice(self._examples)
-        return Split(whole.images[first], whole.labels[first]).to(self.device)
+        return Split(whole.images[first], whole.labels[first]).copy(self.device)
 
     @property
     def whole_evaluation(self) -> Split:
@@ -150,7 +157,7 @@ class Workbench(RunFolder):
     @cached_property
     def data_hashes(self) -> tuple[str, str]:
         """Hashes of the training and the evaluation split."""
-        return self._splits[0].sha256(), self._splits[1].sha256()
+        return self.shared.hashes(self.plan, self.data_root, self._splits)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -173,8 +180,14 @@ class Workbench(RunFolder):
     @cached_property
     def _students(self) -> Networks:
         """Students are networks of their own: nothing that a plugin holds is a part of them."""
-        track = self.plan.track
-        return self._networks(track.student_network or track.network, separate=True)
+        track, layers = self.plan.track, {}
+        if self.preprocessing.kind == "zca":  # whose fit takes seconds
+            layers[self.preprocessing] = self.shared.layer(
+                (self.data_hashes[0], self.plan.device, self.plan.threads),
+                self.preprocessing,
+                self.train.images,
+            )
+        return self._networks(track.student_network or track.network, separate=True, layers=layers)
 
     def network_code(self) -> contextlib.AbstractContextManager[None]:
         """Around work on students: their forward passes are code of the network's plugin."""
@@ -243,6 +256,16 @@ class Workbench(RunFolder):
             network_with=networks,
             compile=self.compile,
         )
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """On how much is judged, where that is not all; see the arguments."""
+        return {"students": self._judged, "examples": self._examples}
+
+    def let_go(self) -> None:
+        """Free data, networks and method; what is used again is made again."""
+        for name in ("train", "evaluation", "task", "distiller", "_students", "_splits", "_data"):
+            self.__dict__.pop(name, None)
 
     def prepare(self) -> None:
         """Make whatever can be told to be missing or wrong before anything is computed.
@@ -347,29 +370,6 @@ class Workbench(RunFolder):
         return parts
 
     @property
-    def scope(self) -> str:
-        """Whose the cells in the run's folder are."""
-        return f"run {self.plan.run_id()}"
-
-    def adopted_cell(self) -> Cell:
-        """The cell of a set that is taken from another run."""
-        return adopted_cell(self.folder, self.set_path, self.data_hashes[0], self.scope)
-
-    def adopted(self) -> Cell | None:
-        """The cell of a set that was taken over and is whole; None where the method made its own.
-
-        Where such a set was lost or damaged since, the method makes it.
-        """
-        if not (self.folder / ADOPTED).exists():
-            return None
-        cell = self.adopted_cell()
-        return cell if cell.done() else None
-
-    def cells(self, stage: str) -> list[Cell]:
-        """The cells of a stage, independent of one another, in a fixed order."""
-        return cells_of(self, stage)
-
-    @property
     def data_read(self) -> tuple[str, str]:
         """What cells read of the data; a part of the split is other data than the whole."""
         train, evaluation = self.data_hashes
@@ -381,15 +381,3 @@ class Workbench(RunFolder):
         kind = self.registry.get("attacks", attack).load()
         uses = getattr(kind, "uses_sources", False)
         return range(self.plan.track.students.count) if uses else group
-
-    def cell(self, name: str) -> Cell:
-        """The cell of that name.
-
-        Raises:
-            UsageError: the run has none of that name.
-        """
-        stage = name.partition("/")[0]
-        for cell in self.cells(stage) if stage in STAGES else ():
-            if cell.name == name:
-                return cell
-        raise UsageError(f"run {self.plan.run_id()} has no cell {name!r}")

@@ -22,10 +22,12 @@ from robustdd_bench.config import (
 )
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
+from robustdd_bench.executors import Cell
 from robustdd_bench.files import atomic_write, file_sha256, write_json
 from robustdd_bench.identity import earlier_values, same_value
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
+from robustdd_bench.records.environment import process
 from robustdd_bench.records.parts import Adopted, StageProcess, StageTime
 from robustdd_bench.records.plan import (
     Plan,
@@ -34,7 +36,6 @@ from robustdd_bench.records.plan import (
 )
 from robustdd_bench.records.presets import preset_values
 from robustdd_bench.records.record import Record, read_record
-from robustdd_bench.runs.cells import Cell
 from robustdd_bench.strict import StrictModel
 
 ADOPTED = "adopted.json"
@@ -203,7 +204,7 @@ def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:
         processes=processes,
     )
     write_json(folder / ADOPTED, adoption.model_dump(mode="json"))
-    cell.sign(wall_s=0.0, peak_bytes=0, items=0, unit="steps")
+    cell.sign(wall_s=0.0, peak_bytes=0, items=0, unit="steps", process=process("cpu"))
 
 
 def adopted_cell(folder: Path, output: Path, train_sha256: str, scope: str) -> Cell:

@@ -1,6 +1,4 @@
-"""What each kind of cell does. `run_cell` is all that an executor needs; `run_remote` is its other
-end, in a process that has nothing but the message of a job.
-"""
+"""What each kind of cell does."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,13 +23,10 @@ from robustdd_bench.evaluation.sanity.student_checks import check_student
 from robustdd_bench.evaluation.sanity.suite_checks import strongest_iterative
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
+from robustdd_bench.executors import Cell, Receipt
 from robustdd_bench.files import read_json, write_json, write_safetensors
-from robustdd_bench.guard import logged
-from robustdd_bench.plugins import Registry
 from robustdd_bench.records.environment import PeakMemory, process
-from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.set_info import plain_set
-from robustdd_bench.runs.cells import Cell
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.toolkit.augment import Augmenter
@@ -47,10 +41,11 @@ class Work:
     unit: str
 
 
-def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> None:
-    """Run a cell and write its receipt; do nothing if that is done already."""
-    if cell.done():
-        return
+def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> Receipt:
+    """Run a cell and write its receipt; give that which is there if it is done already."""
+    found = cell.receipt()
+    if found is not None:
+        return found
     keep_memory()
     memory = PeakMemory(bench.plan.device)
     start = time.perf_counter()
@@ -61,33 +56,13 @@ def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> None:
         torch.cuda.synchronize()
     wall_s = time.perf_counter() - start
     reporter.flush()  # a cell that is done is never run again, so its values must be written
-    cell.sign(wall_s=wall_s, peak_bytes=memory.read(), items=work.items, unit=work.unit)
-
-
-def run_remote(
-    message: Mapping[str, Any], name: str, registry: Registry, reporter: RunReporter
-) -> None:
-    """Run one cell in a worker process.
-
-    Args:
-        message: `Job.message()` of the run.
-        name: the cell's name.
-        registry: the plugins installed here; they must be those of the process that planned.
-        reporter: where progress goes.
-    """
-    plan = Plan.from_dict(message["plan"])
-    process(plan.device)  # the code that runs is that of now, whatever is committed meanwhile
-    bench = Workbench(
-        plan,
-        registry,
-        Path(message["out"]),
-        Path(message["data_root"]),
-        witnesses=message["witnesses"],
+    return cell.sign(
+        wall_s=wall_s,
+        peak_bytes=memory.read(),
+        items=work.items,
+        unit=work.unit,
+        process=process(bench.plan.device),
     )
-    if bench.missing_kernels is not None:
-        reporter.note(bench.missing_kernels)
-    with threads(plan.threads), logged(reporter.note):
-        run_cell(bench, bench.cell(name), reporter)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from robustdd_bench.runs.progress.displays import PlainReporter
-from robustdd_bench.runs.progress.reporter import NullReporter, Publish, RunReporter
+from robustdd_bench.runs.progress.loggers import Publish
+from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
 from robustdd_bench.sweeps.plan import Sweep
 from robustdd_bench.sweeps.run import ENDED, Outcome, SweepDisplay
 from robustdd_bench.text.tables import with_deviation
@@ -63,7 +64,7 @@ class PlainDisplay(SweepDisplay):
 
     def show(self, index: int, outcome: Outcome) -> None:
         """Write a line, but not for a run that begins."""
-        if outcome.status == "running":
+        if outcome.status in ("running", "left"):  # of those there is one line for all
             return
         text = f"{index + 1}/{self._total} {outcome.status}: {outcome.run}"
         if outcome.status == "failed":
@@ -119,18 +120,19 @@ class LiveDisplay(SweepDisplay):
             file=stream, force_terminal=True, no_color=no_colour(), highlight=False, **options
         )
         self._live: Live | None = None
-        self._reporter: _LiveReporter | None = None
+        self._reporters: dict[Path, _LiveReporter] = {}
         self._at = 0
-        self._since = time.monotonic()
+        self._since: dict[Path, float] = {}
         self._waiting = 0
 
     def show(self, index: int, outcome: Outcome) -> None:
         """Change a row; rich draws it."""
         self._outcomes[index], self._at = outcome, index
         self._waiting = 0
-        self._since = time.monotonic()
-        if outcome.status != "running":
-            self._reporter = None
+        if outcome.status == "running":
+            self._since[outcome.folder] = time.monotonic()
+        else:
+            self._reporters.pop(outcome.folder.absolute(), None)
 
     def waiting(self, count: int) -> None:
         """Say below the table that the rest is other processes'."""
@@ -138,8 +140,9 @@ class LiveDisplay(SweepDisplay):
 
     def reporter(self, folder: Path) -> RunReporter:
         """A reporter whose bars are shown below the table."""
-        self._reporter = _LiveReporter(folder, publish=self._publish)
-        return self._reporter
+        reporter = _LiveReporter(folder, publish=self._publish)
+        self._reporters[folder.absolute()] = reporter
+        return reporter
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -171,7 +174,8 @@ class LiveDisplay(SweepDisplay):
             return ""
         if self._waiting:
             return f"waiting for {self._waiting} runs of other processes"
-        return "" if self._reporter is None else self._reporter.progress_text()
+        texts = [reporter.progress_text() for reporter in tuple(self._reporters.values())]
+        return " | ".join(filter(None, texts))
 
     def _table(self) -> RenderableType:
         from rich import box
@@ -206,7 +210,7 @@ class LiveDisplay(SweepDisplay):
         if outcome.status == "running" and self._live is None:
             row[0] = "interrupted"
         elif outcome.status == "running":
-            row[-1] = duration_text(time.monotonic() - self._since)
+            row[-1] = duration_text(time.monotonic() - self._since[outcome.folder])
         return row
 
     def _shorten(self, rows: Sequence[list[str]]) -> None:

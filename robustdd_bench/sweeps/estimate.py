@@ -1,8 +1,9 @@
-"""What runs will cost, from what records say that like ones did.
+"""What runs will cost, from what records say that like ones did, or from their operations.
 
 An estimate is the mean over the complete records of the same method and settings on the same track
 and kind of device; where there are none with these settings, over those with others. Nothing is
-guessed from other methods or tracks: without a record there is no estimate.
+guessed from other methods or tracks: without a record, operations are counted from the plan, and
+divided by the rate at which this machine trains the track's network.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.evaluation.statistics.means import mean
+from robustdd_bench.executors import RECEIPT, read_receipt
+from robustdd_bench.plugins import Registry
 from robustdd_bench.records.environment import environment
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record
-from robustdd_bench.runs.cells import RECEIPT, read_receipt
+from robustdd_bench.runs.operations import operations, rate
 
 DIFFERENCES = ("settings", "machine", "threads", "split")
 
@@ -29,13 +32,17 @@ class Estimate:
     wall_s: float
     """On one machine, cell after cell; experts that it will find in the store are counted too."""
     records: int
-    """How many records it is the mean of."""
+    """How many records it is the mean of; 0: it is from operations."""
     differs: tuple[str, ...]
     """In what those runs differ from the planned one, of `DIFFERENCES`; the cost of another split
     is scaled by the number of images."""
+    operations: float | None = None
+    """Floating-point operations of the run, where it is from them."""
 
     def __str__(self) -> str:
         """Where it is from, e.g. "3 runs, other settings, split"."""
+        if self.operations is not None:
+            return f"{self.operations:.1e} operations"
         runs = "1 run" if self.records == 1 else f"{self.records} runs"
         return f"{runs}, other {', '.join(self.differs)}" if self.differs else runs
 
@@ -81,25 +88,40 @@ class History:
         return [*found.values()]
 
 
-def estimate(plan: Plan, history: History, out: Path) -> Estimate | None:
-    """What is left of a run, in seconds; None if no record tells.
+def estimate(
+    plan: Plan, history: History, out: Path, registry: Registry | None = None
+) -> Estimate | None:
+    """What is left of a run, in seconds; None if nothing tells.
 
     Args:
         plan: the run.
         history: where to look for like ones.
         out: the output folder, in which the run may have been begun.
+        registry: the installed plugins, to count operations where no record tells; None: they are
+            not counted.
     """
+    spent = _spent(plan.folder(out))
     candidates = []
     for record in history.records(plan):
         wall_s = _seconds(record, plan)
         if wall_s is not None:
             candidates.append((_differences(record, plan, history.machine), wall_s))
     if not candidates:
-        return None
+        return None if registry is None else _counted(plan, registry, spent)
     nearest = min(differences for differences, _ in candidates)
     found = [wall_s for differences, wall_s in candidates if differences == nearest]
     differs = tuple(what for what, other in zip(DIFFERENCES, nearest, strict=True) if other)
-    return Estimate(max(0.0, mean(found) - _spent(plan.folder(out))), len(found), differs)
+    return Estimate(max(0.0, mean(found) - spent), len(found), differs)
+
+
+def _counted(plan: Plan, registry: Registry, spent: float) -> Estimate | None:
+    """An estimate from operations; None where they cannot be told."""
+    try:
+        count = sum(operations(plan, registry).values())
+        wall_s = count / rate(plan, registry)
+    except RobustDDError:
+        return None
+    return Estimate(max(0.0, wall_s - spent), 0, (), count)
 
 
 def _differences(record: Record, plan: Plan, machine: dict[str, Any]) -> tuple[bool, ...]:

@@ -1,4 +1,4 @@
-"""A sweep: many runs, one after another, each through `robustdd_bench.runs.pipeline.execute`.
+"""A sweep: many runs, whose cells go to one executor.
 
 What exists is not done again, what was interrupted goes on, and a run that fails does not stop the
 rest. Several processes may run the same sweep into the same folder: each leaves the runs that
@@ -10,24 +10,27 @@ from __future__ import annotations
 import abc
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from robustdd_bench.errors import RobustDDError, UsageError
+from robustdd_bench.executors import Executor
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.runs.cleaning import is_locked, recorded_status
-from robustdd_bench.runs.executors import Executor
-from robustdd_bench.runs.pipeline import RunLockedError, execute
+from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit
+from robustdd_bench.runs.execution.scheduler import Scheduler
+from robustdd_bench.runs.planned import AGAIN, PlannedRun, RunLockedError, Surroundings
 from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
+from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.sweeps.plan import Sweep, SweepRun
 
 POLL_S = 2.0
 
-Status = Literal["waiting", "running", "elsewhere", "failed", "done", "there"]
+Status = Literal["waiting", "running", "elsewhere", "left", "failed", "done", "there"]
 ENDED: tuple[Status, ...] = ("failed", "done", "there")
 
 
@@ -38,7 +41,7 @@ class Outcome:
     run: SweepRun
     folder: Path
     status: Status = "waiting"
-    """"there": it had ended before; "elsewhere": another process is at it."""
+    """"there": it had ended before; "elsewhere": another process is at it; "left": time was up."""
     record: Record | None = None
     """Of a run that is done or there."""
     reason: str = ""
@@ -60,6 +63,8 @@ class SweepResult:
 
     sweep: Sweep
     outcomes: tuple[Outcome, ...]
+    note: str = ""
+    """What the limit of time has left, in one line."""
 
     def having(self, *statuses: Status) -> list[Outcome]:
         """The outcomes with one of these statuses."""
@@ -117,13 +122,14 @@ def run_sweep(
     retry_failed: bool = False,
     wait: bool = True,
     pause: Callable[[float], object] = time.sleep,
+    limit: TimeLimit | None = None,
 ) -> SweepResult:
     """Run what is left of a sweep.
 
     Args:
         sweep: what to run.
         registry: the installed plugins.
-        executor: where the cells of each run are executed.
+        executor: where the cells of all runs are computed.
         out: the folder under which runs and the shared store live.
         data_root: where datasets are looked for.
         display: where progress is shown; None shows nothing.
@@ -132,6 +138,7 @@ def run_sweep(
         retry_failed: run again what failed before this call; else it counts as failed.
         wait: wait for runs that other processes are at; else they are left "elsewhere".
         pause: waits so many seconds between two looks at them.
+        limit: when to stop.
 
     Returns:
         An outcome for each run. One that failed has the status "failed" and a reason; only an
@@ -140,61 +147,126 @@ def run_sweep(
     Raises:
         KeyboardInterrupt: interrupted; the text says what is done and how to go on.
     """
-    outcomes = [Outcome(run, run.plan.folder(out)) for run in sweep.runs]
-    places = [run.plan.folder(out.absolute()) for run in sweep.runs]
-    out, data_root = out.absolute(), data_root.absolute()
-    failed_before = [
-        _failure(run, place) if retry_failed else None
-        for run, place in zip(sweep.runs, places, strict=True)
-    ]
     shown = NoSweepDisplay() if display is None else display
-
-    def run_one(index: int) -> Outcome:
-        run, folder = outcomes[index].run, outcomes[index].folder
-        if is_locked(places[index], unsure=False):  # if so, the run says why it cannot lock
-            return Outcome(run, folder, "elsewhere")
-        failure = _failure(run, places[index])
-        # What failed since this call began is another process's answer, and is not asked again.
-        if failure is not None and failure != failed_before[index]:
-            return Outcome(run, folder, "failed", reason=failure[1])
-        outcomes[index] = Outcome(run, folder, "running")
-        shown.show(index, outcomes[index])
-        try:
-            finished = execute(
-                run.plan,
-                registry,
-                executor,
-                out=out,
-                data_root=data_root,
-                reporter=shown.reporter,
-                download=download,
-                witnesses=witnesses,
-            )
-        except RunLockedError:
-            return Outcome(run, folder, "elsewhere")
-        except (RobustDDError, OSError) as error:
-            return Outcome(run, folder, "failed", reason=str(error) or type(error).__name__)
-        return Outcome(run, folder, "there" if finished.reused else "done", finished.record)
-
-    left = list(range(len(outcomes)))
+    around = Surroundings(
+        registry=registry,
+        out=out,
+        data_root=data_root.absolute(),
+        reporter=shown.reporter,
+        download=download,
+        witnesses=witnesses,
+    )
+    state = _State(sweep, around, shown, retry_failed)
     try:
         with shown.opened():
-            while left:
-                for index in left:
-                    outcome = run_one(index)
-                    if outcome.status != outcomes[index].status:
-                        shown.show(index, outcome)
-                    outcomes[index] = outcome
-                again = [index for index in left if outcomes[index].status == "elsewhere"]
-                if again == left:
-                    if not wait:
+            while state.left:
+                before = list(state.left)
+                Scheduler(executor, limit).drive(state.runs())
+                if state.left == before:
+                    if not wait or (limit is not None and limit.left_s() <= 0):
                         break
-                    shown.waiting(len(again))
+                    shown.waiting(len(before))
                     pause(POLL_S)
-                left = again
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(_interrupted(outcomes, str(interrupt))) from interrupt
-    return SweepResult(sweep, tuple(outcomes))
+        raise KeyboardInterrupt(_interrupted(state.outcomes, state.kept())) from interrupt
+    except LimitReached as reached:
+        note = state.stop(str(reached))
+        return SweepResult(sweep, tuple(state.outcomes), note)
+    return SweepResult(sweep, tuple(state.outcomes))
+
+
+class _State:
+    """How far a sweep has come in this process.
+
+    Args:
+        sweep: what to run.
+        around: where.
+        display: shows it.
+        retry_failed: run again what failed before this call.
+    """
+
+    def __init__(
+        self, sweep: Sweep, around: Surroundings, display: SweepDisplay, retry_failed: bool
+    ) -> None:
+        self._around, self._display, self._shared = around, display, SharedData()
+        self.outcomes = [Outcome(run, run.plan.folder(around.out)) for run in sweep.runs]
+        out = around.out.absolute()
+        self._places = [run.plan.folder(out) for run in sweep.runs]
+        self._failed_before = [
+            _failure(run, place) if retry_failed else None
+            for run, place in zip(sweep.runs, self._places, strict=True)
+        ]
+        self.left = list(range(len(sweep.runs)))
+        """Runs that have not ended, by number."""
+        self._begun: dict[int, PlannedRun] = {}
+
+    def runs(self) -> Iterator[PlannedRun]:
+        """Runs that are to be executed, each opened when it is asked for."""
+        for index in list(self.left):
+            run = self._opened(index)
+            if run is not None:
+                yield run
+
+    def _opened(self, index: int) -> PlannedRun | None:
+        """Open a run; None where that is its outcome already."""
+        planned, place = self.outcomes[index].run, self._places[index]
+        if is_locked(place, unsure=False):  # if so, the run says why it cannot lock
+            self._becomes(index, "elsewhere")
+            return None
+        failure = _failure(planned, place)
+        # What failed since this call began is another process's answer, and is not asked again.
+        if failure is not None and failure != self._failed_before[index]:
+            self._becomes(index, "failed", reason=failure[1])
+            return None
+        self._becomes(index, "running")
+        run = PlannedRun(
+            planned.plan, self._around, self._shared, ended=lambda run: self._ended(index)
+        )
+        self._begun[index] = run
+        try:
+            if run.open():
+                return run
+        except RunLockedError:
+            self._becomes(index, "elsewhere")
+            return None
+        except (RobustDDError, OSError) as error:
+            self._becomes(index, "failed", reason=str(error) or type(error).__name__)
+            return None
+        self._ended(index)
+        return None
+
+    def _becomes(self, index: int, status: Status, **fields: Any) -> None:
+        """Remember and show what a run is now."""
+        before = self.outcomes[index]
+        self.outcomes[index] = Outcome(before.run, before.folder, status, **fields)
+        if status in ENDED:
+            self.left.remove(index)
+        if status != before.status:
+            self._display.show(index, self.outcomes[index])
+
+    def _ended(self, index: int) -> None:
+        """A run has a result, or was interrupted."""
+        try:
+            finished = self._begun[index].result()
+        except (RobustDDError, OSError) as error:
+            self._becomes(index, "failed", reason=str(error) or type(error).__name__)
+        except BaseException:  # it goes on in another call
+            return
+        else:
+            self._becomes(index, "there" if finished.reused else "done", record=finished.record)
+
+    def kept(self) -> list[str]:
+        """What runs keep that were interrupted."""
+        return [run.kept for run in self._begun.values() if run.kept]
+
+    def stop(self, why: str) -> str:
+        """Leave what has not ended; say what that is."""
+        for index in self.left:
+            self._becomes(index, "left")
+        done, total = len(self.outcomes) - len(self.left), len(self.outcomes)
+        counts = f"{done} of {total} runs have ended, {len(self.left)} are left"
+        parts = ["the time limit is reached", counts, why, *self.kept()]
+        return f"{'; '.join(filter(None, parts))}. {AGAIN}"
 
 
 def _failure(run: SweepRun, folder: Path) -> tuple[int, str] | None:
@@ -208,9 +280,9 @@ def _failure(run: SweepRun, folder: Path) -> tuple[int, str] | None:
     return None
 
 
-def _interrupted(outcomes: Sequence[Outcome], text: str) -> str:
+def _interrupted(outcomes: Sequence[Outcome], kept: Sequence[str]) -> str:
     """What an interrupted sweep has done, and how to go on."""
     done = sum(outcome.status in ("done", "there") for outcome in outcomes)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     counts = f"{done} of {len(outcomes)} runs are done" + (f", {failed} failed" if failed else "")
-    return f"{counts}; {text or 'interrupted. Run the same command again to go on.'}"
+    return "; ".join([counts, "interrupted", *kept]) + f". {AGAIN}"

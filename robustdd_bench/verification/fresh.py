@@ -21,6 +21,7 @@ from robustdd_bench.evaluation.statistics.randomisation import compare_groups, s
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.assemble import judged_students
+from robustdd_bench.runs.cells import all_cells
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.verification.agreement import TOLERANCE
@@ -140,7 +141,8 @@ def verify_fresh(
             seed = secrets.randbelow(SEEDS)
         bench = _bench(setup, count, seed, options)
         stages = ("students", "attacks", "sanity")
-        run_on(bench, reporter, stages, f"fresh students of seed {seed}")
+        cells = all_cells(bench, stages)
+        run_on(bench, setup.executor, reporter, cells, f"fresh students of seed {seed}")
         return _judge(setup, bench, seed)
 
 

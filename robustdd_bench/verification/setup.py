@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from robustdd_bench import __version__
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.sanity.student_checks import SUBSET
+from robustdd_bench.executors import Cell, Executor, LocalExecutor
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, load_track
@@ -29,9 +30,9 @@ from robustdd_bench.records.plan import Plan, plan_attacks
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.records.set_info import set_info
 from robustdd_bench.runs.assemble import data_info
+from robustdd_bench.runs.cells import all_cells
 from robustdd_bench.runs.context import Workbench
-from robustdd_bench.runs.executors import LocalExecutor
-from robustdd_bench.runs.pipeline import Position, ReporterFactory, failure_of, run_stages
+from robustdd_bench.runs.pipeline import ReporterFactory, compute_cells
 from robustdd_bench.runs.work import threads as torch_threads
 from robustdd_bench.text.terminal import one_line
 from robustdd_bench.toolkit.fast.compile import availability
@@ -56,6 +57,8 @@ class VerifyOptions:
     """Only so many students, from the first; None: all."""
     examples: int | None = None
     """Only so many images from the start of the split; None: all."""
+    executor: Callable[[Plan], Executor] = lambda plan: LocalExecutor()
+    """Makes what computes the cells of a plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +69,7 @@ class Setup:
     folder: Path
     """Where the record was found."""
     bench: Workbench
+    executor: Executor
     reporter: ReporterFactory
     notes: tuple[str, ...]
     """What is other here than where the record was made."""
@@ -85,7 +89,7 @@ class Setup:
             RunFailedError, PluginError: one failed.
             KeyboardInterrupt: interrupted; the text says that nothing is kept.
         """
-        run_on(self.bench, self.reporter, stages)
+        run_on(self.bench, self.executor, self.reporter, all_cells(self.bench, stages))
 
 
 @contextlib.contextmanager
@@ -118,11 +122,13 @@ def set_up(
         )
         if bench.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
             raise UsageError(f"the data under {options.data_root} are not those of the record")
-        _place_set(bench, record, folder, reporter)
+        executor = options.executor(plan)
+        _place_set(bench, record, folder, executor, reporter)
         yield Setup(
             record=record,
             folder=folder,
             bench=bench,
+            executor=executor,
             reporter=reporter,
             notes=tuple(_notes(record, plan)),
             faults=tuple(_faults(record, bench)),
@@ -208,7 +214,9 @@ def _temporary() -> Iterator[Path]:
         yield Path(name)
 
 
-def _place_set(bench: Workbench, record: Record, folder: Path, reporter: ReporterFactory) -> None:
+def _place_set(
+    bench: Workbench, record: Record, folder: Path, executor: Executor, reporter: ReporterFactory
+) -> None:
     assert record.distilled is not None
     source = folder / bench.set_path.name
     if record.method.reference:
@@ -217,7 +225,7 @@ def _place_set(bench: Workbench, record: Record, folder: Path, reporter: Reporte
                 f"the record says that method {record.method.name!r} is a reference; it is a "
                 "method like others"
             )
-        run_on(bench, reporter, ("experts", "distill"))
+        run_on(bench, executor, reporter, all_cells(bench, ("experts", "distill")))
     else:
         bench.set_path.parent.mkdir(parents=True, exist_ok=True)
         DistilledSet.load(source).save(bench.set_path)
@@ -267,31 +275,29 @@ def _faults(record: Record, bench: Workbench) -> Iterator[str]:
 
 
 def run_on(
-    bench: Workbench, reporter: ReporterFactory, stages: Sequence[str], note: str = ""
+    bench: Workbench,
+    executor: Executor,
+    reporter: ReporterFactory,
+    cells: Sequence[Cell],
+    note: str = "",
 ) -> None:
-    """Run the cells of some stages of a verification.
+    """Compute some cells of a verification.
 
     Args:
         bench: the run.
+        executor: where.
         reporter: makes the reporter for its folder.
-        stages: which.
+        cells: which.
         note: a line for the log before them.
 
     Raises:
         RunFailedError, PluginError: one failed.
         KeyboardInterrupt: interrupted; the text says that nothing is kept.
     """
-    position = Position()
     with reporter(bench.folder) as progress:
         if note:
             progress.note(note)
         try:
-            run_stages(bench, LocalExecutor(), progress, bench.folder, position, stages)
+            compute_cells(bench, executor, progress, cells)
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(
-                f"interrupted in {position.cell}; a verification keeps nothing"
-            ) from interrupt
-        except UsageError:
-            raise
-        except Exception as error:
-            raise failure_of(error, position.cell) from error
+            raise KeyboardInterrupt(f"{interrupt}; a verification keeps nothing") from interrupt

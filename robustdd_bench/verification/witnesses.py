@@ -26,10 +26,10 @@ from robustdd_bench.filenames import CELLS_FOLDER
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.parts import StudentResult
 from robustdd_bench.runs.assemble import WITNESSES
+from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import Workbench
 from robustdd_bench.runs.pipeline import ReporterFactory
-from robustdd_bench.runs.work import run_cell
-from robustdd_bench.verification.setup import Setup, VerifyOptions, set_up
+from robustdd_bench.verification.setup import Setup, VerifyOptions, run_on, set_up
 
 OTHER_WEIGHTS = 0.01
 """How far accuracies may lie apart where students trained again are not the same to the bit (other
@@ -103,11 +103,13 @@ def verify_witnesses(
             raise UsageError(f"there are no witnesses at {path}; make them: {command}")
         found = read_witnesses(setup, path)
         bench = setup.bench
-        cells = {index: cell for cell in bench.cells("students") for index in cell.students}
-        with reporter(bench.folder) as progress:
-            for student in setup.record.students:
-                if not _taken(bench, setup.folder, student):
-                    run_cell(bench, cells[student.index], progress)
+        there = {
+            student.index
+            for student in setup.record.students
+            if _taken(bench, setup.folder, student)
+        }
+        cells = [cell for cell in cells_of(bench, "students") if not there & {*cell.students}]
+        run_on(bench, setup.executor, reporter, cells)
         return _judge(setup, found)
 
 

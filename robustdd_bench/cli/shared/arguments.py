@@ -50,46 +50,6 @@ def data_root_option(function: Function) -> Function:
     )(function)
 
 
-def place_options(function: Function) -> Function:
-    """Add what says where runs happen: device, threads, data, output folder, executor."""
-    options = (
-        click.option(
-            "--device",
-            type=OneOf("device", ("auto", "cpu", "cuda")),
-            default="auto",
-            show_default=True,
-            help="auto, cpu or cuda; auto takes the GPU where there is one.",
-        ),
-        click.option(
-            "--threads",
-            type=int,
-            default=1,
-            show_default=True,
-            help="CPU threads (0: torch's choice). More change the last bits, and so the run.",
-        ),
-        click.option(
-            "--compile",
-            type=OneOf("compile", ("auto", "on", "off")),
-            default="auto",
-            show_default=True,
-            help="Compiled kernels; auto takes them where a C++ compiler or, on a GPU, Triton is.",
-        ),
-        data_root_option,
-        click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
-        out_option,
-        click.option(
-            "--executor",
-            type=RegisteredName("executors"),
-            default="local",
-            show_default=True,
-            help="Where the cells of the run are executed.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
 def witnesses_option(function: Function) -> Function:
     """Add `--witnesses`."""
     return click.option(
@@ -142,6 +102,24 @@ class OneOf(_TextType):
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
+
+
+class Device(OneOf):
+    """A device: one of the words, or a CUDA device by its number."""
+
+    def __init__(self) -> None:
+        super().__init__("device", ("auto", "cpu", "cuda"))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word.
+
+        Raises:
+            UsageError: it is none of them.
+        """
+        from robustdd_bench.records.means import check_device
+
+        check_device(str(value))
+        return str(value)
 
 
 class RegisteredName(_TextType):

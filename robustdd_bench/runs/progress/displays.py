@@ -7,13 +7,8 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from robustdd_bench.runs.progress.reporter import (
-    Bar,
-    NullReporter,
-    Publish,
-    RunReporter,
-    plugin_loggers,
-)
+from robustdd_bench.runs.progress.loggers import Publish, plugin_loggers
+from robustdd_bench.runs.progress.reporter import Bar, NullReporter, RunReporter
 from robustdd_bench.text.terminal import is_terminal, no_colour
 
 if TYPE_CHECKING:
@@ -176,12 +171,12 @@ class RichReporter(RunReporter):
             self._display.update(bar.task, completed=bar.done)
 
     def remove(self, bar: _RichBar) -> None:
-        """End a bar. With the outermost one the display ends, so that nothing is left moving."""
+        """End a bar. With the last one the display ends, so that nothing is left moving."""
         if self._display is None:
             return
         if bar.depth > 0:
             self._display.remove_task(bar.task)
-        else:
+        if not self._bars:
             self._display.stop()
             self._display = None
 

@@ -30,6 +30,15 @@ class Row:
     values: Mapping[str, float | Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values of one step as finite numbers, or None for what is not."""
+
+    stage: str
+    step: int
+    values: Mapping[str, float | None]
+
+
 def hold(values: Mapping[str, float | Tensor]) -> dict[str, float | Tensor]:
     """Copies that later steps cannot change, made without waiting for the device.
 
@@ -85,8 +94,8 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Stage -> the last step that is on file from before, and the names written for it.
-        self._last: dict[str, tuple[int, set[str]]] = {}
+        # Stage -> step that is on file from before -> the names written for it.
+        self._known: dict[str, dict[int, set[str]]] = {}
         try:
             if path.exists():
                 self._repair()
@@ -114,20 +123,14 @@ class MetricsFile:
         except (ValueError, KeyError, TypeError):
             return False
         if not only_check:
-            last, names = self._last.get(stage, (step, set()))
-            if step > last:
-                last, names = step, set()
-            if step == last:
-                names |= fields.keys() - set(RESERVED)
-            self._last[stage] = (last, names)
+            names = self._known.setdefault(stage, {}).setdefault(step, set())
+            names |= fields.keys() - set(RESERVED)
         return True
 
-    def holds(self, row: Row) -> bool:
+    def holds(self, row: Row | Values) -> bool:
         """Whether the row was on file when this object was made."""
-        if row.stage not in self._last:
-            return False
-        last, names = self._last[row.stage]
-        return row.step < last or (row.step == last and row.values.keys() <= names)
+        names = self._known.get(row.stage, {}).get(row.step)
+        return names is not None and row.values.keys() <= names
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write lines in one go.

@@ -14,75 +14,25 @@ import contextlib
 import datetime
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pluggy
 import torch
 from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet, Progress
-from robustdd_bench.errors import PluginWarning, RunFailedError, UsageError
-from robustdd_bench.guard import guard, told
-from robustdd_bench.runs.progress.metrics import MetricsFile, Row, hold, read_values
-from robustdd_bench.runs.progress.snapshots import snapshot_picture, write_snapshot
+from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.guard import told
+from robustdd_bench.runs.progress.loggers import Publish
+from robustdd_bench.runs.progress.metrics import MetricsFile, Row, Values, hold, read_values
+from robustdd_bench.runs.progress.snapshots import decoded, snapshot_picture, write_snapshot
 from robustdd_bench.text.terminal import one_line
 from robustdd_bench.toolkit.snapshots import snapshot_steps
 
-Publish = Callable[..., object]
-"""Called as `publish(event=...)`; see `plugin_loggers`."""
-
 FLUSH_S = 3.0
 MOST_ROWS = 4096
-
-
-def plugin_loggers(manager: pluggy.PluginManager) -> Publish:
-    """A function that hands an event to every plugin with the hook `robustdd_report`.
-
-    A logger that raises is named in a warning once and gets no more events: a failing logger does
-    not stop the run. The function has an attribute `batch`, a context manager around many events.
-    """
-    return _Loggers(list(manager.hook.robustdd_report.get_hookimpls()))
-
-
-class _Loggers:
-    """The loggers that still work."""
-
-    def __init__(self, loggers: list[Any]) -> None:
-        self._loggers = loggers
-        self._guarded = False
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Hand over an event."""
-        for logger in tuple(self._loggers):
-            try:
-                with guard(logger.plugin_name, "robustdd_report", light=self._guarded):
-                    logger.function(**dict.fromkeys(logger.argnames, event))
-            except Exception as error:
-                self._loggers.remove(logger)
-                warnings.warn(
-                    f"plugin {logger.plugin_name!r}: robustdd_report failed and is left out: "
-                    f"{told(error)}",
-                    PluginWarning,
-                    stacklevel=2,
-                )
-
-    @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
-        """Guard many events together, which is faster: values come by the thousand."""
-        names = " or ".join(str(logger.plugin_name) for logger in self._loggers)
-        if not names:
-            yield
-            return
-        with guard(names, "robustdd_report"):
-            self._guarded = True
-            try:
-                yield
-            finally:
-                self._guarded = False
 
 
 class Bar(abc.ABC):
@@ -127,8 +77,11 @@ class RunReporter(abc.ABC):
         self._flushed = clock()
         self._rows: list[Row] = []
         self._bars: list[Bar] = []
-        self._stage = ""
+        self._stages: list[str] = []
+        self._cell = ""
         self._place = ""
+        self._depth = 0
+        self._remote: dict[tuple[str, int], Bar] = {}
 
     @abc.abstractmethod
     def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
@@ -138,9 +91,14 @@ class RunReporter(abc.ABC):
         """Show a note, where the display shows notes."""
         return
 
+    @property
+    def _stage(self) -> str:
+        """The stage of what is said now: of the cell that runs here, or the one begun last."""
+        return self._cell or (self._stages[-1] if self._stages else "")
+
     @contextlib.contextmanager
-    def _bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
-        bar = self._open(one_line(title, 60), total, done, len(self._bars))
+    def _bar(self, title: str, total: int, done: int, depth: int) -> Iterator[Bar]:
+        bar = self._open(one_line(title, 60), total, done, depth)
         self._bars.append(bar)
         finished = False
         try:
@@ -157,10 +115,22 @@ class RunReporter(abc.ABC):
         if not self._place:  # the outermost bar of a stage tells its metrics from its siblings'
             self._place = title
         try:
-            with self._bar(title, total) as bar:
+            depth = self._depth + bool(self._stages)
+            self._depth += 1
+            with self._bar(title, total, 0, depth) as bar:
                 yield bar
         finally:
+            self._depth -= 1
             self._place = before
+
+    @contextlib.contextmanager
+    def cell(self, stage: str) -> Iterator[None]:
+        """A cell of a stage, which runs in this process."""
+        before, self._cell, self._place = (self._cell, self._place), stage, ""
+        try:
+            yield
+        finally:
+            self._cell, self._place = before
 
     @contextlib.contextmanager
     def run(self, **facts: Any) -> Iterator[None]:
@@ -197,19 +167,21 @@ class RunReporter(abc.ABC):
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-        """A stage of `total` cells, of which `done` are done; yields what tells of one more."""
-        stage, place = self._stage, self._place
-        self._stage, self._place = title, ""
+        """A stage of `total` cells, of which `done` are done; yields what tells of one more.
+
+        Stages may overlap.
+        """
+        self._stages.append(title)
         self._event("stage", stage=title, status="started", total=total, done=done)
         self._write(f"{title}: {done} of {total} done")
 
         def told(status: str, wall_s: float) -> None:
-            self._stage, self._place = stage, place
+            self._stages.remove(title)
             with contextlib.suppress(RunFailedError):  # what ended the stage is the better reason
                 self._write(f"{title}: {status} after {wall_s:.1f} s")
             self._event("stage", stage=title, status=status, wall_s=wall_s)
 
-        with self._timed(told), self._bar(title, total, done) as bar:
+        with self._timed(told), self._bar(title, total, done, 0) as bar:
             yield bar.advance
 
     def metrics(self, step: int, **values: float | Tensor) -> None:
@@ -243,15 +215,20 @@ class RunReporter(abc.ABC):
         Raises:
             RunFailedError: the file cannot be written.
         """
-        picture = snapshot_picture(distilled)
-        if self._folder is None or write_snapshot(self._folder, int(step), picture):
-            self._event("images", stage=self._where(), step=int(step), picture=picture)
+        self._keep_picture(self._where(), int(step), snapshot_picture(distilled))
+
+    def _keep_picture(self, stage: str, step: int, picture: Tensor) -> None:
+        if self._folder is None or write_snapshot(self._folder, step, picture):
+            self._event("images", stage=stage, step=step, picture=picture)
 
     def note(self, text: str) -> None:
         """A line for the run's log."""
+        self._note(self._stage, text)
+
+    def _note(self, stage: str, text: str) -> None:
         self._write(text)
         self._say(one_line(text))
-        self._event("note", stage=self._stage, text=text)
+        self._event("note", stage=stage, text=text)
 
     def flush(self) -> None:
         """Read the buffered values, write them and hand them to the loggers.
@@ -263,18 +240,64 @@ class RunReporter(abc.ABC):
         rows, self._rows = self._rows, []
         if not rows:
             return
-        found = read_values(rows)
+        self._keep_values(
+            [
+                Values(row.stage, row.step, of)
+                for row, of in zip(rows, read_values(rows), strict=True)
+            ]
+        )
+
+    def _keep_values(self, rows: Sequence[Values]) -> None:
         if self._file is not None:
             self._file.append(
-                [
-                    {"step": row.step, "stage": row.stage, **values}
-                    for row, values in zip(rows, found, strict=True)
-                ]
+                [{"step": row.step, "stage": row.stage, **row.values} for row in rows]
             )
         batch = getattr(self._publish, "batch", contextlib.nullcontext)
         with batch():
-            for row, values in zip(rows, found, strict=True):
-                self._event("metrics", stage=row.stage, step=row.step, values=values)
+            for row in rows:
+                self._event("metrics", stage=row.stage, step=row.step, values=row.values)
+
+    def take(self, cell: str, event: Mapping[str, Any]) -> None:
+        """Show and keep what a cell tells that another process computes.
+
+        Args:
+            cell: its name.
+            event: what its reporter sent; see `robustdd_bench.runs.progress.events`.
+
+        Raises:
+            RunFailedError: a file cannot be written.
+        """
+        kind = event["event"]
+        if kind == "rows":
+            rows = [Values(*row) for row in event["rows"]]
+            held = self._file.holds if self._file is not None else lambda row: False
+            self._keep_values([row for row in rows if not held(row)])
+        elif kind == "note":
+            self._note(event["stage"], event["text"])
+        elif kind == "images":
+            self._keep_picture(event["stage"], event["step"], decoded(event["picture"]))
+        elif kind == "bar":
+            depth = event["depth"] + bool(self._stages)
+            bar = self._open(one_line(event["title"], 60), event["total"], 0, depth)
+            self._remote[cell, event["bar"]] = bar
+            self._bars.append(bar)
+        elif kind == "advance":
+            bar = self._remote[cell, event["bar"]]
+            bar.advance(event["done"] - bar.done)
+        elif kind == "close":
+            self._end_bar((cell, event["bar"]), finished=event["finished"])
+
+    def _end_bar(self, key: tuple[str, int], *, finished: bool) -> None:
+        bar = self._remote.pop(key)
+        self._bars.remove(bar)
+        bar.close(finished=finished)
+
+    def lost(self, cell: str) -> None:
+        """The process that computed a cell is gone: what it told comes again."""
+        for key in [key for key in self._remote if key[0] == cell]:
+            self._end_bar(key, finished=False)
+        if self._file is not None:
+            self._file = MetricsFile(self._file.path)
 
     def close(self) -> None:
         """Write what is left; further values may still be given."""

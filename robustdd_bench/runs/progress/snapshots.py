@@ -5,12 +5,16 @@ They are for people. No record speaks of them, and a run without them is whole.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet
@@ -51,6 +55,18 @@ def snapshot_picture(distilled: DistilledSet) -> Tensor:
     most = max(1, MAX_PIXEL_BYTES // (3 * height * width))
     rows = min(classes, MAX_ROWS, most)
     return distilled_grid(here, rows, max(1, min(MAX_COLUMNS, most // rows)))
+
+
+def encoded(picture: Tensor) -> dict[str, Any]:
+    """A picture as JSON values, for another process."""
+    pixels = picture.contiguous().numpy().tobytes()
+    return {"shape": list(picture.shape), "pixels": base64.b64encode(pixels).decode("ascii")}
+
+
+def decoded(fields: Mapping[str, Any]) -> Tensor:
+    """The inverse of `encoded`."""
+    pixels = bytearray(base64.b64decode(fields["pixels"]))
+    return torch.frombuffer(pixels, dtype=torch.uint8).reshape(fields["shape"])
 
 
 def write_snapshot(folder: Path, step: int, picture: Tensor) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from small_runs import plan_of, registry
+from small_runs import example, plan_of, registry
 from tasks import NORMALISE, SMALL, digits_task
 
 from robustdd_bench.attacks import ThreatModel
@@ -17,33 +16,49 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.protocol.tracks import NetworkSpec, StudentSpec
+from robustdd_bench.protocol.tracks import StudentSpec
+from robustdd_bench.runs.operations import (
+    SIZES,
+    RunFacts,
+    UnknownOperationsError,
+    _Fortress,
+    _size,
+    operations,
+    passes,
+    rate,
+    run_facts,
+    seconds_of_cells,
+    student_operations,
+)
 from robustdd_bench.runs.progress.reporter import NullReporter
+from robustdd_bench.sweeps.estimate import History, estimate
 from robustdd_bench.sweeps.plan import plan_sweep
+from robustdd_bench.toolkit.operations import (
+    Facts,
+    MakingOperations,
+    count_operations,
+    network_costs,
+)
+from robustdd_bench.toolkit.trajectories import operations as trajectories
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe, family_seeds, train_expert
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"))
-import cost
-from bench import count_operations
-
-sys.path.pop(0)
 
 NEAR = 0.03
 """What else multiplies: last linear layers, norms, distances."""
 WIDTH = 8
-NETWORK = NetworkSpec(options={"depth": 2, "width": WIDTH})
 
 
-def facts(distiller, task, **changes) -> cost.Facts:
-    """The facts of a method on a task of the digits."""
-    plain = cost.network_costs(registry(), NETWORK, (1, 8, 8), task.num_classes, twice=True)
-    values = {"plan": plan_of(), "input": plain, "network": plain, "student": plain} | changes
-    track = values["plan"].track
-    track = track.model_copy(update={"data": track.data.model_copy(update={"ipc": task.ipc})})
-    values["plan"] = dataclasses.replace(values["plan"], track=track)
-    return cost.Facts(
-        distiller=distiller, pixels=64, classes=task.num_classes, train=len(task.images),
-        test=0, **values,
+def costs(depth=2, width=WIDTH, shape=(1, 8, 8), classes=10):
+    build = registry().get("networks", "convnet").load()
+    return network_costs(build, {"depth": depth, "width": width}, shape, classes, twice=True)
+
+
+def facts(task) -> Facts:
+    """The facts of a task of the digits."""
+    plain = costs(classes=task.num_classes)
+    return Facts(
+        classes=task.num_classes, ipc=task.ipc, images=task.num_classes * task.ipc, pixels=64,
+        train=len(task.images), threat=task.threat, augmentation=task.augmentation, input=plain,
+        network=plain,
     )  # fmt: skip
 
 
@@ -53,8 +68,7 @@ def method(name, **config):
 
 
 def test_convnet_of_the_field_takes_102_million_operations_forward():
-    spec = NetworkSpec(options={"depth": 3, "width": 128})
-    found = cost.network_costs(registry(), spec, (3, 32, 32), 10, twice=True)
+    found = costs(3, 128, (3, 32, 32))
     assert found.forward == pytest.approx(102e6, rel=0.01)
     assert 2.8 < found.weights / found.forward < 3
     assert found.pixels / found.forward == pytest.approx(2)
@@ -74,17 +88,18 @@ RECIPES = {
 @pytest.mark.parametrize("preprocessing", [NORMALISE, Preprocessing("zca")], ids=lambda p: p.kind)
 def test_experts(tmp_path, flavour, preprocessing, monkeypatch):
     task = digits_task(tmp_path, width=WIDTH, preprocessing=preprocessing)
-    monkeypatch.setattr(cost, "_GUARD", 10 * len(task.images))  # all it has
+    monkeypatch.setattr(trajectories, "GUARD", 10 * len(task.images))  # all it has
     recipe = ExpertRecipe(
         epochs=2, learning_rate=0.01, batch_size=32, flavour=flavour, **RECIPES[flavour]
     )
-    it = facts(None, task)
     layer = 2 * 64**2 if preprocessing.kind == "zca" else 0
-    costs = it.input.behind(layer)
+    behind = facts(task).input.behind(layer)
     counted = count_operations(
         lambda: train_expert(task, recipe.canonical(), family_seeds(task.seeds), 0, NullReporter())
     )
-    assert cost.expert(recipe, len(task.images), costs) == pytest.approx(counted, rel=NEAR)
+    assert trajectories.expert_operations(recipe, len(task.images), behind) == pytest.approx(
+        counted, rel=NEAR
+    )
 
 
 CONFIGS = {
@@ -105,8 +120,7 @@ def test_distillation(tmp_path, name):
         part.output.parent.mkdir(parents=True, exist_ok=True)
         distiller.make_part(part, task, NullReporter())
     counted = count_operations(lambda: distiller.distill(task, NullReporter()))
-    plan = dataclasses.replace(plan_of(), method=name)
-    expected = cost.cost(facts(distiller, task, plan=plan))["distill"]
+    expected = distiller.operations(facts(task)).distill
     assert expected == pytest.approx(counted, rel=NEAR if name != "k-means" else 0.2)
 
 
@@ -129,19 +143,21 @@ def test_students(tmp_path, flavour):
 
     plan = plan_of()
     plan = dataclasses.replace(plan, track=plan.track.model_copy(update={"students": spec}))
-    expected = cost.students(facts(method("random"), task, plan=plan))
-    assert expected == pytest.approx(count_operations(train), rel=NEAR)
+    plain = costs(classes=task.num_classes)
+    images = task.num_classes * 2
+    it = RunFacts(plan, (1, 8, 8), 0, MakingOperations(), images, plain)
+    assert spec.count * student_operations(it) == pytest.approx(count_operations(train), rel=NEAR)
 
 
 @pytest.mark.parametrize("name", ["noise", "fgsm", "pgd", "apgd-ce", "square"])
 def test_passes_of_an_attack_are_those_of_a_student_that_never_falls(tmp_path, name):
     shape = (1, 8, 8)
     config = '{"queries": 30}' if name == "square" else "{}"
-    forwards, gradients = cost.passes(name, config, shape, 4, "Linf")
     kind = registry().get("attacks", name).load()
+    forwards, gradients = passes(kind, config, shape, 4, "Linf")
     queries = {"queries": 30} if name == "square" else {}
     images = digits_task(tmp_path).pixels()[:3]
-    fortress = cost._Fortress(64, 4).eval().requires_grad_(False)
+    fortress = _Fortress(64, 4).eval().requires_grad_(False)
     outcome = attack_student(
         fortress, images, torch.zeros(3, dtype=torch.int64), kind(kind.Config(**queries)),
         ThreatModel("Linf", 0.1), 0, 3, torch.ones(3, dtype=torch.bool),
@@ -150,42 +166,89 @@ def test_passes_of_an_attack_are_those_of_a_student_that_never_falls(tmp_path, n
     assert gradients == {"noise": 0, "fgsm": 1, "pgd": 20, "apgd-ce": 101, "square": 0}[name]
 
 
-def test_a_plan_is_priced_whole_and_a_method_unknown_here_is_told(monkeypatch, capsys):
-    words = ["--method", "mtt", "--track", "digits-ipc1", "--preset", "quick", "--rate", "1e-3"]
-    cost.main(words)
-    head, row = capsys.readouterr().out.splitlines()
-    assert head.startswith("seconds at 0.001 TFLOP/s")
-    assert row.startswith("mtt on digits-ipc1, seed 0")
-    bound = [float(word) for word in row.split()[5:9]]
-    cost.main([*words, "--right", ".5", "--standing", ".1"])
-    expected = [float(word) for word in capsys.readouterr().out.splitlines()[1].split()[5:9]]
-    assert expected[:3] == bound[:3]
-    assert 0.1 * bound[3] < expected[3] < 0.5 * bound[3]
-    monkeypatch.delitem(cost.METHODS, "random")
-    with pytest.raises(SystemExit):
-        cost.main(["--method", "random", "--track", "digits-ipc1"])
-    assert "method 'random' are not known here" in capsys.readouterr().err
+def test_stages_of_a_plan_and_the_cells_of_each():
+    plan = plan_of("mtt", track="digits-ipc1", preset="quick")
+    bound, likely = operations(plan, registry(), 1, 1), operations(plan, registry())
+    assert {stage: bound[stage] for stage in ("experts", "distill", "students")} == {
+        stage: likely[stage] for stage in ("experts", "distill", "students")
+    }
+    assert 0.25 * bound["attacks"] <= likely["attacks"] <= 0.5 * bound["attacks"]
+    cells = seconds_of_cells(plan, registry())
+    speed = rate(plan, registry())
+    count = plan.track.students.count
+    assert cells["experts", None] * plan.config["experts"] * speed == pytest.approx(
+        likely["experts"]
+    )
+    assert count * cells["students", None] * speed == pytest.approx(likely["students"])
+    each = [seconds for (stage, _), seconds in cells.items() if stage == "attacks"]
+    assert count * sum(each) * speed == pytest.approx(likely["attacks"])
 
 
-SWEEP = Path(cost.__file__).with_name("minutes.toml")
+def test_the_validation_split_and_slices_are_smaller():
+    def students(**options):
+        return operations(plan_of("random", **options), registry())["students"]
+
+    assert students(track="cifar10-ipc1", validate=True) < students(track="cifar10-ipc1")
+    slice_ = Path(__file__).parents[1] / "examples" / "tracks" / "cifar10-slice.toml"
+    plan = plan_of("random", track=str(slice_))
+    options = plan.track.data.options
+    assert _size(plan)[2:] == (10 * options["train_per_class"], 10 * options["test_per_class"])
+    assert _size(plan_of("random"))[2:] == (1707, 90), "digits, with the track's own test fraction"
+
+
+def test_what_cannot_be_told_is_no_estimate(monkeypatch, tmp_path):
+    assert seconds_of_cells(plan_of("gambler"), registry()) == {}
+    with pytest.raises(UnknownOperationsError, match="'gambler' does not tell its operations"):
+        operations(plan_of("gambler"), registry())
+    assert estimate(plan_of("gambler"), History([tmp_path]), tmp_path, registry()) is None
+    monkeypatch.delitem(SIZES, "digits")
+    with pytest.raises(UnknownOperationsError, match="the size of dataset 'digits'"):
+        operations(plan_of("random"), registry())
+
+
+def test_a_run_of_cifar_has_an_estimate_without_data_or_record(tmp_path):
+    plan = plan_of("mat", track="cifar10-small-ipc1")
+    found = estimate(plan, History([tmp_path]), tmp_path, registry())
+    count = sum(operations(plan, registry()).values())
+    assert found.operations == count
+    assert found.wall_s == pytest.approx(count / rate(plan, registry()))
+    assert str(found) == f"{count:.1e} operations"
+    assert (found.records, found.differs) == (0, ())
+
+
+def test_an_estimate_from_operations_is_near_what_a_run_takes(tmp_path):
+    """Within a factor of eight: tiny networks sustain other rates in other steps."""
+    plan = plan_of("mtt")
+    stages = {s.stage: s.wall_s for s in example("mtt").record.costs.stages}
+    took = sum(stages[stage] for stage in ("experts", "distill", "students", "attacks"))
+    found = estimate(plan, History([tmp_path]), tmp_path, registry())
+    assert took / 8 < found.wall_s < 8 * took
+
+
+BOARDS = Path(__file__).parents[1] / "benchmarks" / "gpu"
+SWEEP = BOARDS / "minutes.toml"
+
+
+def before_attacks(plan):
+    it = run_facts(plan, registry())
+    students = plan.track.students.count * student_operations(it)
+    return it.making.experts + it.making.distill + students
 
 
 def test_minutes_leaves_most_of_ten_minutes_to_the_attacks():
     runs = plan_sweep(SWEEP, registry(), device="cpu").runs
     assert {run.plan.preset for run in runs} == {"minutes"}
     for run in runs:
-        it = cost.facts(run.plan, registry())
         # Two and a half minutes at 60 TFLOP/s, for which the preset was made; 19 were measured.
-        assert sum(cost.before_attacks(it).values()) < 150 * 60e12
+        assert before_attacks(run.plan) < 150 * 60e12
 
 
 @pytest.mark.slow
-def test_minutes_fits_a_call_if_half_the_images_are_right_and_half_of_these_stand(capsys):
-    words = ["--sweep", str(SWEEP), "--right", ".5", "--standing", ".25", "--rate", "60"]
-    cost.main(words)
-    rows = capsys.readouterr().out.splitlines()[1:]
-    assert len(rows) == 4
-    assert not any("more than a call" in row for row in rows)
+def test_minutes_fits_a_call_if_half_the_images_are_right_and_half_of_these_stand():
+    runs = plan_sweep(SWEEP, registry(), device="cpu").runs
+    assert len(runs) == 4
+    for run in runs:
+        assert sum(operations(run.plan, registry()).values()) < 540 * 60e12
 
 
 def readme() -> str:
@@ -203,9 +266,8 @@ def test_readme_says_what_the_rows_of_the_boards_take():
     count = 0
     for name in ("board", "board-cifar10", "board-cifar100"):
         for run in plan_sweep(SWEEP.with_name(f"{name}.toml"), registry(), device="cpu").runs:
-            it, track = cost.facts(run.plan, registry()), run.plan.track.name
-            before = sum(cost.before_attacks(it).values()) / 1e15
-            zca = it.plan.config.get("preprocessing") == "zca"
+            before, track = before_attacks(run.plan) / 1e15, run.plan.track.name
+            zca = run.plan.config.get("preprocessing") == "zca"
             mark = "\\*" if before + (whitened if zca else likely) > 540 * 0.06 else ""
             row = run.plan.method + (" (PGD-AT)" if track.endswith("-at") else "")
             assert said[row][track.removesuffix("-at")] == f"{before:.1f}{mark}", (row, track)
@@ -222,6 +284,5 @@ def test_readme_says_what_attacks_take():
             for r in plan_sweep(SWEEP.with_name("board.toml"), registry()).runs
             if r.plan.method == method
         )
-        it = cost.facts(run.plan, registry())
-        found = cost.attacks(it), cost.attacks(it, 0.5, 0.25)
+        found = [operations(run.plan, registry(), *shares)["attacks"] for shares in ((1, 1), ())]
         assert [f"{x / 1e15:.1f}" for x in found] == [said.groups()[place] for place in places]

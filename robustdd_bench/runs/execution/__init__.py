@@ -1,0 +1,1 @@
+"""Cells on executors: which are ready, where they are computed, and when to stop."""

@@ -1,0 +1,172 @@
+"""The other end of an executor: a process that computes cells of runs that another one plans.
+
+    worker = Worker(message, registry)
+    receipt = worker.run("students/0", events)
+
+`main` is the process of `robustdd_bench.runs.execution.processes`: it reads a line of JSON for each
+cell from stdin, and writes lines of events and of how the cell ended to stdout. It ends when its
+stdin does, in the middle of a cell too, so that none outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import threading
+import traceback
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from robustdd_bench import errors
+from robustdd_bench.errors import PluginWarning
+from robustdd_bench.executors import Events, Receipt
+from robustdd_bench.guard import logged
+from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.records.environment import process
+from robustdd_bench.records.plan import Plan
+from robustdd_bench.runs.cells import cell_named
+from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.execution.failures import failure_of
+from robustdd_bench.runs.execution.fingerprint import fingerprint, refuse_other
+from robustdd_bench.runs.progress.events import EventReporter
+from robustdd_bench.runs.shared import SharedData
+from robustdd_bench.runs.work import run_cell, threads
+
+MOST_RUNS = 4
+"""Runs whose networks and method a process keeps: those it worked on last."""
+
+
+class Worker:
+    """Computes cells of one run; it lives as long as its process.
+
+    Args:
+        message: `Job.message` of the run.
+        registry: the plugins installed here; they must be those of the process that planned.
+        shared: data and layers of other runs in this process.
+        here: the fingerprint of this process; None: it is taken.
+
+    Raises:
+        RunFailedError: this process is another kind of process; see `fingerprint`.
+    """
+
+    def __init__(
+        self,
+        message: Mapping[str, Any],
+        registry: Registry,
+        shared: SharedData | None = None,
+        here: Mapping[str, str] | None = None,
+    ) -> None:
+        refuse_other(message["fingerprint"], fingerprint(registry) if here is None else here)
+        self._plan = Plan.from_dict(message["plan"])
+        process(self._plan.device)  # the code that runs is that of now, whatever is committed later
+        self._context = Workbench(
+            self._plan,
+            registry,
+            Path(message["out"]),
+            Path(message["data_root"]),
+            witnesses=message["witnesses"],
+            shared=shared,
+            **message["limits"],
+        )
+        self._told = False
+
+    def run(self, name: str, events: Events) -> Receipt:
+        """Compute a cell; its output and its receipt are then in the run's folder.
+
+        Args:
+            name: the cell's.
+            events: takes what it tells, JSON values.
+        """
+        with EventReporter(events) as reporter, logged(reporter.note), threads(self._plan.threads):
+            if not self._told and self._context.missing_kernels is not None:
+                reporter.note(self._context.missing_kernels)
+            self._told = True
+            cell = cell_named(self._context, name)
+            with reporter.cell(cell.stage):
+                return run_cell(self._context, cell, reporter)
+
+
+class _Link:
+    """The line to the process that started this one."""
+
+    def __init__(self) -> None:
+        self._lines: IO[bytes] = os.fdopen(os.dup(0), "rb")
+        self._out: IO[bytes] = os.fdopen(os.dup(1), "wb")
+        # What plugins print goes to stderr, and what they read is empty.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+        try:
+            os.dup2(2, 1)
+        except OSError:  # stderr is closed
+            os.dup2(nothing, 1)
+        os.close(nothing)
+        self._requests: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self.busy = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in self._lines:
+            self._requests.put(json.loads(line))
+        self._requests.put(None)
+        if self.busy:  # nobody waits for the cell any more
+            os._exit(1)
+
+    def next(self) -> dict[str, Any] | None:
+        """The next cell; None where there will be none."""
+        return self._requests.get()
+
+    def send(self, **fields: Any) -> None:
+        """Send a line."""
+        try:
+            with self._lock:
+                self._out.write(json.dumps(fields).encode() + b"\n")
+                self._out.flush()
+        except OSError:
+            os._exit(1)
+
+
+def main() -> int:
+    """Compute cells until stdin ends."""
+    # Whoever started this may ignore Ctrl-C; it is how a cell is interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _serve(_Link())
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _serve(link: _Link) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)  # told by the process that plans
+        registry = collect(get_plugin_manager())
+    here = fingerprint(registry)
+    shared = SharedData()
+    workers: OrderedDict[str, Worker] = OrderedDict()
+    while (request := link.next()) is not None:
+        link.busy = True
+        message, name = request["message"], request["cell"]
+        try:
+            key = json.dumps(message, sort_keys=True)
+            if key not in workers:
+                workers[key] = Worker(message, registry, shared, here)
+                while len(workers) > MOST_RUNS:
+                    workers.popitem(last=False)
+            workers.move_to_end(key)
+            receipt = workers[key].run(name, lambda event: link.send(event=event))
+        except Exception as error:
+            failure = failure_of(error, name)
+            trace = "".join(traceback.format_exception(error))
+            kind = next(
+                k.__name__ for k in type(failure).__mro__ if k.__module__ == errors.__name__
+            )
+            link.send(failed={"kind": kind, "text": str(failure), "trace": trace})
+        else:
+            link.send(receipt=receipt.model_dump(mode="json"))
+        link.busy = False
