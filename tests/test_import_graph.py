@@ -37,7 +37,7 @@ LEVELS = tuple(
         "runs",
         "sweeps board report",
         "verification",
-        "results",
+        "calls results",
         "api",
         "cli",
         "__main__",
