@@ -294,6 +294,20 @@ def test_the_runs_of_a_sweep_share_the_processes_and_one_that_fails_stops_no_oth
     assert without_costs(result.outcomes[0].record) == without_costs(local[0].record)
 
 
+def test_what_a_process_tells_and_cannot_be_kept_ends_its_run(tmp_path) -> None:
+    class Full(NullReporter):
+        def take(self, cell, event):
+            if cell == "students/1":
+                raise RunFailedError("cannot write metrics.jsonl: No space left on device")
+            super().take(cell, event)
+
+    plan = plan_of("random")
+    with pytest.raises(RunFailedError, match="No space left on device"):
+        run(plan, tmp_path, jobs(2), Full)
+    failure = read_record(plan.folder(tmp_path) / "record.json").failure
+    assert (failure.stage, failure.cell) == ("students", "students/1")
+
+
 # --- how many, and on which devices ------------------------------------------------------------
 
 

@@ -108,6 +108,15 @@ def test_a_folder_that_cannot_be_made_fails_its_run_alone(out, tmp_path):
     assert result.outcomes[0].reason.startswith(f"cannot make {folder}: ")
 
 
+def test_a_log_that_cannot_be_written_fails_its_run_alone(tmp_path):
+    sweep = planned(tmp_path, TWO)
+    folder = sweep.runs[0].plan.folder(tmp_path)
+    (folder / "run.log").mkdir(parents=True)
+    result = swept(sweep, tmp_path)
+    assert statuses(result) == ["failed", "done"]
+    assert result.outcomes[0].reason.startswith(f"cannot write {folder / 'run.log'}: ")
+
+
 def test_a_lock_that_cannot_be_had_is_a_failure_and_not_waited_for(out, tmp_path):
     sweep = planned(tmp_path, 'methods = ["spy", "random"]')
     folder = sweep.runs[0].plan.folder(out)

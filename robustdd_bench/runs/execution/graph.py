@@ -88,7 +88,7 @@ class CellGraph:
 
     def failed(self, cell: Cell) -> None:
         """A cell that was submitted has ended and is not done."""
-        del self.computing[cell.name]
+        self.computing.pop(cell.name, None)
 
     def _is_done(self, cell: Cell) -> None:
         self._done.add(cell.name)

@@ -101,7 +101,7 @@ class _Process:
 
     def interrupt(self) -> None:
         """Interrupt the cell, as Ctrl-C does."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it has ended; Windows has no such signal
             self._process.send_signal(signal.SIGINT)
 
     def end(self, until: float) -> None:

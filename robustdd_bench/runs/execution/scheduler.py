@@ -194,14 +194,14 @@ class Scheduler:
         return False
 
     def _submit(self, run: ActiveRun, cell: Cell, expected: Cell) -> None:
-        run.graph.begins(cell)
         job = Job(
             run_id=run.run_id,
             message=run.message,
-            events=lambda cell, event: self._inbox.put(lambda: run.progress.take(cell.name, event)),
+            events=lambda cell, event: self._inbox.put(lambda: self._heard(run, cell, event)),
             run_here=lambda cell: self._compute(run, cell),
         )
         try:
+            run.graph.begins(cell)
             with logged(log_of(run.progress)), blame_stranger(self._owner, self._what):
                 future = self._executor.submit(expected, job)
         except Exception as error:
@@ -209,6 +209,13 @@ class Scheduler:
             return
         self._computing[future] = _Submitted(run, cell)
         future.add_done_callback(lambda done: self._inbox.put(lambda: self._ended(done)))
+
+    def _heard(self, run: ActiveRun, cell: Cell, event: Mapping[str, Any]) -> None:
+        """A cell has told something; a disk that is full ends its run and no other."""
+        try:
+            run.progress.take(cell.name, event)
+        except RobustDDError as error:
+            self._failures.setdefault(run.run_id, (error, cell))
 
     def _compute(self, run: ActiveRun, cell: Cell) -> Receipt:
         """Compute a cell in this process."""
