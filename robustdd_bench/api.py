@@ -26,8 +26,18 @@ from torch import nn
 
 from robustdd_bench.attacks import Attack
 from robustdd_bench.board.publish import published
-from robustdd_bench.calls import DATA, DEFAULT_TRACK, MEANS, OUT, Options, check, planned
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.entrance import (
+    DATA,
+    DEFAULT_TRACK,
+    MEANS,
+    OUT,
+    Options,
+    Records,
+    Run,
+    check,
+    planned,
+)
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.filenames import RECORD_FILE, STORE_FOLDER
 from robustdd_bench.imports.external_set import store_imported, store_set
@@ -35,7 +45,6 @@ from robustdd_bench.plugins import PluginManager, Registry, collect, get_plugin_
 from robustdd_bench.records.means import check_device
 from robustdd_bench.records.plan import Plan, make_plan
 from robustdd_bench.records.record import Record, read_record
-from robustdd_bench.results import Records, Run
 from robustdd_bench.runs import single
 from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.limits import TimeLimit

@@ -83,7 +83,8 @@ def pgd_l2(answer: Answer, z: Tensor, labels: Tensor, clamp: Clamp, targeted: bo
     """Steps along the gradient's direction, projected onto the L2 ball and clamped."""
 
     def length(x: Tensor) -> Tensor:
-        return x.flatten(1).norm(dim=1)[:, None, None, None]
+        found: Tensor = x.flatten(1).norm(dim=1)
+        return found[:, None, None, None]
 
     at = z
     for _ in range(STEPS):
@@ -110,7 +111,8 @@ ATTACKS = {
 
 def normalised_spaces(student: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Who is still right after each attack in both normalised spaces: names to bits (N,)."""
-    layer, body = student[0], student[1]
+    assert isinstance(student, nn.Sequential)
+    layer, body = student
     z = layer(images)
     low, high = layer(torch.zeros_like(images)), layer(torch.ones_like(images))
     clamps: dict[str, Clamp] = {

@@ -20,9 +20,9 @@ from small_runs import TRACK
 
 import robustdd_bench as rdd
 from robustdd_bench.attacks import Attack, AttackResult
-from robustdd_bench.calls import Options
 from robustdd_bench.cli.main import cli
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.entrance import Options
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.evaluation.students import weights_sha256
@@ -53,7 +53,7 @@ def test_every_option_is_one_of_the_command_and_is_explained() -> None:
     known = {option.name for option in cli.get_command(None, "run").params}  # type: ignore[arg-type]
     names = set(Options.__annotations__)
     assert names - {"quiet"} <= known
-    tree = ast.parse((ROOT / "robustdd_bench" / "calls.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "robustdd_bench" / "entrance.py").read_text(encoding="utf-8"))
     (options,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
     told = [n for n in options.body[1:] if isinstance(n, ast.Expr)]
     assert len(told) == len(names)

@@ -37,7 +37,7 @@ LEVELS = tuple(
         "runs",
         "sweeps board report",
         "verification",
-        "calls results",
+        "entrance",
         "api",
         "cli",
         "__main__",

@@ -268,7 +268,7 @@ def _execute(
         print(limit, file=sys.stderr)
         return
     if options["as_json"]:
-        from robustdd_bench.results import summary
+        from robustdd_bench.entrance import summary
 
         print_json(summary(finished.record) | {"folder": str(finished.folder)})
         return
