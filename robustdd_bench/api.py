@@ -46,7 +46,7 @@ from robustdd_bench.records.means import check_device
 from robustdd_bench.records.plan import Plan, make_plan
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.runs import single
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.limits import TimeLimit
 from robustdd_bench.runs.execution.processes import executor_for
 from robustdd_bench.runs.pipeline import Finished, execute
@@ -295,11 +295,11 @@ def load_set(
 
 
 @functools.lru_cache(maxsize=4)
-def _bench(track: str, seed: int, device: str, compile: str, data_root: Path) -> Workbench:
+def _bench(track: str, seed: int, device: str, compile: str, data_root: Path) -> RunContext:
     plan = make_plan(
         registry(), method="given", track=track, seed=seed, device=device, compile=compile
     )
-    return Workbench(plan, registry(), Path("runs"), data_root)
+    return RunContext(plan, registry(), Path("runs"), data_root)
 
 
 def train_student(
@@ -327,8 +327,8 @@ def train_student(
         UsageError: the set does not fit the track.
         RunFailedError: the training diverged.
     """
-    bench = _bench(str(track), seed, device, compile, Path(data_root))
-    return single.train(bench, distilled, index)
+    context = _bench(str(track), seed, device, compile, Path(data_root))
+    return single.train(context, distilled, index)
 
 
 def attack(
@@ -365,9 +365,9 @@ def attack(
     """
     levels = [eps] if isinstance(eps, int | float) else eps
     if isinstance(student, Student) and track in (None, student.track.name, student.track.id):
-        bench, network, index = student.bench, student.network, student.index
+        context, network, index = student.context, student.network, student.index
     else:
         network = student.network if isinstance(student, Student) else student
-        bench = _bench(str(track or DEFAULT_TRACK), seed, device, compile, Path(data_root))
-        network = network.to(bench.device)
-    return single.attack(bench, network, index, levels=levels, attacks=attacks, sources=sources)
+        context = _bench(str(track or DEFAULT_TRACK), seed, device, compile, Path(data_root))
+        network = network.to(context.device)
+    return single.attack(context, network, index, levels=levels, attacks=attacks, sources=sources)

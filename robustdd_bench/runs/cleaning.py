@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import LOCK_FILE, PLAN_FILE, RECORD_FILE, STORE_FOLDER, WORK_FOLDER
 from robustdd_bench.files import file_lock
-from robustdd_bench.runs.folder import LOCK
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -111,7 +111,7 @@ def list_experts(out: Path) -> list[StoredExperts]:
 
 
 def _expert_folders(out: Path) -> list[Path]:
-    store = out / "store"
+    store = out / STORE_FOLDER
     if store.is_symlink() or (store / "experts").is_symlink():
         return []
     return [entry for entry in _folders(store / "experts") if _KEY.fullmatch(entry.name)]
@@ -211,7 +211,7 @@ def find_garbage(out: Path, *, experts: str | None = None, runs: bool = False) -
             kept.append(Kept(folder, "a run is going on in it"))
             continue
         items += _of_run(folder, runs)
-    shared = [*_temporary_files(out / "store", old=True)]
+    shared = [*_temporary_files(out / STORE_FOLDER, old=True)]
     if experts is not None:
         taken = set(stored)
         shared = [item for item in shared if item.path.parent not in taken]
@@ -229,7 +229,7 @@ def _of_run(folder: Path, runs: bool) -> Iterator[Item]:
     if runs and status == "failed":
         yield Item("failed run", folder, _measure(folder)[0], folder)
         return
-    work = folder / "work"
+    work = folder / WORK_FOLDER
     finished = runs and status == "complete" and work.is_dir() and not work.is_symlink()
     if finished:
         yield Item("work", work, _measure(work)[0], folder)
@@ -240,7 +240,7 @@ def _of_run(folder: Path, runs: bool) -> Iterator[Item]:
 
 def recorded_status(folder: Path) -> str:
     """What a run's record says of it; empty where there is no readable one."""
-    path = folder / "record.json"
+    path = folder / RECORD_FILE
     if path.is_symlink():
         return ""
     try:
@@ -304,11 +304,11 @@ def _lock(folder: Path | None, *, unsure: bool = False) -> Iterator[bool]:
         folder: the run's folder.
         unsure: what to tell where the lock cannot be tried.
     """
-    if folder is None or not (folder / LOCK).exists():
+    if folder is None or not (folder / LOCK_FILE).exists():
         yield True
         return
     try:
-        held = file_lock(folder / LOCK, 0)
+        held = file_lock(folder / LOCK_FILE, 0)
     except OSError:
         yield unsure
         return
@@ -337,7 +337,7 @@ def _run_folders(out: Path) -> list[Path]:
     for track in _folders(out):
         for method in _folders(track):
             for folder in _folders(method):
-                known = any((folder / name).is_file() for name in ("plan.json", "record.json"))
+                known = any((folder / name).is_file() for name in (PLAN_FILE, RECORD_FILE))
                 if known and _RUN_ID.fullmatch(folder.name):
                     found.append(folder)
     return found

@@ -20,6 +20,7 @@ from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.config import recorded_config
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Part, StagedDistiller
 from robustdd_bench.errors import PluginError
+from robustdd_bench.filenames import STORE_FOLDER, WORK_FOLDER
 from robustdd_bench.files import read_safetensors
 from robustdd_bench.guard import blame, blame_stranger
 from robustdd_bench.plugins import Registry
@@ -36,7 +37,7 @@ from robustdd_bench.signatures import warn_of_former
 from robustdd_bench.toolkit.fast.compile import availability
 
 
-class Workbench(RunFolder):
+class RunContext(RunFolder):
     """Everything cells need, made from the plan when first used.
 
     Args:
@@ -69,7 +70,7 @@ class Workbench(RunFolder):
         self.registry = registry
         self.out = out
         super().__init__(plan.folder(out))
-        self.store = out / "store"
+        self.store = out / STORE_FOLDER
         self.data_root = data_root.absolute()
         self.download = download
         self.witnesses = witnesses
@@ -236,7 +237,7 @@ class Workbench(RunFolder):
         # A copy of the students' layer, which is fitted once; what a method does to it stays there.
         layer = copy.deepcopy(self._students(self.preprocessing).layer)
         networks = self._networks(track.network, layers={self.preprocessing: layer})
-        work = self.folder / "work"
+        work = self.folder / WORK_FOLDER
         work.mkdir(parents=True, exist_ok=True)
         return DistillTask(
             images=self.train.images,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-LOCK = ".lock"
-"""The file whose lock a run holds while it goes on."""
+from robustdd_bench.filenames import CELLS_FOLDER, SET_FILE
 
 
 class RunFolder:
@@ -22,23 +21,23 @@ class RunFolder:
     @property
     def set_path(self) -> Path:
         """The distilled set."""
-        return self.folder / "distilled.safetensors"
+        return self.folder / SET_FILE
 
     def student_path(self, index: int) -> Path:
         """Where a trained student is."""
-        return self.folder / "cells" / f"student-{index}.safetensors"
+        return self.folder / CELLS_FOLDER / f"student-{index}.safetensors"
 
     def attack_path(self, name: str, group: Sequence[int]) -> Path:
         """Where the outcomes of an attack on a group of students are."""
-        return self.folder / "cells" / f"attack-{name}-{label(group)}.json"
+        return self.folder / CELLS_FOLDER / f"attack-{name}-{label(group)}.json"
 
     def witness_path(self, name: str, group: Sequence[int]) -> Path:
         """Where the witnesses that an attack found are."""
-        return self.folder / "cells" / f"witness-{name}-{label(group)}.safetensors"
+        return self.folder / CELLS_FOLDER / f"witness-{name}-{label(group)}.safetensors"
 
     def sanity_path(self, index: int) -> Path:
         """Where the checks of a student are."""
-        return self.folder / "cells" / f"sanity-{index}.json"
+        return self.folder / CELLS_FOLDER / f"sanity-{index}.json"
 
 
 def label(group: Sequence[int]) -> str:

@@ -20,27 +20,36 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.drawing.figures import save_distilled, save_robustness
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
 from robustdd_bench.executors import Cell, Receipt, receipts_hold
+from robustdd_bench.filenames import (
+    LOCK_FILE,
+    PLAN_FILE,
+    RECORD_FILE,
+    ROBUSTNESS_PICTURE,
+    SET_FILE,
+    SET_PICTURE,
+    WITNESSES_FILE,
+    WORK_FOLDER,
+)
 from robustdd_bench.files import file_lock, read_json, shown, write_json
 from robustdd_bench.guard import logged
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.environment import process
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record, write_record
-from robustdd_bench.runs.assemble import WITNESSES, assemble, failed, save_witnesses
+from robustdd_bench.runs.assemble import assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import all_cells, cell_of_reused, cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.limits import LimitReached
 from robustdd_bench.runs.execution.scheduler import ActiveRun, log_of
-from robustdd_bench.runs.folder import LOCK
 from robustdd_bench.runs.operations import seconds_of_cells
 from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
 from robustdd_bench.runs.reuse import adopt
 from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.runs.work import run_cell, threads
 
-KEPT = ("record.json", "distilled.safetensors", "distilled.png", "robustness.png")
+KEPT = (RECORD_FILE, SET_FILE, SET_PICTURE, ROBUSTNESS_PICTURE)
 AGAIN = "Run the same command again to go on."
 # What `files.atomic_write` leaves behind if it is killed between its two steps.
 _TORN = re.compile(r"\..+\.[a-z0-9_]{8}")
@@ -135,7 +144,7 @@ class PlannedRun(ActiveRun):
             if around.fresh:
                 _forget(folder)
             _sweep(folder)
-            self._context = Workbench(
+            self._context = RunContext(
                 plan,
                 around.registry,
                 out,
@@ -149,7 +158,8 @@ class PlannedRun(ActiveRun):
             if finished is not None:
                 self._result = Finished(finished.record, self._said, reused=True)
                 return False
-            (folder / WITNESSES).unlink(missing_ok=True)  # of results that are not those to come
+            # Those of results that are not the ones to come.
+            (folder / WITNESSES_FILE).unlink(missing_ok=True)
             self._started = _started(folder, plan)
             self._lock = stack.pop_all()
         return True
@@ -197,12 +207,12 @@ class PlannedRun(ActiveRun):
                 if error is None and not isinstance(ended, Exception):
                     raise
                 return
-            shutil.rmtree(self._context.folder / "work", ignore_errors=True)
+            shutil.rmtree(self._context.folder / WORK_FOLDER, ignore_errors=True)
         self._result = Finished(record, self._said, reused=False)
 
     def _record(self, error: BaseException | None, stage: str, cell: str) -> Record:
         context = self._context
-        path = context.folder / "record.json"
+        path = context.folder / RECORD_FILE
         try:
             if error is not None:
                 raise error
@@ -234,7 +244,7 @@ class PlannedRun(ActiveRun):
             done = sum(cell.done() for cell in cells)
             if done:
                 parts.append(f"{stage} {done}/{len(cells)}")
-            work = self._context.folder / "work"
+            work = self._context.folder / WORK_FOLDER
             if stage == "distill" and not done and stage in self.graph.begun and _any_in(work):
                 parts.append("a checkpoint of the distillation")
         return f"kept in {shown(self._context.folder)}: {', '.join(parts) or 'nothing yet'}"
@@ -251,7 +261,7 @@ class PlannedRun(ActiveRun):
         return self._result
 
 
-def message_of(context: Workbench) -> dict[str, Any]:
+def message_of(context: RunContext) -> dict[str, Any]:
     """What a worker has to be told of a run; see `Job.message`."""
     return {
         "plan": context.plan.to_dict(),
@@ -281,21 +291,21 @@ def _about(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _adopt(bench: Workbench, run: Path, record: Record) -> None:
+def _adopt(context: RunContext, run: Path, record: Record) -> None:
     """Take over a set, unless this run has made its own already."""
-    if any(cell.done() for cell in cells_of(bench, "distill")):
+    if any(cell.done() for cell in cells_of(context, "distill")):
         return
-    if record.data is not None and bench.data_hashes[0] != record.data.train_sha256:
+    if record.data is not None and context.data_hashes[0] != record.data.train_sha256:
         raise UsageError(f"the set of {run} was made of other data than those at hand")
-    adopt(bench.folder, run, record, cell_of_reused(bench))
+    adopt(context.folder, run, record, cell_of_reused(context))
 
 
-def _save_figures(bench: Workbench, record: Record) -> None:
-    plan = bench.plan
+def _save_figures(context: RunContext, record: Record) -> None:
+    plan = context.plan
     assert record.aggregates is not None
-    save_distilled(bench.folder / "distilled.png", bench.distilled(), bench.num_classes)
+    save_distilled(context.folder / SET_PICTURE, context.distilled(), context.num_classes)
     save_robustness(
-        bench.folder / "robustness.png",
+        context.folder / ROBUSTNESS_PICTURE,
         record.aggregates,
         plan.track,
         f"{plan.method} on {plan.track.name} ({plan.split} split, seed {plan.seed})",
@@ -312,7 +322,7 @@ def _locked(folder: Path) -> Iterator[None]:
             f"cannot make {shown(folder)}: {error.strerror or error}; see --out"
         ) from error
     try:
-        held = file_lock(folder / LOCK, 0)
+        held = file_lock(folder / LOCK_FILE, 0)
     except OSError as error:
         raise UsageError(
             f"cannot write into {shown(folder)}: {error.strerror or error}; see --out"
@@ -329,7 +339,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _forget(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name == LOCK:
+        if path.name == LOCK_FILE:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -344,13 +354,13 @@ def _sweep(folder: Path) -> None:
             path.unlink()
 
 
-def _existing(bench: Workbench) -> Finished | None:
+def _existing(context: RunContext) -> Finished | None:
     """The run, if it ended before, its files are whole and the data are the same.
 
     Where the data are not at hand any more, the record stands.
     """
-    folder, plan = bench.folder, bench.plan
-    path = folder / "record.json"
+    folder, plan = context.folder, context.plan
+    path = folder / RECORD_FILE
     if not path.exists():
         return None
     try:
@@ -359,23 +369,23 @@ def _existing(bench: Workbench) -> Finished | None:
             return None
         assert record.data is not None
         assert record.distilled is not None
-        kept = (*KEPT, WITNESSES) if bench.witnesses else KEPT
+        kept = (*KEPT, WITNESSES_FILE) if context.witnesses else KEPT
         if not all((folder / name).is_file() for name in kept) or not receipts_hold(folder):
             return None
-        if DistilledSet.load(bench.set_path).sha256() != record.distilled.sha256:
+        if DistilledSet.load(context.set_path).sha256() != record.distilled.sha256:
             return None
     except UsageError:
         return None
     with contextlib.suppress(RobustDDError):
-        if bench.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
+        if context.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
             return None
-    shutil.rmtree(folder / "work", ignore_errors=True)
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return Finished(record, folder, reused=True)
 
 
 def _started(folder: Path, plan: Plan) -> datetime.datetime:
     """Write the plan on the first start; tell when that was."""
-    path = folder / "plan.json"
+    path = folder / PLAN_FILE
     if path.exists():
         with contextlib.suppress(UsageError, KeyError, TypeError, ValueError):
             return datetime.datetime.fromisoformat(read_json(path)["started"])

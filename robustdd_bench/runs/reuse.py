@@ -23,6 +23,7 @@ from robustdd_bench.config import (
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import Cell
+from robustdd_bench.filenames import RECORD_FILE, REUSE_FILE, SET_FILE
 from robustdd_bench.files import atomic_write, file_sha256, write_json
 from robustdd_bench.identity import earlier_values, same_value
 from robustdd_bench.plugins import Registry
@@ -38,7 +39,6 @@ from robustdd_bench.records.presets import preset_values
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.strict import StrictModel
 
-ADOPTED = "adopted.json"
 MAKING = ("experts", "distill")
 """The stages that make a set."""
 
@@ -78,7 +78,7 @@ def plan_again(
         UsageError: there is no finished run, its set is missing or another one, or under that
             track the method would make another set.
     """
-    record = read_record(run / "record.json")
+    record = read_record(run / RECORD_FILE)
     if record.status != "complete" or record.distilled is None:
         raise UsageError(f"{run} did not end; there is no set to evaluate")
     if record.method.plugin == "builtin":
@@ -127,12 +127,12 @@ def _different(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 def _check_file(run: Path, record: Record) -> None:
     assert record.distilled is not None
-    if record.method.reference and not (run / "distilled.safetensors").exists():
+    if record.method.reference and not (run / SET_FILE).exists():
         raise UsageError(
             f"the set of {run} is the training split, which is not published; run it anew: "
             f"{record.command_to_repeat}"
         )
-    if DistilledSet.load(run / "distilled.safetensors").sha256() != record.distilled.sha256:
+    if DistilledSet.load(run / SET_FILE).sha256() != record.distilled.sha256:
         raise UsageError(f"the distilled set in {run} is not that of its record")
 
 
@@ -203,7 +203,7 @@ def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:
         stages=stages,
         processes=processes,
     )
-    write_json(folder / ADOPTED, adoption.model_dump(mode="json"))
+    write_json(folder / REUSE_FILE, adoption.model_dump(mode="json"))
     cell.sign(wall_s=0.0, peak_bytes=0, items=0, unit="steps", process=process("cpu"))
 
 
@@ -221,7 +221,7 @@ def adopted_cell(folder: Path, output: Path, train_sha256: str, scope: str) -> C
         stage="distill",
         name="distill",
         output=output,
-        inputs=(folder / ADOPTED,),
+        inputs=(folder / REUSE_FILE,),
         data=(train_sha256,),
     )
 
@@ -229,6 +229,6 @@ def adopted_cell(folder: Path, output: Path, train_sha256: str, scope: str) -> C
 def read_adoption(folder: Path) -> Adoption | None:
     """The adoption of a run's set, if there is a valid one."""
     try:
-        return Adoption.model_validate_json((folder / ADOPTED).read_bytes(), strict=True)
+        return Adoption.model_validate_json((folder / REUSE_FILE).read_bytes(), strict=True)
     except (OSError, ValueError):
         return None

@@ -23,10 +23,11 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.evaluation.statistics.comparison import Bits, Interval
 from robustdd_bench.evaluation.witnesses import Witnesses
+from robustdd_bench.filenames import WITNESSES_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.parts import Flag, StudentResult
-from robustdd_bench.runs.assemble import WITNESSES, judged_students
+from robustdd_bench.runs.assemble import judged_students
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.verification.agreement import Agreement, agreement
 from robustdd_bench.verification.setup import Setup, VerifyOptions, set_up
@@ -166,16 +167,16 @@ def _witnesses(setup: Setup, path: Path | None) -> Witnesses | None:
         if not path.is_file():
             raise UsageError(f"there are no witnesses at {path}")
         return read_witnesses(setup, path)
-    beside = setup.folder / WITNESSES
+    beside = setup.folder / WITNESSES_FILE
     return read_witnesses(setup, beside) if beside.is_file() else None
 
 
 def _judge(setup: Setup, witnesses: Witnesses | None) -> Reevaluation:
-    bench, record = setup.bench, setup.record
-    levels = (0.0, *bench.plan.track.threat.ladder)
-    students, flags = judged_students(bench)
+    context, record = setup.context, setup.record
+    levels = (0.0, *context.plan.track.threat.ladder)
+    students, flags = judged_students(context)
     before = record.students[: len(students)]
-    size = len(bench.evaluation)
+    size = len(context.evaluation)
     claimed = outcomes_of(before, levels)[..., :size]
     found = outcomes_of(students, levels)
     same = [one.sha256 == other.sha256 for one, other in zip(students, before, strict=True)]
@@ -215,7 +216,7 @@ def _judge(setup: Setup, witnesses: Witnesses | None) -> Reevaluation:
 
 
 def _left(setup: Setup, found: Bits, witnesses: Witnesses) -> Bits:
-    left: Bits = found & ~fallen(setup.bench, witnesses)
+    left: Bits = found & ~fallen(setup.context, witnesses)
     return left
 
 

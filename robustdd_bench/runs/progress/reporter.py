@@ -24,6 +24,7 @@ from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet, Progress
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import LOG_FILE, METRICS_FILE
 from robustdd_bench.guard import told
 from robustdd_bench.runs.progress.loggers import Publish
 from robustdd_bench.runs.progress.metrics import MetricsFile, Row, Values, hold, read_values
@@ -69,8 +70,8 @@ class RunReporter(abc.ABC):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
-        self._log = None if folder is None else folder / "run.log"
-        self._file = None if folder is None else MetricsFile(folder / "metrics.jsonl")
+        self._log = None if folder is None else folder / LOG_FILE
+        self._file = None if folder is None else MetricsFile(folder / METRICS_FILE)
         self._publish = publish
         self._flush_s = flush_s
         self._clock = clock

@@ -344,7 +344,7 @@ def test_a_failed_run_that_is_deleted_can_be_begun_again(out):
     folder = out / "digits-ipc10" / "mat" / ("b" * 12)
     free(find_garbage(out, runs=True), out)
     assert not folder.exists()
-    from robustdd_bench.runs.pipeline import _locked
+    from robustdd_bench.runs.planned import _locked
 
     with _locked(folder):
         assert (folder / ".lock").exists()
