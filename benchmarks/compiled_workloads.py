@@ -53,9 +53,10 @@ def factory(width: int) -> NetworkFactory:
 
 def with_torchs_pooling(network: nn.Module) -> None:
     """Give a ConvNet the pooling that other people's code has."""
-    for name, layer in list(network.named_children()):
-        if isinstance(layer, HalvingPool):
-            setattr(network, name, nn.AvgPool2d(2))
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, HalvingPool):
+                setattr(parent, name, nn.AvgPool2d(2))
 
 
 def experts(width: int, flavour: str) -> Workload:
@@ -82,7 +83,7 @@ def experts(width: int, flavour: str) -> Workload:
 
         def loop(epochs: int) -> list[Tensor]:
             network = networks(seeds.seed("expert-init", 0))
-            with_torchs_pooling(network[1])
+            with_torchs_pooling(network)
             optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
             order = seeds.generator("expert-order", 0)
             noise = seeds.generator("expert-noise", 0)
@@ -128,7 +129,7 @@ def students(width: int) -> Workload:
 
         def loop() -> object:
             network = networks(0)
-            with_torchs_pooling(network[1])
+            with_torchs_pooling(network)
             optimiser = torch.optim.SGD(
                 network.parameters(), lr=spec.learning_rate, momentum=spec.momentum,
                 weight_decay=spec.weight_decay,

@@ -1,17 +1,21 @@
 """What the benchmarks find is said at the end, a line each."""
 
+from __future__ import annotations
+
 import pytest
 
 _LINES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
-def verdict_lines(pytestconfig):
+def verdict_lines(pytestconfig: pytest.Config) -> list[str]:
     """The lines of the summary."""
     return pytestconfig.stash.setdefault(_LINES, [])
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Measured and committed ratio of each benchmark, and the verdict."""
     lines = config.stash.get(_LINES, [])
     if lines:

@@ -129,7 +129,7 @@ def child(name: str, n: int, inductor: bool) -> None:
     operations = {}
     for way, (work, steps) in ways.items():
         if way != "inductor":
-            with _Counter() as counter:
+            with _Counter() as counter:  # type: ignore[no-untyped-call]
                 work()
             operations[way] = counter.total / steps
     taken: dict[str, list[float]] = {way: [] for way in ways}

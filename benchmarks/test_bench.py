@@ -8,25 +8,28 @@ import pytest
 from bench_results import Result
 from guard import judge, line
 from measure import RESULTS, _once
+from pytest_benchmark.fixture import BenchmarkFixture
 from workloads import BENCHMARKS
 
 ROUNDS = 2
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_ratios_have_not_fallen_by_more_than_a_fifth(benchmark, name, verdict_lines):
+def test_ratios_have_not_fallen_by_more_than_a_fifth(
+    benchmark: BenchmarkFixture, name: str, verdict_lines: list[str]
+) -> None:
     """Speed and memory of ours against the naive variant, beside the committed ratios."""
     _, naive, ours, _ = BENCHMARKS[name]
     text = (RESULTS / f"{name}.json").read_text(encoding="utf-8")
     committed = Result.model_validate_json(text)
-    taken = {naive: [], ours: []}
+    taken: dict[str, list[dict[str, float]]] = {naive: [], ours: []}
 
-    def both():
+    def both() -> None:
         order = (naive, ours) if len(taken[naive]) % 2 == 0 else (ours, naive)
         for variant in order:
             taken[variant].append(_once(name, variant))
 
-    benchmark.pedantic(both, rounds=ROUNDS, warmup_rounds=0)
+    benchmark.pedantic(both, rounds=ROUNDS, warmup_rounds=0)  # type: ignore[no-untyped-call]
     verdicts = judge(taken[naive], taken[ours], committed)
     for _ in range(ROUNDS):
         if any(verdict.fell for verdict in verdicts):

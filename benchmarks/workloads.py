@@ -113,7 +113,7 @@ def experts(width: int, epochs: int, batch: int) -> Workload:
 
         def dataloader(epochs: int) -> list[Tensor]:
             network = task.network(0)
-            with_torchs_pooling(network[1])
+            with_torchs_pooling(network)
             optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
             data = TensorDataset(task.images, task.labels)
             order = torch.Generator().manual_seed(0)

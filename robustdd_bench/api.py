@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
@@ -27,16 +27,27 @@ from torch import nn
 from robustdd_bench.attacks import Attack
 from robustdd_bench.board.publish import published
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.entrance import (
+    DATA,
+    DEFAULT_TRACK,
+    MEANS,
+    OUT,
+    Options,
+    Records,
+    Run,
+    check,
+    planned,
+)
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.filenames import RECORD_FILE, STORE_FOLDER
 from robustdd_bench.imports.external_set import store_imported, store_set
-from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.plugins import PluginManager, Registry, collect, get_plugin_manager
 from robustdd_bench.records.means import check_device
 from robustdd_bench.records.plan import Plan, make_plan
 from robustdd_bench.records.record import Record, read_record
-from robustdd_bench.results import Records, Run
 from robustdd_bench.runs import single
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
+from robustdd_bench.runs.execution.limits import TimeLimit
 from robustdd_bench.runs.execution.processes import executor_for
 from robustdd_bench.runs.pipeline import Finished, execute
 from robustdd_bench.runs.progress.displays import (
@@ -63,64 +74,32 @@ __all__ = [
     "train_student",
 ]
 
-DEFAULT_TRACK = "digits-ipc10"
-OUT, DATA = "runs", "data"
+
+@functools.cache
+def plugins() -> PluginManager:
+    """The installed plugins; looked for once."""
+    return get_plugin_manager()
 
 
 @functools.cache
 def registry() -> Registry:
     """What the installed plugins register; asked for once."""
-    return collect(get_plugin_manager())
+    return collect(plugins())
 
 
-class Options(TypedDict, total=False):
-    """With what a run is carried out, and where its files are; those of `robustdd run`."""
-
-    device: str
-    """"auto" (the default), "cpu", "cuda" or "cuda:1"."""
-    jobs: int | str
-    """Cells computed at once, in processes; by default "auto": as many as cores or GPUs. Results do
-    not depend on it."""
-    threads: int
-    """CPU threads, 1 by default; 0: torch's choice."""
-    compile: str
-    """Compiled kernels: "auto" (the default), "on" or "off"."""
-    validate: bool
-    """Judge on a split of the training data, for tuning; not by default."""
-    out: str | Path
-    """Folder of runs and of what they share, "runs" by default."""
-    data_root: str | Path
-    """Folder of the datasets, "data" by default."""
-    download: bool
-    """Whether a missing dataset may be downloaded; not by default."""
-    witnesses: bool
-    """Keep adversarial examples; not by default."""
-    fresh: bool
-    """Forget what this run has computed; not by default."""
-    quiet: bool
-    """Show no progress; it is shown on stderr by default."""
-
-
-MEANS: tuple[Literal["device", "threads", "compile"], ...] = ("device", "threads", "compile")
-PLANNED = (*MEANS, "validate")
-
-
-def _planned(options: Options) -> dict[str, Any]:
-    """Those of the options that a plan holds."""
-    given = {name: value for name, value in options.items() if name in PLANNED}
-    return {"compile": "auto"} | given
-
-
-def run_plan(plan: Plan, known: Registry, *, quiet: bool = False, **options: Any) -> Finished:
+def run_plan(
+    plan: Plan, manager: PluginManager, known: Registry, *, quiet: bool = False, **options: Any
+) -> Finished:
     """Run a plan, or what is left of it; `robustdd run` calls this too.
 
     Args:
         plan: what to run.
-        known: the installed plugins.
+        manager: the installed plugins; their loggers are told of the run.
+        known: what they register.
         quiet: show no progress.
         **options: see `robustdd_bench.runs.pipeline.execute`.
     """
-    publish = plugin_loggers(get_plugin_manager())
+    publish = plugin_loggers(manager)
     return execute(
         plan,
         known,
@@ -130,8 +109,10 @@ def run_plan(plan: Plan, known: Registry, *, quiet: bool = False, **options: Any
 
 
 def _run(plan: Plan, options: Options, source: tuple[Path, Record] | None = None) -> Run:
+    limit = options.get("time_limit")
     found = run_plan(
         plan,
+        plugins(),
         registry(),
         quiet=options.get("quiet", False),
         executor=executor_for(
@@ -146,14 +127,9 @@ def _run(plan: Plan, options: Options, source: tuple[Path, Record] | None = None
         witnesses=options.get("witnesses", False),
         fresh=options.get("fresh", False),
         source=source,
+        limit=None if limit is None else TimeLimit(limit),
     )
     return Run(found.record, found.folder, found.reused)
-
-
-def _check(options: Options) -> None:
-    for name in options:
-        if name not in Options.__annotations__:
-            raise unknown_name("option", name, Options.__annotations__)
 
 
 def run(
@@ -182,7 +158,7 @@ def run(
         UsageError: the call cannot work.
         RunFailedError, PluginError: the run failed; a record says where.
     """
-    _check(options)
+    check(options)
     plan = make_plan(
         registry(),
         method=method,
@@ -190,7 +166,7 @@ def run(
         assignments=dict(config or {}),
         preset=preset,
         seed=seed,
-        **_planned(options),
+        **planned(options),
     )
     return _run(plan, options)
 
@@ -219,7 +195,7 @@ def evaluate(
         UsageError: the set does not fit the track, or the call cannot work.
         RunFailedError, PluginError: the run failed; a record says where.
     """
-    _check(options)
+    check(options)
     path = Path(images) if isinstance(images, str | Path) else None
     if labels is not None and (path is not None or isinstance(images, DistilledSet)):
         raise UsageError("labels go with images; a set brings its own")
@@ -241,7 +217,7 @@ def evaluate(
         track=track or DEFAULT_TRACK,
         assignments={"sha256": digest},
         seed=seed,
-        **_planned(options),
+        **planned(options),
     )
     return _run(plan, options)
 
@@ -319,11 +295,11 @@ def load_set(
 
 
 @functools.lru_cache(maxsize=4)
-def _bench(track: str, seed: int, device: str, compile: str, data_root: Path) -> Workbench:
+def _bench(track: str, seed: int, device: str, compile: str, data_root: Path) -> RunContext:
     plan = make_plan(
         registry(), method="given", track=track, seed=seed, device=device, compile=compile
     )
-    return Workbench(plan, registry(), Path("runs"), data_root)
+    return RunContext(plan, registry(), Path("runs"), data_root)
 
 
 def train_student(
@@ -351,8 +327,8 @@ def train_student(
         UsageError: the set does not fit the track.
         RunFailedError: the training diverged.
     """
-    bench = _bench(str(track), seed, device, compile, Path(data_root))
-    return single.train(bench, distilled, index)
+    context = _bench(str(track), seed, device, compile, Path(data_root))
+    return single.train(context, distilled, index)
 
 
 def attack(
@@ -389,9 +365,9 @@ def attack(
     """
     levels = [eps] if isinstance(eps, int | float) else eps
     if isinstance(student, Student) and track in (None, student.track.name, student.track.id):
-        bench, network, index = student.bench, student.network, student.index
+        context, network, index = student.context, student.network, student.index
     else:
         network = student.network if isinstance(student, Student) else student
-        bench = _bench(str(track or DEFAULT_TRACK), seed, device, compile, Path(data_root))
-        network = network.to(bench.device)
-    return single.attack(bench, network, index, levels=levels, attacks=attacks, sources=sources)
+        context = _bench(str(track or DEFAULT_TRACK), seed, device, compile, Path(data_root))
+        network = network.to(context.device)
+    return single.attack(context, network, index, levels=levels, attacks=attacks, sources=sources)

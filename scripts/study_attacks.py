@@ -23,7 +23,7 @@ from robustdd_bench.evaluation.robustness import attack_students
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.work import threads
 from robustdd_bench.text.tables import markdown
 
@@ -60,13 +60,13 @@ def measure(run: Path, registry: Registry, count: int) -> list[dict[str, Any]]:
     """A row for each attack at each eps, in the order they are run in."""
     record = read_record(run / "record.json")
     plan = record.plan()
-    bench = Workbench(plan, registry, run.parents[2], Path("data"))
-    if bench.folder != run:
+    context = RunContext(plan, registry, run.parents[2], Path("data"))
+    if context.folder != run:
         sys.exit(f"error: {run} was not made by what is installed here")
     track = plan.track
     ladder, size = track.threat.ladder, track.threat.batch_size
-    networks = [bench.student(r) for r in range(count)]
-    images, labels = bench.evaluation.pixels(), bench.evaluation.labels
+    networks = [context.student(r) for r in range(count)]
+    images, labels = context.evaluation.pixels(), context.evaluation.labels
     clean = [classified(network, images, labels, size) for network in networks]
     left = {eps: [bits.clone() for bits in clean] for eps in ladder}
 
@@ -82,9 +82,9 @@ def measure(run: Path, registry: Registry, count: int) -> list[dict[str, Any]]:
         for position, (name, settings, levels) in enumerate(suite):
             for eps in levels:
                 before, start = left[eps], time.process_time()
-                seeds = [bench.seeds.shared().seed("attack", name, r) for r in range(count)]
+                seeds = [context.seeds.shared().seed("attack", name, r) for r in range(count)]
                 found = attack_students(
-                    networks, images, labels, made(name, settings), bench.threat(eps), seeds,
+                    networks, images, labels, made(name, settings), context.threat(eps), seeds,
                     size, before,
                 )  # fmt: skip
                 spent = time.process_time() - start

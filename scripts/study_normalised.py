@@ -43,7 +43,7 @@ from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.work import threads
 from robustdd_bench.text.tables import markdown, marked
 
@@ -83,7 +83,8 @@ def pgd_l2(answer: Answer, z: Tensor, labels: Tensor, clamp: Clamp, targeted: bo
     """Steps along the gradient's direction, projected onto the L2 ball and clamped."""
 
     def length(x: Tensor) -> Tensor:
-        return x.flatten(1).norm(dim=1)[:, None, None, None]
+        found: Tensor = x.flatten(1).norm(dim=1)
+        return found[:, None, None, None]
 
     at = z
     for _ in range(STEPS):
@@ -110,7 +111,8 @@ ATTACKS = {
 
 def normalised_spaces(student: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Who is still right after each attack in both normalised spaces: names to bits (N,)."""
-    layer, body = student[0], student[1]
+    assert isinstance(student, nn.Sequential)
+    layer, body = student
     z = layer(images)
     low, high = layer(torch.zeros_like(images)), layer(torch.ones_like(images))
     clamps: dict[str, Clamp] = {
@@ -128,24 +130,24 @@ def normalised_spaces(student: nn.Module, images: Tensor, labels: Tensor) -> dic
 
 
 def judge(
-    bench: Workbench, registry: Registry, index: int, examples: int | None
+    context: RunContext, registry: Registry, index: int, examples: int | None
 ) -> dict[str, Tensor]:
     """Who is still right by each measure, of one student and the first images."""
-    student, data = bench.student(index), bench.evaluation
+    student, data = context.student(index), context.evaluation
     images, labels = data.pixels()[:examples], data.labels[:examples]
     found: dict[str, list[Tensor]] = {}
-    size = bench.plan.track.threat.batch_size
+    size = context.plan.track.threat.batch_size
     for x, y in zip(images.split(size), labels.split(size), strict=True):
         for name, bits in normalised_spaces(student, x, y).items():
             found.setdefault(name, []).append(bits)
     joined = {name: torch.cat(parts) for name, parts in found.items()}
     kind = registry.get("attacks", "pgd").load()
     tool = kind(build_config(kind.Config, {"steps": STEPS}, "pgd"))
-    seed = bench.seeds.shared().seed("attack", "pgd", index)
+    seed = context.seeds.shared().seed("attack", "pgd", index)
     right = classified(student, images, labels, size)
     ours = {f"{PIXELS}: no attack": right}
-    for eps in sorted({bench.plan.track.threat.headline, EPS}):
-        threat = bench.threat(eps)
+    for eps in sorted({context.plan.track.threat.headline, EPS}):
+        threat = context.threat(eps)
         outcome = attack_student(student, images, labels, tool, threat, seed, size, right)
         ours[f"{PIXELS}: PGD {eps_label(eps)}"] = outcome.robust
     return ours | joined
@@ -161,21 +163,21 @@ def measure(
     """
     record = read_record(run / "record.json")
     plan = record.plan()
-    bench = Workbench(plan, registry, run.parents[2], data_root)
-    if bench.folder.resolve() != run.resolve():
+    context = RunContext(plan, registry, run.parents[2], data_root)
+    if context.folder.resolve() != run.resolve():
         raise UsageError(f"{run} was not made by what is installed here")
     if plan.track.preprocessing.kind != "normalise":
         raise UsageError(f"{run}: track {plan.track.name} does not normalise")
     with threads(1):
         count = plan.track.students.count
-        students = [judge(bench, registry, r, examples) for r in range(count)]
+        students = [judge(context, registry, r, examples) for r in range(count)]
     return {
         "method": name or plan.method,
         "settings": {k: v for k, v in plan.config.items() if k in ("eps", "ema", "flavour")},
         "track": plan.track.id,
         "split": plan.split,
         "run_id": record.run_id,
-        "examples": len(bench.evaluation.labels[:examples]),
+        "examples": len(context.evaluation.labels[:examples]),
         "headline": f"{PIXELS}: PGD {eps_label(plan.track.threat.headline)}",
         "bits": {name: [pack_bits(s[name]) for s in students] for name in students[0]},
     }

@@ -58,7 +58,7 @@ LONG = (
     "test_fresh",
     "test_compiled_runs",
     "test_submissions",
-    "test_adoption",
+    "test_reuse",
     "test_matching",
     "test_dc",
     "test_publish",

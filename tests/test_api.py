@@ -19,13 +19,14 @@ from robustdd_attacks.transfer import Transfer
 from small_runs import TRACK
 
 import robustdd_bench as rdd
-from robustdd_bench.api import Options
 from robustdd_bench.attacks import Attack, AttackResult
 from robustdd_bench.cli.main import cli
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.entrance import Options
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.evaluation.students import weights_sha256
+from robustdd_bench.runs.execution.limits import TimeLimitError
 
 ROOT = Path(__file__).parent.parent
 PLACE = {"track": str(TRACK), "device": "cpu", "quiet": True}
@@ -52,7 +53,7 @@ def test_every_option_is_one_of_the_command_and_is_explained() -> None:
     known = {option.name for option in cli.get_command(None, "run").params}  # type: ignore[arg-type]
     names = set(Options.__annotations__)
     assert names - {"quiet"} <= known
-    tree = ast.parse((ROOT / "robustdd_bench" / "api.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "robustdd_bench" / "entrance.py").read_text(encoding="utf-8"))
     (options,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
     told = [n for n in options.body[1:] if isinstance(n, ast.Expr)]
     assert len(told) == len(names)
@@ -245,3 +246,10 @@ def test_a_run_in_a_thread_is_the_run(made, tmp_path) -> None:
     thread.start()
     thread.join()
     assert found[0].record.results_sha256 == made.record.results_sha256
+
+
+def test_a_limit_of_time_stops_a_run_and_the_same_call_goes_on(made, tmp_path) -> None:
+    options = {**PLACE, "out": tmp_path, "jobs": 1}
+    with pytest.raises(TimeLimitError, match="the time limit is reached"):
+        rdd.run("random", time_limit=0.01, **options)
+    assert rdd.run("random", **options).record.results_sha256 == made.record.results_sha256

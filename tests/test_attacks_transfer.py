@@ -16,7 +16,7 @@ from robustdd_bench.evaluation.robustness import attack_student, attack_students
 from robustdd_bench.evaluation.sanity.suite_checks import check_gradient_free
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.runs.cells import cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.seeds import ExampleGenerator
 
 THREAT = ThreatModel("Linf", 0.1)
@@ -136,8 +136,8 @@ def test_a_run_attacks_each_student_with_examples_of_the_others(tmp_path) -> Non
     # Trained for longer, so that examples of one student break the other.
     path.write_text(SUITE.read_text().replace("epochs = 30", "epochs = 60") + text)
     plan = plan_of(track=str(path))
-    bench = Workbench(plan, registry(), tmp_path, tmp_path)
-    cells = {c.name: c for c in cells_of(bench, "attacks")}
+    context = RunContext(plan, registry(), tmp_path, tmp_path)
+    cells = {c.name: c for c in cells_of(context, "attacks")}
     needed = {p.name for p in cells["attacks/0/transfer"].inputs}
     assert {"student-0.safetensors", "student-1.safetensors"} <= needed
     record = run(plan, tmp_path).record

@@ -67,8 +67,8 @@ def test_the_table_is_data_a_run_is_a_line_of_progress_and_a_failure_is_exit_1(
     assert re.split(r"\s{2,}", raising) == ["raising", "0/2", "-", "-", "-"]
     lines = stderr.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        "1/4 there",
-        "2/4 there",
+        "1/4 done before",
+        "2/4 done before",
         "3/4 failed",
         "4/4 failed",
         "error",
@@ -83,7 +83,12 @@ def test_json_holds_every_run_and_every_group(robustdd, out, tmp_path):
     assert code == 1
     found = json.loads(stdout)
     assert (found["sweep"], found["split"]) == ("two", "test")
-    assert [run["status"] for run in found["runs"]] == ["there", "there", "failed", "failed"]
+    assert [run["status"] for run in found["runs"]] == [
+        "done before",
+        "done before",
+        "failed",
+        "failed",
+    ]
     record = example("random").record
     first, *_, last = found["runs"]
     assert first["run_id"] == record.run_id
@@ -125,7 +130,7 @@ def test_a_run_of_another_process_is_no_failure(robustdd, out, tmp_path):
     lock.release()
     assert code == 0
     assert stdout.splitlines()[2].split()[:3] == ["random", "20", "1/2"]
-    assert "1/2 elsewhere: random on fast, seed 0: another process is at it" in stderr
+    assert "1/2 busy: random on fast, seed 0: another process is at it" in stderr
     assert stderr.endswith("1 run is going on in another process\n")
 
 
@@ -174,7 +179,7 @@ def test_a_dry_run_tells_what_is_there_what_it_may_cost_and_what_it_does_not_kno
         r"dry: 6 runs, 5 to do; about .+ for 3 of them; 2 with nothing to estimate from", title
     )
     run_id = example("random").record.run_id
-    assert re.split(r"\s{2,}", rows[0]) == [run_id, "there", "random", "fast", "0"]
+    assert re.split(r"\s{2,}", rows[0]) == [run_id, "done", "random", "fast", "0"]
     assert re.split(r"\s{2,}", rows[1])[5:] == [rows[1].split()[-4] + " s", "2 runs"]
     assert rows[2].split()[1:] == ["new", "gambler", "fast", "0", "unknown"]
     assert re.search(r"new +herding +fast +0 .* \d\.\de\+\d\d operations$", rows[4])
@@ -187,7 +192,7 @@ def test_a_failed_run_is_to_be_done_only_if_asked(robustdd, out, tmp_path):
     for options, todo in (([], 0), (["--retry-failed"], 2)):
         _, stdout, _ = robustdd(path, "--out", out, "--dry-run", "--json", *options)
         found = json.loads(stdout)
-        assert [run["found"] for run in found["runs"]] == ["there", "there", "failed", "failed"]
+        assert [run["found"] for run in found["runs"]] == ["done", "done", "failed", "failed"]
         assert (found["todo"], found["estimated"], found["estimate_s"]) == (todo, 0, 0)
 
 
@@ -336,4 +341,7 @@ def test_ctrl_c_is_exit_130_with_one_line_and_the_same_call_again_ends_the_sweep
     assert last.endswith("a checkpoint of the distillation. Run the same command again to go on.")
     exit_code, _, stderr = robustdd(*args)
     assert exit_code == 0, stderr
-    assert [line.partition(":")[0] for line in stderr.splitlines()] == ["1/2 there", "2/2 done"]
+    assert [line.partition(":")[0] for line in stderr.splitlines()] == [
+        "1/2 done before",
+        "2/2 done",
+    ]

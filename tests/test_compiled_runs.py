@@ -20,7 +20,7 @@ from robustdd_bench.evaluation.robustness import attack_students, fast_copy
 from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.protocol.tracks import StudentSpec
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.worker import Worker
 from robustdd_bench.runs.planned import message_of
 from robustdd_bench.toolkit.fast import blocks
@@ -296,7 +296,7 @@ def test_a_worker_without_kernels_says_so(monkeypatch, tmp_path):
     found = Availability(False, "no C++ compiler is found")
     monkeypatch.setattr("robustdd_bench.runs.context.availability", lambda device: found)
     plan = dataclasses.replace(plan_of("random"), compile=True)
-    context = Workbench(plan, registry(), tmp_path, tmp_path)
+    context = RunContext(plan, registry(), tmp_path, tmp_path)
     events = []
     worker = Worker(message_of(context), registry())
     for _ in range(2):

@@ -18,7 +18,7 @@ from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.records.means import torch_version
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.runs.cells import all_cells
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.progress.displays import NullReporter
 
 FIRST = Path(__file__).parent / "data" / "first_edition"
@@ -47,7 +47,7 @@ def test_its_plan_means_the_same_run() -> None:
 
 @SAME_TORCH
 def test_its_receipts_hold(out) -> None:
-    context = Workbench(plan(), registry(), out, Path("data"))
+    context = RunContext(plan(), registry(), out, Path("data"))
     undone = [cell.name for cell in all_cells(context) if not cell.done()]
     assert undone == LATER
 

@@ -37,7 +37,7 @@ LEVELS = tuple(
         "runs",
         "sweeps board report",
         "verification",
-        "results",
+        "entrance",
         "api",
         "cli",
         "__main__",

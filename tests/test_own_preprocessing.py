@@ -7,7 +7,7 @@ from torch import nn
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.preprocessing import ZCA, Preprocessing
 from robustdd_bench.records.plan import make_plan
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 
 SMALL = {
     "experts": 1,
@@ -20,7 +20,7 @@ SMALL = {
 
 
 @pytest.fixture
-def bench(tmp_path):
+def context(tmp_path):
     registry = collect(get_plugin_manager())
     plan = make_plan(
         registry,
@@ -32,22 +32,22 @@ def bench(tmp_path):
         ],
         device="cpu",
     )
-    return Workbench(plan, registry, tmp_path / "runs", tmp_path)
+    return RunContext(plan, registry, tmp_path / "runs", tmp_path)
 
 
-def test_the_harness_lets_a_method_whiten_where_the_track_does_nothing(bench):
-    task = bench.task
-    for part in bench.distiller.parts(task):
-        bench.distiller.make_part(part, task, RecordingReporter())
-    made = bench.distiller.distill(task, RecordingReporter())
+def test_the_harness_lets_a_method_whiten_where_the_track_does_nothing(context):
+    task = context.task
+    for part in context.distiller.parts(task):
+        context.distiller.make_part(part, task, RecordingReporter())
+    made = context.distiller.distill(task, RecordingReporter())
     made.check((1, 8, 8), 10, 1)
     assert made.preprocessing == Preprocessing("zca")
     assert isinstance(task.network(0)[0], nn.Identity)
-    assert isinstance(bench.student_network(made, 0)[0], ZCA)
+    assert isinstance(context.student_network(made, 0)[0], ZCA)
 
 
-def test_whitening_is_fitted_once(bench):
-    whitened = bench.task.behind(Preprocessing("zca"))
-    again = bench.task.behind(Preprocessing("zca"))
+def test_whitening_is_fitted_once(context):
+    whitened = context.task.behind(Preprocessing("zca"))
+    again = context.task.behind(Preprocessing("zca"))
     assert whitened.network(0)[0] is again.network(1)[0]
-    assert bench.task.behind(bench.task.preprocessing) is bench.task
+    assert context.task.behind(context.task.preprocessing) is context.task

@@ -39,7 +39,7 @@ from robustdd_bench.records.environment import process
 from robustdd_bench.records.record import read_record
 from robustdd_bench.runs import work
 from robustdd_bench.runs.cells import cell_named, cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.seeds import Seeds
 
@@ -201,30 +201,32 @@ def test_the_method_is_given_training_images_and_nothing_else(validate, tmp_path
     spy.seen.clear()
     record = run(plan_of("spy", validate=validate), tmp_path).record
     (task,) = spy.seen
-    bench = Workbench(plan_of("spy", validate=validate), registry(), tmp_path, Path())
-    test = bench._data.test
+    context = RunContext(plan_of("spy", validate=validate), registry(), tmp_path, Path())
+    test = context._data.test
     given = {image.numpy().tobytes() for image in task.images}
-    held = [test, bench.evaluation] if validate else [test]
+    held = [test, context.evaluation] if validate else [test]
     for split in held:
         assert not {image.numpy().tobytes() for image in split.images} & given
-    assert len(task.images) + (len(bench.evaluation) if validate else 0) == len(bench._data.train)
+    assert len(task.images) + (len(context.evaluation) if validate else 0) == len(
+        context._data.train
+    )
     for tensor in (task.images, task.labels):
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     reachable = [getattr(task, name) for name in task.__dataclass_fields__]
-    assert not any(value is bench.evaluation or value is test for value in reachable)
+    assert not any(value is context.evaluation or value is test for value in reachable)
     assert record.data.train_examples == len(task.images)
     assert record.split == ("validation" if validate else "test")
-    assert record.data.evaluation_examples == len(bench.evaluation)
+    assert record.data.evaluation_examples == len(context.evaluation)
 
 
 def test_a_dataset_whose_splits_share_memory_does_not_hand_the_test_split_over() -> None:
-    bench = Workbench(plan_of("spy"), registry(), Path(), Path())
-    data = bench._data
+    context = RunContext(plan_of("spy"), registry(), Path(), Path())
+    data = context._data
     whole = torch.cat([data.train.images, data.test.images])
     views = data.train.__class__(whole[: len(data.train)], data.train.labels)
-    bench.__dict__["_data"] = data.__class__(views, data.test, 10)
-    assert bench.train.images.untyped_storage().nbytes() < whole.untyped_storage().nbytes()
-    assert torch.equal(bench.train.images, data.train.images)
+    context.__dict__["_data"] = data.__class__(views, data.test, 10)
+    assert context.train.images.untyped_storage().nbytes() < whole.untyped_storage().nbytes()
+    assert torch.equal(context.train.images, data.train.images)
 
 
 def test_a_method_that_writes_into_the_training_images_fails(tmp_path) -> None:
@@ -318,7 +320,7 @@ def test_what_was_made_of_another_set_is_made_again(tmp_path) -> None:
     found = DistilledSet.load(path)
     DistilledSet(images=found.images * 0.9, labels=found.labels).save(path)
     receipt = path.with_name(path.name + ".cell.json")
-    cell = next(iter(cells_of(Workbench(plan_of(), registry(), tmp_path, Path()), "distill")))
+    cell = next(iter(cells_of(RunContext(plan_of(), registry(), tmp_path, Path()), "distill")))
     assert not cell.done()
     # As a GPU's rounding would do it.
     cell.sign(wall_s=1.0, peak_bytes=1, items=1, unit="steps", process=process("cpu"))
@@ -481,9 +483,9 @@ def test_an_interrupt_in_the_distillation_keeps_its_checkpoint(tmp_path) -> None
 
 
 def test_a_record_tells_what_was_worked_through() -> None:
-    bench = Workbench(plan_of("mtt"), registry(), Path("runs"), Path("data"))
+    context = RunContext(plan_of("mtt"), registry(), Path("runs"), Path("data"))
     stages = {stage.stage: stage for stage in example("mtt").record.costs.stages}
-    two_experts_of_two_epochs = 4 * len(bench.task.images)
+    two_experts_of_two_epochs = 4 * len(context.task.images)
     assert (stages["experts"].items, stages["experts"].unit) == (
         two_experts_of_two_epochs,
         "images",
@@ -702,22 +704,22 @@ def test_an_executor_that_cannot_be_entered_fails_the_run_and_lets_its_folder_go
 
 
 def test_cells_are_found_by_name_and_say_what_they_read(tmp_path) -> None:
-    bench = Workbench(plan_of("mtt"), registry(), tmp_path, Path())
-    names = [cell.name for stage in STAGES for cell in cells_of(bench, stage)]
+    context = RunContext(plan_of("mtt"), registry(), tmp_path, Path())
+    names = [cell.name for stage in STAGES for cell in cells_of(context, stage)]
     assert names == cell_names("mtt")
     for name in names:
-        assert cell_named(bench, name).name == name
-    assert [p.name for p in cell_named(bench, "distill").inputs] == [
+        assert cell_named(context, name).name == name
+    assert [p.name for p in cell_named(context, "distill").inputs] == [
         f"expert-{k}.safetensors" for k in range(2)
     ]
-    outputs = [cell.output for stage in STAGES for cell in cells_of(bench, stage)]
-    inputs = {i for stage in STAGES for c in cells_of(bench, stage) for i in c.inputs}
+    outputs = [cell.output for stage in STAGES for cell in cells_of(context, stage)]
+    inputs = {i for stage in STAGES for c in cells_of(context, stage) for i in c.inputs}
     assert len(set(outputs)) == len(outputs)
     assert inputs <= set(outputs)
     with pytest.raises(UsageError, match="has no cell 'students/2'"):
-        cell_named(bench, "students/2")
+        cell_named(context, "students/2")
     with pytest.raises(UsageError, match="has no cell 'nothing'"):
-        cell_named(bench, "nothing")
+        cell_named(context, "nothing")
 
 
 def test_the_plan_of_a_run_lies_beside_its_record() -> None:

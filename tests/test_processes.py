@@ -22,7 +22,7 @@ from robustdd_bench.executors import Cell, LocalExecutor, Resources
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.records.plan import make_plan
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution import processes
 from robustdd_bench.runs.execution.fingerprint import fingerprint, refuse_other
 from robustdd_bench.runs.execution.processes import ProcessExecutor, jobs_for, visible_gpus
@@ -231,7 +231,7 @@ def test_a_run_that_was_ended_resumes_to_the_record_it_would_have_had(
 
 
 def test_a_worker_that_is_installed_otherwise_refuses_with_both_lists(tmp_path) -> None:
-    context = Workbench(plan_of("random"), registry(), tmp_path, Path("data"))
+    context = RunContext(plan_of("random"), registry(), tmp_path, Path("data"))
     message = message_of(context)
     assert json.loads(json.dumps(message)) == message
     other = message | {"fingerprint": message["fingerprint"] | {"torch": "9.9", "plugin x": "x 1"}}

@@ -1,4 +1,4 @@
-"""Nothing a method receives leads to the images it is judged on, nor to the bench that holds them.
+"""Nothing a method receives leads to the images it is judged on, or to what holds them.
 
 `reachable` says what is walked; that it finds such a way is tested on the ways that it knows.
 """
@@ -27,7 +27,7 @@ from robustdd_bench.protocol.datasets import ImageData, Split
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import PreprocessingSpec, Track, load_track
 from robustdd_bench.records.plan import Plan, make_plan
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter, PlainReporter, RichReporter
@@ -83,7 +83,7 @@ def registry():
 
 
 def _held(registry, plan: Plan) -> Split:
-    return Workbench(plan, registry, Path(), Path()).whole_evaluation
+    return RunContext(plan, registry, Path(), Path()).whole_evaluation
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_data_whose_splits_share_memory_or_know_each_other_are_taken_apart(regis
     train = Split(whole[:20], labels[:20].clone())
     train.images.test = train.labels.test = whole[20:]  # type: ignore[attr-defined]
     plan = make_plan(registry, method="walker", track=str(TRACK), threads=1, device="cpu")
-    bench = Workbench(plan, registry, tmp_path, Path())
-    bench.__dict__["_data"] = ImageData(train, Split(whole[20:], labels[20:]), 10)
-    found = list(reachable(bench.task))
+    context = RunContext(plan, registry, tmp_path, Path())
+    context.__dict__["_data"] = ImageData(train, Split(whole[20:], labels[20:]), 10)
+    found = list(reachable(context.task))
     for path, memory in tensors(found):
         assert not holds_rows(memory, whole[20:].flatten(1)), path
         assert len(memory) in (20 * 64, 20) or memory.numel() < 600, path
@@ -154,17 +154,17 @@ def test_students_share_no_layer_with_what_a_method_or_another_student_holds(reg
         make_plan(registry, method="walker", track=str(TRACK), threads=1, device="cpu"),
         track=track,
     )
-    bench = Workbench(plan, registry, tmp_path, Path())
-    task = bench.task
+    context = RunContext(plan, registry, tmp_path, Path())
+    task = context.task
     images, labels = task.real_images(2, task.seeds.generator("start"))
     distilled = DistilledSet(images=images, labels=labels)
-    network, student = task.network(0), bench.student_network(distilled, 0)
+    network, student = task.network(0), context.student_network(distilled, 0)
     before = student(images)
     assert torch.equal(before, network(images))
     network[0].mean.fill_(0.9)
-    bench.student_network(distilled, 1)[0].mean.fill_(0.9)
+    context.student_network(distilled, 1)[0].mean.fill_(0.9)
     assert torch.equal(before, student(images))
-    assert torch.equal(before, bench.student_network(distilled, 0)(images))
+    assert torch.equal(before, context.student_network(distilled, 0)(images))
 
 
 class _Holder:

@@ -22,7 +22,7 @@ from robustdd_bench.runs import assemble as assembly
 from robustdd_bench.runs import planned as run_module
 from robustdd_bench.runs import work
 from robustdd_bench.runs.cells import cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 
 
 def receipt_of(path: Path) -> Path:
@@ -42,17 +42,17 @@ def unfinished(method: str, tmp_path: Path) -> Path:
     return folder
 
 
-def bench(method: str, out: Path) -> Workbench:
-    return Workbench(plan_of(method), registry(), out, Path("data"))
+def context(method: str, out: Path) -> RunContext:
+    return RunContext(plan_of(method), registry(), out, Path("data"))
 
 
 def experts(method: str, out: Path) -> list[Path]:
     """The stored experts of a run, by number; the store holds those of others as well."""
-    return [cell.output for cell in cells_of(bench(method, out), "experts")]
+    return [cell.output for cell in cells_of(context(method, out), "experts")]
 
 
 def undone(method: str, out: Path) -> list[str]:
-    found = bench(method, out)
+    found = context(method, out)
     return [c.name for stage in STAGES for c in cells_of(found, stage) if not c.done()]
 
 

@@ -12,7 +12,7 @@ from small_runs import TRACK, example, plan_of, registry, run
 from robustdd_bench.board.admission.rules import _seeds
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol.tracks import parse_track
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.reuse import plan_again
 from robustdd_bench.seeds import Seeds, derive_seed
 
@@ -39,8 +39,8 @@ def test_scheme_1_is_the_default_and_changes_no_hash_and_no_seed(tmp_path):
     assert two.sha256() != one.sha256()
     seeds = Seeds(3, "fast", "m")
     assert seeds.for_method(1) == seeds
-    bench = Workbench(plan_of("random", seed=3), registry(), tmp_path, tmp_path)
-    assert bench.task.seeds == Seeds(3, "fast", "random")
+    context = RunContext(plan_of("random", seed=3), registry(), tmp_path, tmp_path)
+    assert context.task.seeds == Seeds(3, "fast", "random")
 
 
 def test_students_and_attacks_have_the_seeds_of_scheme_1_and_methods_have_others(tmp_path):
@@ -62,11 +62,11 @@ def test_seeds_of_other_students_are_refused_under_both_schemes(tmp_path):
 @pytest.mark.parametrize("seed", [0, 1, 17])
 def test_no_seed_of_the_judges_follows_from_the_object_that_a_method_gets(seed, tmp_path):
     plan = plan_of("random", seed=seed, track=str(track_file(tmp_path)))
-    bench = Workbench(plan, registry(), tmp_path, tmp_path)
+    context = RunContext(plan, registry(), tmp_path, tmp_path)
     judges = Seeds(seed, "fast").shared()
     wanted = {judges.seed("student-init", r) for r in range(2)}
     wanted |= {judges.seed("attack", name, r) for name in ("noise", "fgsm") for r in range(2)}
-    got = bench.task.seeds
+    got = context.task.seeds
     numbers = [v for _, v in reachable(got.__class__, got) if isinstance(v, int)]
     bases = {got.base, got.shared().base, *numbers}
     assert seed not in bases
@@ -91,7 +91,7 @@ def test_the_global_generator_of_a_method_is_seeded_from_its_own_base(tmp_path):
     drawn = []
     for scheme in (1, 2):
         plan = plan_of("random", track=str(track_file(tmp_path, scheme=scheme)))
-        with Workbench(plan, registry(), tmp_path, tmp_path).method():
+        with RunContext(plan, registry(), tmp_path, tmp_path).method():
             drawn.append(torch.initial_seed())
     base = derive_seed("methods", 2, 0)
     assert drawn == [

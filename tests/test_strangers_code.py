@@ -31,7 +31,7 @@ from robustdd_bench.errors import PluginError, RunFailedError
 from robustdd_bench.executors import Cell, Executor, Job, Receipt
 from robustdd_bench.guard.libraries import GROUPS
 from robustdd_bench.guard.settings import SavedSettings
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 
 TINY = """
 name = "tiny"
@@ -667,13 +667,13 @@ def test_files_land_where_the_call_said_wherever_a_plugin_goes(
 
 
 def test_what_a_method_does_to_the_preprocessing_layer_stays_with_the_method() -> None:
-    bench = Workbench(plan_of("random"), registry(), Path("runs"), Path("data"))
-    lent, judged = bench.task.network(0), bench._students(bench.preprocessing)(0)
+    context = RunContext(plan_of("random"), registry(), Path("runs"), Path("data"))
+    lent, judged = context.task.network(0), context._students(context.preprocessing)(0)
     lent[0].register_forward_hook(lambda module, inputs, output: 0 * output)
     for buffer in lent[0].buffers():
         buffer.zero_()
-    pixels = bench.train.pixels()[:4]
-    fresh = Workbench(plan_of("random"), registry(), Path("runs"), Path("data"))
+    pixels = context.train.pixels()[:4]
+    fresh = RunContext(plan_of("random"), registry(), Path("runs"), Path("data"))
     assert torch.equal(judged(pixels), fresh._students(fresh.preprocessing)(0)(pixels))
     assert lent[0] is not judged[0]
 

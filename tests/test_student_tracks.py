@@ -14,7 +14,7 @@ from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.protocol.tracks import load_track, parse_track
 from robustdd_bench.records.plan import Plan, make_plan
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 
 OTHERS = {
     "mlp": '[student_network]\nname = "mlp"\noptions = { width = 8 }\n',
@@ -54,11 +54,11 @@ def test_a_run_ends_in_a_record_that_holds_its_students(name, runs) -> None:
     assert record.track == parse_track(TRACK.read_text() + OTHERS[name], "t")
     assert [s.index for s in record.students] == [0, 1]
     # What is read from the file is the student that the record tells of.
-    bench = Workbench(plan, registry(), folder, folder)
-    pixels, labels = bench.evaluation.pixels(), bench.evaluation.labels
+    context = RunContext(plan, registry(), folder, folder)
+    pixels, labels = context.evaluation.pixels(), context.evaluation.labels
     for student in record.students:
         with torch.no_grad():
-            right = bench.student(student.index)(pixels).argmax(1) == labels
+            right = context.student(student.index)(pixels).argmax(1) == labels
         assert torch.equal(right.cpu(), torch.as_tensor(unpack_bits(student.clean)))
 
 
@@ -88,9 +88,9 @@ def test_a_worker_gets_the_same_plan(name, runs) -> None:
 
 def test_the_method_distils_with_the_tracks_network_and_students_are_the_other(runs) -> None:
     plan, _, folder = runs["mlp"]
-    bench = Workbench(plan, registry(), folder, folder)
-    assert any(isinstance(m, nn.Conv2d) for m in bench.task.network(0).modules())
-    student = bench.student_network(bench.distilled(), 0)
+    context = RunContext(plan, registry(), folder, folder)
+    assert any(isinstance(m, nn.Conv2d) for m in context.task.network(0).modules())
+    student = context.student_network(context.distilled(), 0)
     assert not any(isinstance(m, nn.Conv2d) for m in student.modules())
     widths = [m.out_features for m in student.modules() if isinstance(m, nn.Linear)]
     assert widths == [8, 8, 10]
@@ -98,9 +98,9 @@ def test_the_method_distils_with_the_tracks_network_and_students_are_the_other(r
 
 def test_without_a_network_of_their_own_students_are_what_the_method_distils_with() -> None:
     finished = example("random")
-    bench = Workbench(plan_of("random"), registry(), finished.folder.parents[2], TRACK.parent)
-    student = bench.student_network(bench.distilled(), 3)
-    for one, two in zip(student.parameters(), bench.task.network(3).parameters(), strict=True):
+    context = RunContext(plan_of("random"), registry(), finished.folder.parents[2], TRACK.parent)
+    student = context.student_network(context.distilled(), 3)
+    for one, two in zip(student.parameters(), context.task.network(3).parameters(), strict=True):
         assert torch.equal(one, two)
 
 
@@ -146,8 +146,8 @@ def test_methods_distil_for_a_variant_as_they_do_for_its_track(method) -> None:
 )
 def test_the_students_of_the_shipped_digits_tracks_can_be_built(name, tmp_path) -> None:
     plan = plan_of_shipped("random", name)
-    bench = Workbench(plan, registry(), tmp_path, tmp_path)
-    bench.prepare()
+    context = RunContext(plan, registry(), tmp_path, tmp_path)
+    context.prepare()
     track = load_track(name, registry())
-    assert bench.task.network(0)(bench.evaluation.pixels()[:2]).shape == (2, 10)
+    assert context.task.network(0)(context.evaluation.pixels()[:2]).shape == (2, 10)
     assert track.student_network is not None

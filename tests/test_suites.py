@@ -17,7 +17,7 @@ from robustdd_bench.executors import Executor
 from robustdd_bench.protocol.tracks import parse_track
 from robustdd_bench.records.record import read_record
 from robustdd_bench.runs.cells import cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 
 LADDER = (0.02, 0.05, 0.10)
 
@@ -81,8 +81,8 @@ def test_the_headline_takes_in_every_attack_and_its_table_names_its_examples() -
 
 
 def test_cells_of_survivors_read_the_outcomes_before_them(tmp_path) -> None:
-    bench = Workbench(plan_of(track=str(SUITE)), registry(), tmp_path, tmp_path)
-    cells = {cell.name: cell for cell in cells_of(bench, "attacks")}
+    context = RunContext(plan_of(track=str(SUITE)), registry(), tmp_path, tmp_path)
+    cells = {cell.name: cell for cell in cells_of(context, "attacks")}
     read = [len(cells[f"attacks/0/{a}"].inputs) for a in ("fgsm", "noise", "pgd")]
     assert read == [2, 3, 4]
     needed = {path.name for path in cells["attacks/1/pgd"].inputs}
@@ -127,7 +127,7 @@ def test_an_executor_may_take_the_cells_it_gets_in_any_order(tmp_path) -> None:
 
 
 def test_students_attacked_together_make_the_same_record(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Workbench, "groups", lambda self, attack: [(0, 1)])
+    monkeypatch.setattr(RunContext, "groups", lambda self, attack: [(0, 1)])
     finished = run(plan_of(track=str(SUITE)), tmp_path)
     assert (finished.folder / "cells" / "attack-pgd-0-1.json").is_file()
     assert without_costs(finished.record) == without_costs(suite().record)

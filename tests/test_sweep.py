@@ -23,14 +23,14 @@ def out(tmp_path):
 def test_what_exists_is_left_and_the_rest_is_done(out, tmp_path):
     executor = Counting()
     result = swept(planned(tmp_path, TWO), out, executor, pause=no_pause)
-    assert statuses(result) == ["there", "done"]
+    assert statuses(result) == ["done before", "done"]
     assert {cell.split("/")[1] for cell in executor.cells} == {"1"}
-    there, done = result.outcomes
-    assert there.record == example("random").record
+    before, done = result.outcomes
+    assert before.record == example("random").record
     assert done.record is not None
     assert done.record.seed == 1
     assert done.wall_s == pytest.approx(sum(s.wall_s for s in done.record.costs.stages))
-    assert statuses(swept(planned(tmp_path, TWO), out)) == ["there", "there"]
+    assert statuses(swept(planned(tmp_path, TWO), out)) == ["done before", "done before"]
 
 
 def test_a_damaged_run_is_done_again(out, tmp_path):
@@ -53,9 +53,9 @@ def test_an_interrupted_sweep_says_how_far_it_is_and_goes_on_where_it_was(out, t
         f"1 of 4 runs are done; interrupted; kept in {folder}: distill 1/1, students 1/2. "
         "Run the same command again to go on."
     )
-    assert [run.found(out) for run in sweep.runs] == ["there", "started", "new", "new"]
+    assert [run.found(out) for run in sweep.runs] == ["done", "started", "new", "new"]
     executor = Counting()
-    assert statuses(swept(sweep, out, executor)) == ["there", "done", "failed", "failed"]
+    assert statuses(swept(sweep, out, executor)) == ["done before", "done", "failed", "failed"]
     assert "random/1/distill" not in executor.cells
     assert "random/1/students/0" not in executor.cells
     assert "random/1/students/1" in executor.cells
@@ -76,18 +76,18 @@ def test_an_interruption_between_two_runs_counts_what_failed(tmp_path):
 def test_a_failure_does_not_stop_the_rest_and_is_not_tried_again_unless_asked(out, tmp_path):
     sweep = planned(tmp_path, 'methods = ["raising", "half", "random"]')
     result = swept(sweep, out)
-    assert statuses(result) == ["failed", "failed", "there"]
+    assert statuses(result) == ["failed", "failed", "done before"]
     assert result.outcomes[0].reason == (
         "plugin 'crooks': method 'raising' failed: ZeroDivisionError: two lines of reasons"
     )
     executor = Counting()
     again = swept(sweep, out, executor)
-    assert statuses(again) == ["failed", "failed", "there"]
+    assert statuses(again) == ["failed", "failed", "done before"]
     assert again.outcomes[1].reason == result.outcomes[1].reason
     assert executor.cells == []
     log = sweep.runs[0].plan.folder(out) / "run.log"
     tried = log.read_text().count("two lines\nof reasons")
-    assert statuses(swept(sweep, out, retry_failed=True)) == ["failed", "failed", "there"]
+    assert statuses(swept(sweep, out, retry_failed=True)) == ["failed", "failed", "done before"]
     assert log.read_text().count("two lines\nof reasons") == 2 * tried
 
 
@@ -95,7 +95,7 @@ def test_data_that_are_missing_fail_the_runs_on_their_track_alone(out, tmp_path)
     both = f'tracks = ["{TRACK}", "cifar10-ipc1"]\n'
     path = write(tmp_path, 'methods = "random"', tracks=both)
     result = swept(plan_sweep(path, registry(), device="cpu"), out)
-    assert statuses(result) == ["there", "failed"]
+    assert statuses(result) == ["done before", "failed"]
     assert "CIFAR10" in result.outcomes[1].reason
 
 
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_made_fails_its_run_alone(out, tmp_path):
     folder = sweep.runs[0].plan.folder(out)
     folder.parent.write_text("a file where a folder should be")
     result = swept(sweep, out)
-    assert statuses(result) == ["failed", "there"]
+    assert statuses(result) == ["failed", "done before"]
     assert result.outcomes[0].reason.startswith(f"cannot make {folder}: ")
 
 
@@ -123,7 +123,7 @@ def test_a_lock_that_cannot_be_had_is_a_failure_and_not_waited_for(out, tmp_path
     (folder / ".lock").mkdir(parents=True)
     assert sweep.runs[0].found(out) == "new"
     result = swept(sweep, out, pause=no_pause)
-    assert statuses(result) == ["failed", "there"]
+    assert statuses(result) == ["failed", "done before"]
     assert result.outcomes[0].reason.startswith(f"cannot write into {folder}: ")
 
 
@@ -132,7 +132,7 @@ def test_a_run_of_another_process_is_left_and_looked_at_again_in_the_end(out, tm
     lock = held(sweep.runs[0].plan.folder(out))
     assert sweep.runs[0].found(out) == "running"
     left = swept(sweep, out, wait=False, pause=no_pause)
-    assert statuses(left) == ["elsewhere", "done"]
+    assert statuses(left) == ["busy", "done"]
     pauses = []
 
     def other_ends(seconds):
@@ -140,7 +140,7 @@ def test_a_run_of_another_process_is_left_and_looked_at_again_in_the_end(out, tm
         if len(pauses) == 2:
             lock.release()
 
-    assert statuses(swept(sweep, out, pause=other_ends)) == ["there", "there"]
+    assert statuses(swept(sweep, out, pause=other_ends)) == ["done before", "done before"]
     assert pauses == [POLL_S, POLL_S]
 
 
@@ -171,5 +171,5 @@ def test_a_lock_that_is_taken_between_the_look_and_the_run_is_no_failure(tmp_pat
     monkeypatch.setattr("robustdd_bench.sweeps.run.is_locked", lambda folder, unsure: False)
     sweep = planned(tmp_path, 'methods = "random"')
     lock = held(plan_of("random").folder(tmp_path))
-    assert statuses(swept(sweep, tmp_path, wait=False)) == ["elsewhere"]
+    assert statuses(swept(sweep, tmp_path, wait=False)) == ["busy"]
     lock.release()

@@ -29,7 +29,7 @@ from robustdd_bench.evaluation.witnesses import load, save
 from robustdd_bench.executors import LocalExecutor
 from robustdd_bench.runs import work
 from robustdd_bench.runs.cells import cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
 from robustdd_bench.verification.reevaluate import AGREES, MORE, PROVEN, UNPROVEN
@@ -75,8 +75,8 @@ def test_the_method_is_not_run(tmp_path, monkeypatch) -> None:
     def refuse(*args):
         raise AssertionError("the method was run")
 
-    monkeypatch.setattr(Workbench, "method", refuse)
-    monkeypatch.setattr(Workbench, "distiller", property(refuse))
+    monkeypatch.setattr(RunContext, "method", refuse)
+    monkeypatch.setattr(RunContext, "distiller", property(refuse))
     assert verify(laid(honest().record, tmp_path), students=1, examples=150).agrees
 
 
@@ -132,8 +132,8 @@ def stronger(tmp_path_factory):
     )  # fmt: skip
     record = edited(honest().record, students=ended.record.students)
     laid(record, folder)
-    bench = Workbench(plan_of(track=str(path)), registry(), folder, folder)
-    images = bench.evaluation.pixels()
+    context = RunContext(plan_of(track=str(path)), registry(), folder, folder)
+    images = context.evaluation.pixels()
     found, about = load(ended.folder / "witnesses.safetensors", images)
     save(folder / "witnesses.safetensors", found, images, about | {"run_id": record.run_id})
     return folder, found, images, about | {"run_id": record.run_id}
@@ -408,12 +408,12 @@ def test_students_that_diverge_here_end_in_exit_code_1(monkeypatch, capsys) -> N
 def test_an_attack_that_transfers_has_all_students_as_sources(tmp_path) -> None:
     path = track_file(tmp_path, ('[[attacks]]\nname = "noise"', '[[attacks]]\nname = "transfer"'))
     plan = plan_of(track=str(path))
-    few = Workbench(plan, registry(), tmp_path, tmp_path, students=1, examples=150)
+    few = RunContext(plan, registry(), tmp_path, tmp_path, students=1, examples=150)
     assert [cell.name for cell in cells_of(few, "students")] == ["students/0", "students/1"]
     assert {cell.students for cell in cells_of(few, "attacks")} == {(0,)}
     assert len(few.evaluation) == 150
     assert len(few.whole_evaluation) == EXAMPLES
-    whole = Workbench(plan, registry(), tmp_path, tmp_path)
+    whole = RunContext(plan, registry(), tmp_path, tmp_path)
     assert few.data_hashes == whole.data_hashes
     assert cells_of(few, "sanity")[0].inputs_sha256 is not None
     assert cells_of(few, "sanity")[0].data != cells_of(whole, "sanity")[0].data

@@ -247,9 +247,9 @@ def test_a_missing_witness_is_told_with_exit_code_1(kept, tmp_path, capsys) -> N
 
 
 def _evaluation(folder):
-    from robustdd_bench.runs.context import Workbench
+    from robustdd_bench.runs.context import RunContext
 
-    return Workbench(plan_of(track=str(SUITE)), registry(), folder, folder).evaluation.pixels()
+    return RunContext(plan_of(track=str(SUITE)), registry(), folder, folder).evaluation.pixels()
 
 
 def test_verify_prints_a_table_and_says_that_it_agrees(kept, capsys) -> None:

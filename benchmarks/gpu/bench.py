@@ -14,6 +14,7 @@ by the rate of a large matrix product measured in the same run, in the arithmeti
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -80,6 +81,10 @@ class Report(_Strict):
     versions: dict[str, str]
 
 
+Found = dict[str, float] | None
+"""What a measured call gives: values to keep beside its time, if any."""
+
+
 class Result(Report):
     """A file of measurements."""
 
@@ -136,13 +141,14 @@ class Bench:
 
     def left_s(self) -> float:
         """Seconds of the budget that are left."""
-        return self._end - time.monotonic()
+        left: float = self._end - time.monotonic()
+        return left
 
     def measure(
         self,
         workload: str,
         variant: str,
-        work: Callable[[], dict[str, float] | None],
+        work: Callable[[], Found],
         *,
         items: int,
         unit: str,
@@ -219,7 +225,7 @@ class Bench:
         text = f"{workload:34} {variant:28} {rate:>24} {peak / 2**20:9,.0f} MiB {error or ''}"
         print(text, file=sys.stderr, flush=True)
 
-    def _timed(self, work: Callable[[], dict[str, float] | None]) -> tuple[float, dict | None]:
+    def _timed(self, work: Callable[[], Found]) -> tuple[float, Found]:
         if self.device.type != "cuda":
             start = time.perf_counter()
             found = work()
@@ -248,7 +254,7 @@ class Bench:
             dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
             a, b = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
             with precision("float32" if name == "float32" else "tf32", self.device):
-                seconds = self._best(lambda a=a, b=b: a @ b)
+                seconds = self._best(functools.partial(torch.matmul, a, b))
             found[name] = 2 * size**3 / seconds
         x = torch.randn(copied // 4, device=self.device)
         y = torch.empty_like(x)

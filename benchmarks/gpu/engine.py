@@ -15,7 +15,7 @@ import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
 from bench import Bench, parse, relative
-from torch import nn
+from torch import Tensor, nn
 
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.seeds import isolated_rng
@@ -26,6 +26,7 @@ from robustdd_bench.toolkit.operations import count_operations
 from robustdd_bench.toolkit.trajectories.engine import AdjointEngine
 from robustdd_bench.toolkit.trajectories.unroll import (
     Gradients,
+    OuterLoss,
     Step,
     adjoint_gradients,
     matching_loss,
@@ -59,7 +60,7 @@ class Problem:
         augmenter = Augmenter(strategy, source)
         self.steps = [Step(None, augmenter.draw(self.images)) for _ in range(steps)]
 
-    def arguments(self) -> tuple:
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor, OuterLoss]:
         """What every engine takes after the network, but the steps."""
         outer = matching_loss(self.start, self.target)
         return self.images, self.labels, self.alpha, self.start, outer
@@ -108,7 +109,9 @@ def reverse_over_forward(problem: Problem) -> Gradients:
 def compiled(problem: Problem) -> Callable[[], Gradients]:
     """The adjoint whose inner functions go through torch.compile, as far as it takes them."""
     network = FlatNetwork(nn.Sequential(nn.Identity(), problem.body))
-    network.body = torch.compile(problem.body, dynamic=False)
+    body = torch.compile(problem.body, dynamic=False)
+    assert isinstance(body, nn.Module)
+    network.body = body
     return lambda: adjoint_gradients(network, *problem.arguments(), problem.steps)
 
 

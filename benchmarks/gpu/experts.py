@@ -15,13 +15,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from bench import ARITHMETIC, Bench, parse
+from bench import ARITHMETIC, Bench, Found, parse
 from task import DSA, accuracy, splits, task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -65,7 +66,7 @@ class Epochs(NullReporter):
 
 
 @contextmanager
-def capture(mode: str):
+def capture(mode: str) -> Iterator[None]:
     """Captured steps "auto" or "off"."""
     before = os.environ.get("ROBUSTDD_CAPTURE")
     os.environ["ROBUSTDD_CAPTURE"] = mode
@@ -86,7 +87,7 @@ def recipe(flavour: str, epochs: int, augmentation: str, batch: int) -> ExpertRe
         augmentation=augmentation,
         flavour=flavour,
         ema=0.99,
-        **FLAVOURS[flavour],
+        **cast(dict[str, Any], FLAVOURS[flavour]),
     )
 
 
@@ -161,6 +162,7 @@ def stacked(work: DistillTask, made: ExpertRecipe, experts: int) -> Callable[[],
     vmap does not know ours.
     """
     module = work.network(0)
+    assert isinstance(module, nn.Sequential)
     network = FlatNetwork(module)
     network.body = module[1]
     thetas = torch.stack([FlatNetwork(work.network(k)).theta() for k in range(experts)])
@@ -262,9 +264,13 @@ def main(arguments: list[str] | None = None) -> None:
     some = Split(train.images[:SOME], train.labels[:SOME])
     folder = Path(tempfile.mkdtemp())
     work, all_work = task(some, device, tiny, folder), task(train, device, tiny, folder)
-    last = dataclasses.replace(
-        work, network=lambda seed: nn.Sequential(ChannelsLast((n := work.network(seed))[0]), n[1])
-    )
+
+    def channels_last(seed: int) -> nn.Module:
+        network = work.network(seed)
+        assert isinstance(network, nn.Sequential)
+        return nn.Sequential(ChannelsLast(network[0]), network[1])
+
+    last = dataclasses.replace(work, network=channels_last)
     batch, epochs = (8, 2) if tiny else (256, 3)
     items = epochs * len(some)
     for augmentation in ("none", DSA):
@@ -275,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
 
             def measure(
                 variant: str,
-                call: Callable[[], object],
+                call: Callable[[], Found],
                 arithmetic: str = "tf32",
                 *,
                 name: str = name,

@@ -23,7 +23,7 @@ from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.distillers import DistilledSet, DistillTask
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import attack_student, attack_students
-from robustdd_bench.evaluation.students import train_student
+from robustdd_bench.evaluation.students import TrainedStudent, train_student
 from robustdd_bench.evaluation.together import Layout
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import Split
@@ -35,7 +35,9 @@ THREAT = ThreatModel("Linf", 2 / 255)
 SEEDS = Seeds(0, "benchmark", "students")
 
 
-def train(work: DistillTask, distilled: DistilledSet, spec: StudentSpec, count: int) -> list:
+def train(
+    work: DistillTask, distilled: DistilledSet, spec: StudentSpec, count: int
+) -> list[TrainedStudent]:
     """So many students, one after the other."""
     return [
         train_student(

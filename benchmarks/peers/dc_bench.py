@@ -104,7 +104,7 @@ def _peer(call: Call, epochs: int) -> Prepared:
             aug="",
             dc_aug_param=None,
         )
-        before, torch.optim.SGD = torch.optim.SGD, Watched  # type: ignore[misc]
+        before, torch.optim.SGD = torch.optim.SGD, Watched  # type: ignore[misc, assignment]
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 trained: nn.Module

@@ -50,8 +50,9 @@ class MIM(Attack):
         def gather(gradient: Tensor) -> Tensor:
             nonlocal momentum
             length = gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(tiny)
-            momentum = config.decay * momentum + gradient / length
-            return momentum
+            moved: Tensor = config.decay * momentum + gradient / length
+            momentum = moved
+            return moved
 
         step = config.relative_step * task.threat.eps / config.steps
         best = ascend(task, images, config.steps, step, gather)

@@ -118,7 +118,8 @@ def side_of(p: float, size_HW: torch.Size, norm: str) -> int:
     side = max(round((p * size_HW.numel()) ** 0.5), 1)
     if norm == "L2":
         side = max(side + (side + 1) % 2, 3)
-    return min(side, *size_HW)
+    height, width = size_HW
+    return int(min(side, height, width))
 
 
 def _offer(task: AttackTask, held: Best, candidates_BCHW: Tensor) -> None:
@@ -182,7 +183,8 @@ def move_linf(task: AttackTask, held_BCHW: Tensor, side: int) -> Tensor:
 
 def _length(x_BCHW: Tensor) -> Tensor:
     """The L2 norm of each channel, (B,C,1,1)."""
-    return torch.linalg.vector_norm(x_BCHW, dim=(2, 3), keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(x_BCHW, dim=(2, 3), keepdim=True)
+    return length
 
 
 def _unit(x_BCHW: Tensor) -> Tensor:
@@ -196,8 +198,9 @@ def _pyramid(height: int, width: int, like: Tensor) -> Tensor:
     columns = (torch.arange(width, device=like.device) - width // 2).abs()
     levels = torch.arange(1, max(height, width) // 2 + 2, device=like.device, dtype=like.dtype)
     heights = (levels**-2).flip(0).cumsum(0).flip(0)
-    bump = heights[torch.maximum(rows[:, None], columns[None])]
-    return bump / torch.linalg.vector_norm(bump).clamp_min(torch.finfo(like.dtype).tiny)
+    bump: Tensor = heights[torch.maximum(rows[:, None], columns[None])]
+    length: Tensor = torch.linalg.vector_norm(bump)
+    return bump / length.clamp_min(torch.finfo(like.dtype).tiny)
 
 
 def pyramids(side: int, like: Tensor) -> Tensor:

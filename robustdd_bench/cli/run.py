@@ -244,20 +244,17 @@ def _execute(
     if options["dry_run"]:
         _print_plan(session, plan, options)
         return
+    from robustdd_bench.api import run_plan
     from robustdd_bench.runs.execution.limits import TimeLimitError
-    from robustdd_bench.runs.pipeline import execute
-    from robustdd_bench.runs.progress.displays import make_reporter
-    from robustdd_bench.runs.progress.loggers import plugin_loggers
 
-    publish = plugin_loggers(session.manager)
     try:
-        finished = execute(
+        finished = run_plan(
             plan,
+            session.manager,
             session.registry,
-            chosen_executor(session, options, device=plan.device, threads=plan.threads),
+            executor=chosen_executor(session, options, device=plan.device, threads=plan.threads),
             out=options["out"],
             data_root=options["data_root"],
-            reporter=lambda folder: make_reporter(folder, publish=publish),
             download=options["download"],
             fresh=options["fresh"],
             witnesses=options["witnesses"],
@@ -271,7 +268,7 @@ def _execute(
         print(limit, file=sys.stderr)
         return
     if options["as_json"]:
-        from robustdd_bench.results import summary
+        from robustdd_bench.entrance import summary
 
         print_json(summary(finished.record) | {"folder": str(finished.folder)})
         return

@@ -211,8 +211,8 @@ def show_run(folder: Path, as_json: bool) -> None:
     RUN is the folder of a run, or its record.json.
     """
     from robustdd_bench.cli.run import print_result
+    from robustdd_bench.entrance import summary
     from robustdd_bench.records.record import read_record
-    from robustdd_bench.results import summary
 
     record = read_record(folder if folder.suffix == ".json" else folder / RECORD_FILE)
     if as_json:

@@ -127,9 +127,9 @@ def _say_what_is_missing(result: SweepResult) -> None:
     """
     if result.note:
         print(one_line(result.note), file=sys.stderr)
-    elsewhere = result.having("elsewhere")
-    if elsewhere:
-        runs = "1 run is" if len(elsewhere) == 1 else f"{len(elsewhere)} runs are"
+    busy = result.having("busy")
+    if busy:
+        runs = "1 run is" if len(busy) == 1 else f"{len(busy)} runs are"
         print(f"{runs} going on in another process", file=sys.stderr)
     failed = result.having("failed")
     if failed:

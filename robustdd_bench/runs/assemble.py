@@ -36,35 +36,35 @@ from robustdd_bench.records.parts import (
 from robustdd_bench.records.record import SCHEMA_VERSION, Record, aggregate_students, make_record
 from robustdd_bench.records.set_info import set_info
 from robustdd_bench.runs.cells import reused
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.reuse import Adoption, read_adoption
 from robustdd_bench.runs.work import read_outcomes
 
 MAX_REASON = 2000
 
 
-def assemble(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> Record:
+def assemble(context: RunContext, cells: Sequence[Cell], started: datetime.datetime) -> Record:
     """The record of a run whose cells are all done, from their files."""
-    students, flags = judged_students(bench)
+    students, flags = judged_students(context)
     return make_record(
-        **_common(bench, cells, started),
+        **_common(context, cells, started),
         status="complete",
-        data=data_info(bench),
-        distilled=set_info(bench.distilled(), bench.num_classes),
-        overlap=overlap_info(bench),
+        data=data_info(context),
+        distilled=set_info(context.distilled(), context.num_classes),
+        overlap=overlap_info(context),
         students=students,
-        aggregates=aggregate_students(students, bench.plan.track),
+        aggregates=aggregate_students(students, context.plan.track),
         flags=flags,
         failure=None,
     )
 
 
-def judged_students(bench: Workbench) -> tuple[tuple[StudentResult, ...], tuple[Flag, ...]]:
+def judged_students(context: RunContext) -> tuple[tuple[StudentResult, ...], tuple[Flag, ...]]:
     """The students that were judged, with their raw outcomes, and the checks on them."""
     students = []
     flags: list[Flag] = []
-    for index in bench.judged:
-        facts = bench.student_facts(index)
+    for index in context.judged:
+        facts = context.student_facts(index)
         clean = unpack_bits(facts["clean"])
         results = [
             AttackBits(
@@ -80,24 +80,24 @@ def judged_students(bench: Workbench) -> tuple[tuple[StudentResult, ...], tuple[
                 verify_batch_size=found.verify_batch_size,
                 warnings=found.warnings,
             )
-            for attack in bench.plan.attacks
-            for found in read_outcomes(bench, attack.name, index)
+            for attack in context.plan.attacks
+            for found in read_outcomes(context, attack.name, index)
         ]
         students.append(StudentResult(**facts, attacks=tuple(results)))
-        flags += [Flag(student=index, **check) for check in read_json(bench.sanity_path(index))]
+        flags += [Flag(student=index, **check) for check in read_json(context.sanity_path(index))]
     return tuple(students), tuple(flags)
 
 
-def save_witnesses(bench: Workbench, record: Record) -> None:
+def save_witnesses(context: RunContext, record: Record) -> None:
     """Write the witnesses of a run that kept them: one for each student and example that fell."""
-    images = bench.evaluation.pixels().cpu()
+    images = context.evaluation.pixels().cpu()
     parts = [
-        load(bench.witness_path(attack.name, group), images)[0]
-        for attack in bench.plan.attacks
-        for group in bench.groups(attack.name)
+        load(context.witness_path(attack.name, group), images)[0]
+        for attack in context.plan.attacks
+        for group in context.groups(attack.name)
     ]
     about = {"run_id": record.run_id, "results_sha256": record.results_sha256}
-    save(bench.folder / WITNESSES_FILE, merge(parts), images, about)
+    save(context.folder / WITNESSES_FILE, merge(parts), images, about)
 
 
 def _tried(outcome: AttackOutcome, clean: Tensor) -> str | None:
@@ -106,7 +106,7 @@ def _tried(outcome: AttackOutcome, clean: Tensor) -> str | None:
 
 
 def failed(
-    bench: Workbench,
+    context: RunContext,
     cells: Sequence[Cell],
     started: datetime.datetime,
     stage: str,
@@ -116,7 +116,7 @@ def failed(
     """The record of a run that failed.
 
     Args:
-        bench: the run.
+        context: the run.
         cells: the cells that are known so far.
         started: when the run was first started.
         stage: the stage that failed, or "set-up".
@@ -124,7 +124,7 @@ def failed(
         error: why.
     """
     return make_record(
-        **_common(bench, cells, started),
+        **_common(context, cells, started),
         status="failed",
         data=None,
         distilled=None,
@@ -140,10 +140,10 @@ def failed(
     )
 
 
-def _adoption(bench: Workbench) -> Adoption | None:
+def _adoption(context: RunContext) -> Adoption | None:
     """The run that the set was taken from, if it was; a run that fails may not have its data."""
     try:
-        return None if reused(bench) is None else read_adoption(bench.folder)
+        return None if reused(context) is None else read_adoption(context.folder)
     except RobustDDError:
         return None
 
@@ -184,11 +184,13 @@ def _processes(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageP
     return tuple(found)
 
 
-def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime) -> dict[str, Any]:
+def _common(
+    context: RunContext, cells: Sequence[Cell], started: datetime.datetime
+) -> dict[str, Any]:
     """What complete and failed records share."""
-    plan = bench.plan
+    plan = context.plan
     here = process(plan.device)
-    adoption = _adoption(bench)
+    adoption = _adoption(context)
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -203,7 +205,7 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
             version=plan.version,
             preset=plan.preset,
             config=dict(plan.config),
-            reference=bench.reference,
+            reference=context.reference,
         ),
         "attacks": tuple(
             AttackInfo(name=a.name, plugin=a.plugin, version=a.version, config=dict(a.config))
@@ -228,25 +230,25 @@ def _common(bench: Workbench, cells: Sequence[Cell], started: datetime.datetime)
     }
 
 
-def overlap_info(bench: Workbench) -> OverlapInfo | None:
+def overlap_info(context: RunContext) -> OverlapInfo | None:
     """Which images of the set are copies of others; None for a reference, which may be the data."""
-    if bench.reference:
+    if context.reference:
         return None
-    images = bench.distilled().images.to(bench.device)
-    found = overlap(images, bench.train.images, bench.whole_evaluation.images)
+    images = context.distilled().images.to(context.device)
+    found = overlap(images, context.train.images, context.whole_evaluation.images)
     return OverlapInfo(**dataclasses.asdict(found))
 
 
-def data_info(bench: Workbench) -> DataInfo:
+def data_info(context: RunContext) -> DataInfo:
     """What a record says of the data."""
-    train, evaluation = bench.data_hashes
-    channels, height, width = bench.shape_CHW
+    train, evaluation = context.data_hashes
+    channels, height, width = context.shape_CHW
     return DataInfo(
-        dataset=bench.plan.track.data.dataset,
-        num_classes=bench.num_classes,
+        dataset=context.plan.track.data.dataset,
+        num_classes=context.num_classes,
         shape=(channels, height, width),
-        train_examples=len(bench.train),
+        train_examples=len(context.train),
         train_sha256=train,
-        evaluation_examples=len(bench.whole_evaluation),
+        evaluation_examples=len(context.whole_evaluation),
         evaluation_sha256=evaluation,
     )

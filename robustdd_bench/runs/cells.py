@@ -9,17 +9,17 @@ from pathlib import Path
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import STAGES, Cell, Resources
 from robustdd_bench.filenames import REUSE_FILE
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.folder import label
 from robustdd_bench.runs.reuse import adopted_cell
 
 
-def all_cells(context: Workbench, stages: Sequence[str] = STAGES) -> list[Cell]:
+def all_cells(context: RunContext, stages: Sequence[str] = STAGES) -> list[Cell]:
     """The cells of a run, each after those whose files it reads."""
     return [cell for stage in stages for cell in cells_of(context, stage)]
 
 
-def cells_of(context: Workbench, stage: str) -> list[Cell]:
+def cells_of(context: RunContext, stage: str) -> list[Cell]:
     """The cells of a stage, in a fixed order."""
     plan = context.plan
     resources = Resources(gpus=int(plan.device == "cuda"), threads=plan.threads)
@@ -29,7 +29,7 @@ def cells_of(context: Workbench, stage: str) -> list[Cell]:
     ]
 
 
-def cell_named(context: Workbench, name: str) -> Cell:
+def cell_named(context: RunContext, name: str) -> Cell:
     """The cell of that name.
 
     Raises:
@@ -42,14 +42,14 @@ def cell_named(context: Workbench, name: str) -> Cell:
     raise UsageError(f"run {context.plan.run_id()} has no cell {name!r}")
 
 
-def cell_of_reused(context: Workbench) -> Cell:
+def cell_of_reused(context: RunContext) -> Cell:
     """The cell of a set that is taken from another run."""
     return adopted_cell(
         context.folder, context.set_path, context.data_hashes[0], _scope_of_run(context)
     )
 
 
-def reused(context: Workbench) -> Cell | None:
+def reused(context: RunContext) -> Cell | None:
     """The cell of a set that was reused and is whole; None where the method made its own.
 
     Where such a set was lost or damaged since, the method makes it.
@@ -60,11 +60,11 @@ def reused(context: Workbench) -> Cell | None:
     return cell if cell.done() else None
 
 
-def _scope_of_run(context: Workbench) -> str:
+def _scope_of_run(context: RunContext) -> str:
     return f"run {context.plan.run_id()}"
 
 
-def _scope(context: Workbench, cell: Cell) -> str:
+def _scope(context: RunContext, cell: Cell) -> str:
     """Whose a cell is: the run's, or that of the folder of the store, which runs share."""
     try:
         return f"store {cell.output.parent.relative_to(context.store).as_posix()}"
@@ -72,7 +72,7 @@ def _scope(context: Workbench, cell: Cell) -> str:
         return _scope_of_run(context)
 
 
-def _cells(context: Workbench, stage: str) -> list[Cell]:
+def _cells(context: RunContext, stage: str) -> list[Cell]:
     if stage in ("experts", "distill"):
         return _making(context, stage)
     if stage == "students":
@@ -107,7 +107,7 @@ def _cells(context: Workbench, stage: str) -> list[Cell]:
     ]
 
 
-def _making(context: Workbench, stage: str) -> list[Cell]:
+def _making(context: RunContext, stage: str) -> list[Cell]:
     """Cells of the experts, or the one of the distillation; a reused set stands for both."""
     ready_made = reused(context)
     if ready_made is not None:
@@ -122,7 +122,7 @@ def _making(context: Workbench, stage: str) -> list[Cell]:
     ]
 
 
-def _attacks(context: Workbench) -> list[Cell]:
+def _attacks(context: RunContext) -> list[Cell]:
     """Cells of the attacks; one on survivors reads the outcomes of all before it."""
     return [
         Cell(
@@ -145,7 +145,7 @@ def _attacks(context: Workbench) -> list[Cell]:
 
 
 def _attack_files(
-    context: Workbench, attacks: Sequence[str], students: Sequence[int]
+    context: RunContext, attacks: Sequence[str], students: Sequence[int]
 ) -> list[Path]:
     """The files of those attacks that hold outcomes of any of those students."""
     return [

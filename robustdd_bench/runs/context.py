@@ -37,7 +37,7 @@ from robustdd_bench.signatures import warn_of_former
 from robustdd_bench.toolkit.fast.compile import availability
 
 
-class Workbench(RunFolder):
+class RunContext(RunFolder):
     """Everything cells need, made from the plan when first used.
 
     Args:

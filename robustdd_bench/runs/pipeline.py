@@ -9,7 +9,7 @@ from robustdd_bench.executors import Cell, Executor, Receipt
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, TimeLimitError
@@ -83,13 +83,15 @@ def execute(
             return run.result()  # raises it, with what is kept
         except LimitReached as reached:
             left = ", ".join(f"{stage} {count}" for stage, count in run.graph.left().items())
-            parts = ["the time limit is reached", f"left: {left}", str(reached), run.kept]
+            parts = ["the time limit is reached", f"left: {left or 'all'}", str(reached), run.kept]
             raise TimeLimitError(f"{'; '.join(filter(None, parts))}. {AGAIN}") from reached
+        finally:
+            run.close()
     return run.result()
 
 
 def compute_cells(
-    context: Workbench, executor: Executor, progress: RunReporter, cells: Sequence[Cell]
+    context: RunContext, executor: Executor, progress: RunReporter, cells: Sequence[Cell]
 ) -> None:
     """Compute those cells of a run that are not done, and write no record.
 
@@ -109,7 +111,7 @@ def compute_cells(
 class _Part(ActiveRun):
     """Some cells of a run."""
 
-    def __init__(self, context: Workbench, progress: RunReporter, cells: Sequence[Cell]) -> None:
+    def __init__(self, context: RunContext, progress: RunReporter, cells: Sequence[Cell]) -> None:
         self._context, self.progress = context, progress
         self.run_id = context.plan.run_id()
         self.kin, self.threads, self.seconds = self.run_id, context.plan.threads, {}

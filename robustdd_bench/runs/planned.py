@@ -38,7 +38,7 @@ from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record, write_record
 from robustdd_bench.runs.assemble import assemble, failed, save_witnesses
 from robustdd_bench.runs.cells import all_cells, cell_of_reused, cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.limits import LimitReached
@@ -122,6 +122,8 @@ class PlannedRun(ActiveRun):
         self._lock = contextlib.ExitStack()
         self._told = contextlib.ExitStack()
         self._result: Finished | BaseException | None = None
+        self.progress = NullReporter()
+        self.graph = CellGraph((), self.progress)
         self.kept = ""
         """Of a run that was interrupted: what is kept."""
 
@@ -144,7 +146,7 @@ class PlannedRun(ActiveRun):
             if around.fresh:
                 _forget(folder)
             _sweep(folder)
-            self._context = Workbench(
+            self._context = RunContext(
                 plan,
                 around.registry,
                 out,
@@ -158,7 +160,7 @@ class PlannedRun(ActiveRun):
             if finished is not None:
                 self._result = Finished(finished.record, self._said, reused=True)
                 return False
-            # Of results that are not those to come.
+            # Those of results that are not the ones to come.
             (folder / WITNESSES_FILE).unlink(missing_ok=True)
             self._started = _started(folder, plan)
             self._lock = stack.pop_all()
@@ -181,6 +183,10 @@ class PlannedRun(ActiveRun):
         self.message = message_of(context)
         if remote:
             context.let_go()
+
+    def close(self) -> None:
+        """Let the folder go, of a run that may not have begun."""
+        self._lock.close()
 
     def compute(self, cell: Cell) -> Receipt:
         """Compute a cell in this process."""
@@ -257,7 +263,7 @@ class PlannedRun(ActiveRun):
         return self._result
 
 
-def message_of(context: Workbench) -> dict[str, Any]:
+def message_of(context: RunContext) -> dict[str, Any]:
     """What a worker has to be told of a run; see `Job.message`."""
     return {
         "plan": context.plan.to_dict(),
@@ -287,21 +293,21 @@ def _about(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _adopt(bench: Workbench, run: Path, record: Record) -> None:
+def _adopt(context: RunContext, run: Path, record: Record) -> None:
     """Take over a set, unless this run has made its own already."""
-    if any(cell.done() for cell in cells_of(bench, "distill")):
+    if any(cell.done() for cell in cells_of(context, "distill")):
         return
-    if record.data is not None and bench.data_hashes[0] != record.data.train_sha256:
+    if record.data is not None and context.data_hashes[0] != record.data.train_sha256:
         raise UsageError(f"the set of {run} was made of other data than those at hand")
-    adopt(bench.folder, run, record, cell_of_reused(bench))
+    adopt(context.folder, run, record, cell_of_reused(context))
 
 
-def _save_figures(bench: Workbench, record: Record) -> None:
-    plan = bench.plan
+def _save_figures(context: RunContext, record: Record) -> None:
+    plan = context.plan
     assert record.aggregates is not None
-    save_distilled(bench.folder / SET_PICTURE, bench.distilled(), bench.num_classes)
+    save_distilled(context.folder / SET_PICTURE, context.distilled(), context.num_classes)
     save_robustness(
-        bench.folder / ROBUSTNESS_PICTURE,
+        context.folder / ROBUSTNESS_PICTURE,
         record.aggregates,
         plan.track,
         f"{plan.method} on {plan.track.name} ({plan.split} split, seed {plan.seed})",
@@ -350,12 +356,12 @@ def _sweep(folder: Path) -> None:
             path.unlink()
 
 
-def _existing(bench: Workbench) -> Finished | None:
+def _existing(context: RunContext) -> Finished | None:
     """The run, if it ended before, its files are whole and the data are the same.
 
     Where the data are not at hand any more, the record stands.
     """
-    folder, plan = bench.folder, bench.plan
+    folder, plan = context.folder, context.plan
     path = folder / RECORD_FILE
     if not path.exists():
         return None
@@ -365,15 +371,15 @@ def _existing(bench: Workbench) -> Finished | None:
             return None
         assert record.data is not None
         assert record.distilled is not None
-        kept = (*KEPT, WITNESSES_FILE) if bench.witnesses else KEPT
+        kept = (*KEPT, WITNESSES_FILE) if context.witnesses else KEPT
         if not all((folder / name).is_file() for name in kept) or not receipts_hold(folder):
             return None
-        if DistilledSet.load(bench.set_path).sha256() != record.distilled.sha256:
+        if DistilledSet.load(context.set_path).sha256() != record.distilled.sha256:
             return None
     except UsageError:
         return None
     with contextlib.suppress(RobustDDError):
-        if bench.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
+        if context.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
             return None
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return Finished(record, folder, reused=True)

@@ -17,7 +17,7 @@ from robustdd_bench.evaluation.robustness import AttackOutcome, attack_student
 from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.imports.external_set import check_fits
 from robustdd_bench.protocol.tracks import Track, eps_label
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.progress.displays import NullReporter
 
 
@@ -33,13 +33,13 @@ class Student:
     """Accuracy on the split that it is judged on, without an attack."""
     train_accuracy: float
     """Accuracy on the set."""
-    bench: Workbench = field(repr=False)
+    context: RunContext = field(repr=False)
     """Data and track that it belongs to."""
 
     @property
     def track(self) -> Track:
         """The track whose recipe it was trained by."""
-        return self.bench.plan.track
+        return self.context.plan.track
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +82,11 @@ class AttackResults:
         return f"accuracy in %: clean {100 * self.clean:.1f}; {norm} eps " + ", ".join(levels)
 
 
-def train(bench: Workbench, distilled: DistilledSet, index: int) -> Student:
+def train(context: RunContext, distilled: DistilledSet, index: int) -> Student:
     """Train one of the track's students.
 
     Args:
-        bench: the track's data and networks; its seed is the run's.
+        context: the track's data and networks; its seed is the run's.
         distilled: the set.
         index: which student, from 0.
 
@@ -96,11 +96,11 @@ def train(bench: Workbench, distilled: DistilledSet, index: int) -> Student:
     """
     if index < 0:
         raise UsageError(f"index must not be negative, not {index}")
-    plan, seeds = bench.plan, bench.seeds.shared()
-    check_fits(distilled, bench.shape_CHW, bench.num_classes, None)
-    with bench.network_code():
+    plan, seeds = context.plan, context.seeds.shared()
+    check_fits(distilled, context.shape_CHW, context.num_classes, None)
+    with context.network_code():
         student = train_student(
-            bench.student_network(distilled, seeds.seed("student-init", index)),
+            context.student_network(distilled, seeds.seed("student-init", index)),
             distilled,
             plan.track.students,
             seeds,
@@ -108,20 +108,20 @@ def train(bench: Workbench, distilled: DistilledSet, index: int) -> Student:
             flip=plan.track.data.flip,
             reporter=NullReporter(),
             norm=plan.track.threat.norm,
-            compile=bench.compile,
+            compile=context.compile,
         )
-        bits = _classified(bench, student.network)
+        bits = _classified(context, student.network)
     return Student(
         network=student.network,
         index=index,
         clean=accuracy(bits),
         train_accuracy=student.train_accuracy,
-        bench=bench,
+        context=context,
     )
 
 
 def attack(
-    bench: Workbench,
+    context: RunContext,
     network: nn.Module,
     index: int,
     *,
@@ -133,7 +133,7 @@ def attack(
     """Attack a network with a track's suite, or with a part of it.
 
     Args:
-        bench: data, track and seed.
+        context: data, track and seed.
         network: pixels to logits, on the device of `bench`.
         index: whose noise the attacks draw, as that of the track's students.
         levels: every eps that attacks are run at; None: those that the track says for each.
@@ -145,8 +145,8 @@ def attack(
         UsageError: an attack is not in the suite, or needs sources and there are none.
         PluginError: an attack failed.
     """
-    plan, evaluation = bench.plan, bench.evaluation
-    suite = _suite(bench, attacks)
+    plan, evaluation = context.plan, context.evaluation
+    suite = _suite(context, attacks)
     if levels is not None and (not levels or not all(0 < eps < float("inf") for eps in levels)):
         raise UsageError(f"eps must be positive and finite, not {levels}")
     for name, plugged in suite.items():
@@ -156,14 +156,14 @@ def attack(
                 "or leave it out of attacks"
             )
     pixels = evaluation.pixels()
-    clean = _classified(bench, network)
+    clean = _classified(context, network)
     found: list[AttackOutcome] = []
     for name, plugged in suite.items():
         specs = [spec for spec in plan.track.attacks if spec.name == name]
         survivors = bool(specs) and specs[0].on == "survivors"
         before = tuple(found) if survivors else ()
         own = plan.track.levels(specs[0]) if specs else plan.track.threat.ladder
-        entry = bench.registry.entries.get("attacks", {}).get(name)
+        entry = context.registry.entries.get("attacks", {}).get(name)
         earlier = list(before)
         for eps in sorted(levels) if levels is not None else own:
             outcome = attack_student(
@@ -171,15 +171,15 @@ def attack(
                 pixels,
                 evaluation.labels,
                 plugged,
-                bench.threat(eps),
-                bench.seeds.shared().seed("attack", name, index),
+                context.threat(eps),
+                context.seeds.shared().seed("attack", name, index),
                 plan.track.threat.batch_size,
                 standing(clean, earlier, eps).to(evaluation.labels.device),
                 examples=specs[0].examples if specs else None,
                 name=name,
                 plugin=None if entry is None else entry.plugin,
                 sources=[list(sources) if plugged.uses_sources else []],
-                compile=bench.compile,
+                compile=context.compile,
                 note=note,
             )
             if survivors:
@@ -188,19 +188,19 @@ def attack(
     return AttackResults(track=plan.track, clean_bits=clean, outcomes=tuple(found))
 
 
-def _classified(bench: Workbench, network: nn.Module) -> Tensor:
+def _classified(context: RunContext, network: nn.Module) -> Tensor:
     """Bits (N,) on the CPU: what a network gets right without an attack."""
-    split = bench.evaluation
-    size = bench.plan.track.threat.batch_size
+    split = context.evaluation
+    size = context.plan.track.threat.batch_size
     with torch.no_grad():
         return classified(network, split.pixels(), split.labels, size).cpu()
 
 
 def _suite(
-    bench: Workbench, attacks: Sequence[str] | Mapping[str, Attack] | None
+    context: RunContext, attacks: Sequence[str] | Mapping[str, Attack] | None
 ) -> dict[str, Attack]:
     """The attacks to run, by name, in the order of the suite."""
-    names = [attack.name for attack in bench.plan.attacks]
+    names = [attack.name for attack in context.plan.attacks]
     if isinstance(attacks, Mapping):
         return dict(attacks)
     if attacks is not None:
@@ -208,6 +208,6 @@ def _suite(
             raise UsageError(f"attacks must be a list of names, such as [{attacks!r}]")
         for name in attacks:
             if name not in names:
-                raise unknown_name(f"attack of {bench.plan.track.name}", name, names)
-    chosen = {name: bench.attack(name) for name in names if attacks is None or name in attacks}
+                raise unknown_name(f"attack of {context.plan.track.name}", name, names)
+    chosen = {name: context.attack(name) for name in names if attacks is None or name in attacks}
     return chosen

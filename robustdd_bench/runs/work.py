@@ -27,7 +27,7 @@ from robustdd_bench.executors import Cell, Receipt
 from robustdd_bench.files import read_json, write_json, write_safetensors
 from robustdd_bench.records.environment import PeakMemory, process
 from robustdd_bench.records.set_info import plain_set
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.fast.allocator import keep_memory
@@ -41,18 +41,18 @@ class Work:
     unit: str
 
 
-def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> Receipt:
+def run_cell(context: RunContext, cell: Cell, reporter: RunReporter) -> Receipt:
     """Run a cell and write its receipt; give that which is there if it is done already."""
     found = cell.receipt()
     if found is not None:
         return found
     keep_memory()
-    memory = PeakMemory(bench.plan.device)
+    memory = PeakMemory(context.plan.device)
     start = time.perf_counter()
     about_students = cell.stage in ("students", "attacks", "sanity")
-    with bench.network_code() if about_students else contextlib.nullcontext():
-        work = _WORK[cell.stage](bench, cell, reporter)
-    if bench.plan.device == "cuda":
+    with context.network_code() if about_students else contextlib.nullcontext():
+        work = _WORK[cell.stage](context, cell, reporter)
+    if context.plan.device == "cuda":
         torch.cuda.synchronize()
     wall_s = time.perf_counter() - start
     reporter.flush()  # a cell that is done is never run again, so its values must be written
@@ -61,7 +61,7 @@ def run_cell(bench: Workbench, cell: Cell, reporter: RunReporter) -> Receipt:
         peak_bytes=memory.read(),
         items=work.items,
         unit=work.unit,
-        process=process(bench.plan.device),
+        process=process(context.plan.device),
     )
 
 
@@ -127,46 +127,46 @@ class _Counter:
         self.inner.images(step, total, current)
 
 
-def _experts(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
-    distiller = bench.distiller
+def _experts(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
+    distiller = context.distiller
     assert isinstance(distiller, StagedDistiller)
-    part = next(p for p in bench.parts() if p.output == cell.output)
+    part = next(p for p in context.parts() if p.output == cell.output)
     counter = _Counter(reporter)
-    with bench.method(f", part {part.name!r}"):
-        distiller.make_part(part, bench.task, counter)
+    with context.method(f", part {part.name!r}"):
+        distiller.make_part(part, context.task, counter)
     if not part.output.is_file():
         raise PluginError(
-            f"plugin {bench.plan.plugin!r}: part {part.name!r} did not write {part.output.name}"
+            f"plugin {context.plan.plugin!r}: part {part.name!r} did not write {part.output.name}"
         )
     return counter.done()
 
 
-def _distill(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
-    plan = bench.plan
+def _distill(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
+    plan = context.plan
     counter = _Counter(reporter)
-    with bench.method():
-        distilled = bench.distiller.distill(bench.task, counter)
+    with context.method():
+        distilled = context.distiller.distill(context.task, counter)
         if not isinstance(distilled, DistilledSet):
             raise PluginError(
                 f"plugin {plan.plugin!r}: method {plan.method!r} must return a DistilledSet, "
                 f"not {type(distilled).__name__}"
             )
-        distilled = plain_set(distilled, bench.train.images)
-    ipc = None if bench.reference else plan.track.data.ipc
-    distilled.check(bench.shape_CHW, bench.num_classes, ipc)
-    _check_recipe(bench, distilled)
+        distilled = plain_set(distilled, context.train.images)
+    ipc = None if context.reference else plan.track.data.ipc
+    distilled.check(context.shape_CHW, context.num_classes, ipc)
+    _check_recipe(context, distilled)
     distilled.save(cell.output)
     return counter.done()
 
 
-def _check_recipe(bench: Workbench, distilled: DistilledSet) -> None:
+def _check_recipe(context: RunContext, distilled: DistilledSet) -> None:
     """Refuse a set that no student could be trained on, before it is written."""
-    plan = bench.plan
+    plan = context.plan
     try:
         json.dumps([distilled.learning_rate, dict(distilled.provenance)], allow_nan=False)
         if distilled.augmentation is not None:
             Augmenter(distilled.augmentation, torch.Generator())
-        bench.student_network(distilled, 0)
+        context.student_network(distilled, 0)
     except (RobustDDError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise PluginError(
@@ -174,13 +174,13 @@ def _check_recipe(bench: Workbench, distilled: DistilledSet) -> None:
         ) from error
 
 
-def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
-    plan, (index,) = bench.plan, cell.students
-    distilled = bench.distilled()
-    seeds = bench.seeds.shared()
+def _students(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
+    plan, (index,) = context.plan, cell.students
+    distilled = context.distilled()
+    seeds = context.seeds.shared()
     seed = seeds.seed("student-init", index)
     student = train_student(
-        bench.student_network(distilled, seed),
+        context.student_network(distilled, seed),
         distilled,
         plan.track.students,
         seeds,
@@ -188,9 +188,9 @@ def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
         flip=plan.track.data.flip,
         reporter=reporter,
         norm=plan.track.threat.norm,
-        compile=bench.compile,
+        compile=context.compile,
     )
-    evaluation = bench.evaluation
+    evaluation = context.evaluation
     clean = classified(
         student.network, evaluation.pixels(), evaluation.labels, plan.track.threat.batch_size
     )
@@ -214,20 +214,20 @@ def _students(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
     return Work(images, "images")
 
 
-def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
+def _attacks(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
     assert cell.attack is not None
-    plan, name, students = bench.plan, cell.attack, cell.students
-    networks = [bench.student(r) for r in students]
-    attack, spec = bench.attack(name), bench.attack_spec(name)
-    clean = [unpack_bits(bench.student_facts(r)["clean"]) for r in students]
+    plan, name, students = context.plan, cell.attack, cell.students
+    networks = [context.student(r) for r in students]
+    attack, spec = context.attack(name), context.attack_spec(name)
+    clean = [unpack_bits(context.student_facts(r)["clean"]) for r in students]
     before = [
-        [found for other in bench.earlier(name) for found in read_outcomes(bench, other, r)]
+        [found for other in context.earlier(name) for found in read_outcomes(context, other, r)]
         for r in students
     ]
-    evaluation, plugin = bench.evaluation, bench.registry.get("attacks", name).plugin
-    pixels, seeds = evaluation.pixels(), bench.seeds.shared()
+    evaluation, plugin = context.evaluation, context.registry.get("attacks", name).plugin
+    pixels, seeds = evaluation.pixels(), context.seeds.shared()
     everyone = range(plan.track.students.count) if attack.uses_sources else ()
-    sources = [[bench.student(s) for s in everyone if s != r] for r in students]
+    sources = [[context.student(s) for s in everyone if s != r] for r in students]
     results: list[dict[str, Any]] = []
     forwards = 0
     levels = plan.track.levels(spec)
@@ -237,7 +237,7 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
 
             def keep(position: int, places: Tensor, moved: Tensor, eps: float = eps) -> None:
                 parts.append(
-                    _witnesses(bench, networks[position], students[position], places, moved, eps)
+                    _witnesses(context, networks[position], students[position], places, moved, eps)
                 )
 
             outcomes = attack_students(
@@ -245,16 +245,16 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 pixels,
                 evaluation.labels,
                 attack,
-                bench.threat(eps),
+                context.threat(eps),
                 [seeds.seed("attack", name, r) for r in students],
                 plan.track.threat.batch_size,
                 [standing(bits, found, eps) for bits, found in zip(clean, before, strict=True)],
                 examples=spec.examples,
                 name=name,
                 plugin=plugin,
-                keep=keep if bench.witnesses else None,
+                keep=keep if context.witnesses else None,
                 sources=sources,
-                compile=bench.compile,
+                compile=context.compile,
                 note=reporter.note,
             )
             for r, found, outcome in zip(students, before, outcomes, strict=True):
@@ -263,9 +263,9 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
                 forwards += outcome.forwards
                 results.append({"student": r} | outcome_to_json(outcome))
             progress.advance()
-    bench.witness_path(name, students).unlink(missing_ok=True)  # of an earlier outcome
+    context.witness_path(name, students).unlink(missing_ok=True)  # of an earlier outcome
     write_json(cell.output, results)
-    if bench.witnesses:
+    if context.witnesses:
         none = torch.zeros(0, dtype=torch.int64)
         parts.append(Witnesses(none, none, none.double(), pixels[:0].cpu()))
         save(cell.beside[0], merge(parts), pixels.cpu(), {"cell": cell.name})
@@ -273,7 +273,7 @@ def _attacks(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
 
 
 def _witnesses(
-    bench: Workbench,
+    context: RunContext,
     network: torch.nn.Module,
     student: int,
     places: Tensor,
@@ -281,10 +281,10 @@ def _witnesses(
     eps: float,
 ) -> Witnesses:
     """What an attack found against a student, on the 8-bit grid where that will do."""
-    evaluation = bench.evaluation
+    evaluation = context.evaluation
     images, labels = evaluation.pixels()[places], evaluation.labels[places]
-    size = bench.plan.track.threat.batch_size
-    kept = rounded(network, images, moved, labels, bench.threat(eps), size)
+    size = context.plan.track.threat.batch_size
+    kept = rounded(network, images, moved, labels, context.threat(eps), size)
     return Witnesses(
         torch.full((len(places),), student),
         places.cpu(),
@@ -305,10 +305,10 @@ def outcome_to_json(outcome: AttackOutcome) -> dict[str, Any]:
     return fields | {"robust": pack_bits(outcome.robust), "tried": pack_bits(outcome.tried)}
 
 
-def read_outcomes(bench: Workbench, attack: str, student: int) -> list[AttackOutcome]:
+def read_outcomes(context: RunContext, attack: str, student: int) -> list[AttackOutcome]:
     """What an attack did to a student, an outcome for each eps of the ladder."""
     outcomes = []
-    for fields in read_json(bench.attack_path(attack, bench.group_of(attack, student))):
+    for fields in read_json(context.attack_path(attack, context.group_of(attack, student))):
         values = dict(fields)
         if values.pop("student") != student:
             continue
@@ -321,25 +321,25 @@ def read_outcomes(bench: Workbench, attack: str, student: int) -> list[AttackOut
     return outcomes
 
 
-def _sanity(bench: Workbench, cell: Cell, reporter: Reporter) -> Work:
-    (index,), plan = cell.students, bench.plan
+def _sanity(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
+    (index,), plan = cell.students, context.plan
     outcomes = []
     for attack in plan.attacks:
-        outcomes += read_outcomes(bench, attack.name, index)
-    evaluation = bench.evaluation
-    suite = {attack.name: bench.attack(attack.name) for attack in plan.attacks}
+        outcomes += read_outcomes(context, attack.name, index)
+    evaluation = context.evaluation
+    suite = {attack.name: context.attack(attack.name) for attack in plan.attacks}
     checks = check_student(
-        bench.student(index),
+        context.student(index),
         evaluation.pixels(),
         evaluation.labels,
-        clean=unpack_bits(bench.student_facts(index)["clean"]),
+        clean=unpack_bits(context.student_facts(index)["clean"]),
         outcomes=outcomes,
         unconstrained=_strongest(suite),
-        seed=bench.seeds.shared().seed("sanity", index),
+        seed=context.seeds.shared().seed("sanity", index),
         batch_size=plan.track.threat.batch_size,
         suite=suite,
-        headline=bench.threat(plan.track.threat.headline),
-        compile=bench.compile,
+        headline=context.threat(plan.track.threat.headline),
+        compile=context.compile,
     )
     write_json(
         cell.output,

@@ -25,7 +25,7 @@ __all__ = ["LiveDisplay", "PlainDisplay", "make_sweep_display"]
 
 HEADINGS = ("status", "method", "track", "seed", "settings", "clean", "robust *", "time")
 RIGHT = ("seed", "clean", "robust *", "time")
-STYLES = {"failed": "red", "done": "green", "there": "green", "running": "bold"}
+STYLES = {"failed": "red", "done": "green", "done before": "green", "running": "bold"}
 # Lines of a live table that are no runs: title, headings, rules, the line of progress.
 FRAME_LINES = 8
 COLUMN_GAP = 3
@@ -69,7 +69,7 @@ class PlainDisplay(SweepDisplay):
         text = f"{index + 1}/{self._total} {outcome.status}: {outcome.run}"
         if outcome.status == "failed":
             text += f": {outcome.reason}"
-        elif outcome.status == "elsewhere":
+        elif outcome.status == "busy":
             text += ": another process is at it"
         else:
             clean, robust, wall = cells(outcome)[-3:]

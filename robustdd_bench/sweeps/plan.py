@@ -42,7 +42,7 @@ from robustdd_bench.sweeps.file import (
 SHORTEST_ID = 6
 """Digits of a run id that may stand for it."""
 
-Found = Literal["new", "started", "running", "failed", "there"]
+Found = Literal["new", "started", "running", "failed", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class SweepRun:
             return "running"
         status = recorded_status(folder)
         if status in ("complete", "failed"):
-            return "there" if status == "complete" else "failed"
+            return "done" if status == "complete" else "failed"
         return "started" if (folder / PLAN_FILE).is_file() else "new"
 
 

@@ -30,8 +30,8 @@ from robustdd_bench.sweeps.plan import Sweep, SweepRun
 
 POLL_S = 2.0
 
-Status = Literal["waiting", "running", "elsewhere", "left", "failed", "done", "there"]
-ENDED: tuple[Status, ...] = ("failed", "done", "there")
+Status = Literal["waiting", "running", "busy", "left", "failed", "done", "done before"]
+ENDED: tuple[Status, ...] = ("failed", "done", "done before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class Outcome:
     run: SweepRun
     folder: Path
     status: Status = "waiting"
-    """"there": it had ended before; "elsewhere": another process is at it; "left": time was up."""
+    """"done before": it had ended; "busy": another process is at it; "left": time was up."""
     record: Record | None = None
-    """Of a run that is done or there."""
+    """Of a run that is done, now or before."""
     reason: str = ""
     """Why it failed."""
 
@@ -136,7 +136,7 @@ def run_sweep(
         download: whether a missing dataset may be downloaded.
         witnesses: keep an adversarial example of each student and example that fell.
         retry_failed: run again what failed before this call; else it counts as failed.
-        wait: wait for runs that other processes are at; else they are left "elsewhere".
+        wait: wait for runs that other processes are at; else they are left "busy".
         pause: waits so many seconds between two looks at them.
         limit: when to stop.
 
@@ -211,7 +211,7 @@ class _State:
         """Open a run; None where that is its outcome already."""
         planned, place = self.outcomes[index].run, self._places[index]
         if is_locked(place, unsure=False):  # if so, the run says why it cannot lock
-            self._becomes(index, "elsewhere")
+            self._becomes(index, "busy")
             return None
         failure = _failure(planned, place)
         # What failed since this call began is another process's answer, and is not asked again.
@@ -227,7 +227,7 @@ class _State:
             if run.open():
                 return run
         except RunLockedError:
-            self._becomes(index, "elsewhere")
+            self._becomes(index, "busy")
             return None
         except (RobustDDError, OSError) as error:
             self._becomes(index, "failed", reason=str(error) or type(error).__name__)
@@ -253,7 +253,9 @@ class _State:
         except BaseException:  # it goes on in another call
             return
         else:
-            self._becomes(index, "there" if finished.reused else "done", record=finished.record)
+            self._becomes(
+                index, "done before" if finished.reused else "done", record=finished.record
+            )
 
     def kept(self) -> list[str]:
         """What runs keep that were interrupted."""
@@ -282,7 +284,7 @@ def _failure(run: SweepRun, folder: Path) -> tuple[int, str] | None:
 
 def _interrupted(outcomes: Sequence[Outcome], kept: Sequence[str]) -> str:
     """What an interrupted sweep has done, and how to go on."""
-    done = sum(outcome.status in ("done", "there") for outcome in outcomes)
+    done = sum(outcome.status in ("done", "done before") for outcome in outcomes)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     counts = f"{done} of {len(outcomes)} runs are done" + (f", {failed} failed" if failed else "")
     return "; ".join([counts, "interrupted", *kept]) + f". {AGAIN}"

@@ -22,7 +22,7 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.runs.assemble import judged_students
 from robustdd_bench.runs.cells import all_cells
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.verification.agreement import TOLERANCE
 from robustdd_bench.verification.setup import Setup, VerifyOptions, run_on, set_up
@@ -139,11 +139,11 @@ def verify_fresh(
             raise UsageError(f"--fresh-seed {seed} is the record's own seed; take another one")
         while seed is None or seed == record.seed:
             seed = secrets.randbelow(SEEDS)
-        bench = _bench(setup, count, seed, options)
+        context = _bench(setup, count, seed, options)
         stages = ("students", "attacks", "sanity")
-        cells = all_cells(bench, stages)
-        run_on(bench, setup.executor, reporter, cells, f"fresh students of seed {seed}")
-        return _judge(setup, bench, seed)
+        cells = all_cells(context, stages)
+        run_on(context, setup.executor, reporter, cells, f"fresh students of seed {seed}")
+        return _judge(setup, context, seed)
 
 
 def _check_count(students: int, count: int) -> None:
@@ -159,31 +159,31 @@ def _check_count(students: int, count: int) -> None:
     )
 
 
-def _bench(setup: Setup, count: int, seed: int, options: VerifyOptions) -> Workbench:
-    """A bench with the record's set, other seeds and another number of students."""
-    old = setup.bench
+def _bench(setup: Setup, count: int, seed: int, options: VerifyOptions) -> RunContext:
+    """A context with the record's set, other seeds and another number of students."""
+    old = setup.context
     track = old.plan.track
     students = track.students.model_copy(update={"count": count})
     plan = dataclasses.replace(
         old.plan, track=track.model_copy(update={"students": students}), seed=seed
     )
     size = len(old.evaluation)
-    bench = Workbench(
+    context = RunContext(
         plan,
         old.registry,
         old.store.parent,
         options.data_root,
         examples=None if size == len(old.whole_evaluation) else size,
     )
-    bench.set_path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(old.set_path, bench.set_path)
-    return bench
+    context.set_path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(old.set_path, context.set_path)
+    return context
 
 
-def _judge(setup: Setup, bench: Workbench, seed: int) -> FreshVerdict:
-    record, size = setup.record, len(bench.evaluation)
-    levels = (0.0, *bench.plan.track.threat.ladder)
-    fresh, flags = judged_students(bench)
+def _judge(setup: Setup, context: RunContext, seed: int) -> FreshVerdict:
+    record, size = setup.record, len(context.evaluation)
+    levels = (0.0, *context.plan.track.threat.ladder)
+    fresh, flags = judged_students(context)
     claimed_LR = outcomes_of(record.students, levels)[..., :size].mean(2)
     fresh_LN = outcomes_of(fresh, levels).mean(2)
     rows = []

@@ -172,11 +172,11 @@ def _witnesses(setup: Setup, path: Path | None) -> Witnesses | None:
 
 
 def _judge(setup: Setup, witnesses: Witnesses | None) -> Reevaluation:
-    bench, record = setup.bench, setup.record
-    levels = (0.0, *bench.plan.track.threat.ladder)
-    students, flags = judged_students(bench)
+    context, record = setup.context, setup.record
+    levels = (0.0, *context.plan.track.threat.ladder)
+    students, flags = judged_students(context)
     before = record.students[: len(students)]
-    size = len(bench.evaluation)
+    size = len(context.evaluation)
     claimed = outcomes_of(before, levels)[..., :size]
     found = outcomes_of(students, levels)
     same = [one.sha256 == other.sha256 for one, other in zip(students, before, strict=True)]
@@ -216,7 +216,7 @@ def _judge(setup: Setup, witnesses: Witnesses | None) -> Reevaluation:
 
 
 def _left(setup: Setup, found: Bits, witnesses: Witnesses) -> Bits:
-    left: Bits = found & ~fallen(setup.bench, witnesses)
+    left: Bits = found & ~fallen(setup.context, witnesses)
     return left
 
 

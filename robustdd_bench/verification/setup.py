@@ -31,7 +31,7 @@ from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.records.set_info import set_info
 from robustdd_bench.runs.assemble import data_info
 from robustdd_bench.runs.cells import all_cells
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.pipeline import ReporterFactory, compute_cells
 from robustdd_bench.runs.work import threads as torch_threads
 from robustdd_bench.text.terminal import one_line
@@ -68,7 +68,7 @@ class Setup:
     record: Record
     folder: Path
     """Where the record was found."""
-    bench: Workbench
+    context: RunContext
     executor: Executor
     reporter: ReporterFactory
     notes: tuple[str, ...]
@@ -89,7 +89,7 @@ class Setup:
             RunFailedError, PluginError: one failed.
             KeyboardInterrupt: interrupted; the text says that nothing is kept.
         """
-        run_on(self.bench, self.executor, self.reporter, all_cells(self.bench, stages))
+        run_on(self.context, self.executor, self.reporter, all_cells(self.context, stages))
 
 
 @contextlib.contextmanager
@@ -117,21 +117,21 @@ def set_up(
     track = _protocol(record, registry, options.track)
     plan = _plan(record, registry, track, options)
     with _temporary() as out, torch_threads(plan.threads):
-        bench = Workbench(
+        context = RunContext(
             plan, registry, out, options.data_root, students=students, examples=examples
         )
-        if bench.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
+        if context.data_hashes != (record.data.train_sha256, record.data.evaluation_sha256):
             raise UsageError(f"the data under {options.data_root} are not those of the record")
         executor = options.executor(plan)
-        _place_set(bench, record, folder, executor, reporter)
+        _place_set(context, record, folder, executor, reporter)
         yield Setup(
             record=record,
             folder=folder,
-            bench=bench,
+            context=context,
             executor=executor,
             reporter=reporter,
             notes=tuple(_notes(record, plan)),
-            faults=tuple(_faults(record, bench)),
+            faults=tuple(_faults(record, context)),
         )
 
 
@@ -215,26 +215,26 @@ def _temporary() -> Iterator[Path]:
 
 
 def _place_set(
-    bench: Workbench, record: Record, folder: Path, executor: Executor, reporter: ReporterFactory
+    context: RunContext, record: Record, folder: Path, executor: Executor, reporter: ReporterFactory
 ) -> None:
     assert record.distilled is not None
-    source = folder / bench.set_path.name
+    source = folder / context.set_path.name
     if record.method.reference:
-        if not bench.reference:
+        if not context.reference:
             raise UsageError(
                 f"the record says that method {record.method.name!r} is a reference; it is a "
                 "method like others"
             )
-        run_on(bench, executor, reporter, all_cells(bench, ("experts", "distill")))
+        run_on(context, executor, reporter, all_cells(context, ("experts", "distill")))
     else:
-        bench.set_path.parent.mkdir(parents=True, exist_ok=True)
-        DistilledSet.load(source).save(bench.set_path)
-    distilled = bench.distilled()
+        context.set_path.parent.mkdir(parents=True, exist_ok=True)
+        DistilledSet.load(source).save(context.set_path)
+    distilled = context.distilled()
     if distilled.sha256() != record.distilled.sha256:
         raise UsageError(f"the distilled set in {folder} is not that of the record")
-    ipc = None if record.method.reference else bench.plan.track.data.ipc
+    ipc = None if record.method.reference else context.plan.track.data.ipc
     try:
-        distilled.check(bench.shape_CHW, bench.num_classes, ipc)
+        distilled.check(context.shape_CHW, context.num_classes, ipc)
     except RunFailedError as error:
         raise RunFailedError(f"the set is not one that the track allows: {error}") from error
 
@@ -261,11 +261,11 @@ def _notes(record: Record, plan: Plan) -> Iterator[str]:
             yield f"attack {here.name}: {len(keys) - MOST_NOTES} more settings differ"
 
 
-def _faults(record: Record, bench: Workbench) -> Iterator[str]:
+def _faults(record: Record, context: RunContext) -> Iterator[str]:
     """What a record says of its data and its set that is not so."""
     for what, ours, theirs in (
-        ("data", data_info(bench), record.data),
-        ("distilled", set_info(bench.distilled(), bench.num_classes), record.distilled),
+        ("data", data_info(context), record.data),
+        ("distilled", set_info(context.distilled(), context.num_classes), record.distilled),
     ):
         assert theirs is not None
         for key, value in ours.model_dump(mode="json", exclude={"provenance"}).items():
@@ -275,7 +275,7 @@ def _faults(record: Record, bench: Workbench) -> Iterator[str]:
 
 
 def run_on(
-    bench: Workbench,
+    context: RunContext,
     executor: Executor,
     reporter: ReporterFactory,
     cells: Sequence[Cell],
@@ -284,7 +284,7 @@ def run_on(
     """Compute some cells of a verification.
 
     Args:
-        bench: the run.
+        context: the run.
         executor: where.
         reporter: makes the reporter for its folder.
         cells: which.
@@ -294,10 +294,10 @@ def run_on(
         RunFailedError, PluginError: one failed.
         KeyboardInterrupt: interrupted; the text says that nothing is kept.
     """
-    with reporter(bench.folder) as progress:
+    with reporter(context.folder) as progress:
         if note:
             progress.note(note)
         try:
-            compute_cells(bench, executor, progress, cells)
+            compute_cells(context, executor, progress, cells)
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"{interrupt}; a verification keeps nothing") from interrupt

@@ -26,7 +26,7 @@ from robustdd_bench.filenames import CELLS_FOLDER, WITNESSES_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.parts import StudentResult
 from robustdd_bench.runs.cells import cells_of
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.pipeline import ReporterFactory
 from robustdd_bench.verification.setup import Setup, VerifyOptions, run_on, set_up
 
@@ -101,14 +101,14 @@ def verify_witnesses(
             command = f"{setup.record.command_to_repeat} --witnesses"
             raise UsageError(f"there are no witnesses at {path}; make them: {command}")
         found = read_witnesses(setup, path)
-        bench = setup.bench
+        context = setup.context
         there = {
             student.index
             for student in setup.record.students
-            if _taken(bench, setup.folder, student)
+            if _taken(context, setup.folder, student)
         }
-        cells = [cell for cell in cells_of(bench, "students") if not there & {*cell.students}]
-        run_on(bench, setup.executor, reporter, cells)
+        cells = [cell for cell in cells_of(context, "students") if not there & {*cell.students}]
+        run_on(context, setup.executor, reporter, cells)
         return _judge(setup, found)
 
 
@@ -118,23 +118,23 @@ def read_witnesses(setup: Setup, path: Path) -> Witnesses:
     Raises:
         UsageError: missing, damaged, or of another run or other data.
     """
-    bench = setup.bench
-    found, about = load(path, bench.whole_evaluation.pixels())
+    context = setup.context
+    found, about = load(path, context.whole_evaluation.pixels())
     if about.get("run_id") != setup.record.run_id:
         raise UsageError(f"{path} holds the witnesses of run {about.get('run_id', '?')[:12]}")
-    return found.take((found.place < len(bench.evaluation)).nonzero().squeeze(1))
+    return found.take((found.place < len(context.evaluation)).nonzero().squeeze(1))
 
 
-def fallen(bench: Workbench, found: Witnesses) -> Bits:
+def fallen(context: RunContext, found: Witnesses) -> Bits:
     """Which examples witnesses prove to fall, of each student that is judged: (L,K,N).
 
     The first level is without an attack, where nothing is proven.
     """
-    evaluation, threat = bench.evaluation, bench.plan.track.threat
+    evaluation, threat = context.evaluation, context.plan.track.threat
     table = []
-    for index in bench.judged:
+    for index in context.judged:
         own = found.take((found.student == index).nonzero().squeeze(1))
-        network = bench.student(index)
+        network = context.student(index)
         falls = [torch.zeros(len(evaluation), dtype=torch.bool)]
         falls += [
             proven(
@@ -142,7 +142,7 @@ def fallen(bench: Workbench, found: Witnesses) -> Bits:
                 evaluation.pixels(),
                 evaluation.labels,
                 own,
-                bench.threat(eps),
+                context.threat(eps),
                 threat.batch_size,
             )
             for eps in threat.ladder
@@ -152,17 +152,17 @@ def fallen(bench: Workbench, found: Witnesses) -> Bits:
     return stacked
 
 
-def _taken(bench: Workbench, run: Path, student: StudentResult) -> bool:
+def _taken(context: RunContext, run: Path, student: StudentResult) -> bool:
     """Take a student from the run's folder, if it is there and is the record's."""
-    target = bench.student_path(student.index)
+    target = context.student_path(student.index)
     source = run / CELLS_FOLDER / target.name
     if not source.is_file():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     with contextlib.suppress(UsageError, KeyError, ValueError, RuntimeError):
-        if bench.student_facts(student.index)["sha256"] == student.sha256 and (
-            weights_sha256(bench.student(student.index)) == student.sha256
+        if context.student_facts(student.index)["sha256"] == student.sha256 and (
+            weights_sha256(context.student(student.index)) == student.sha256
         ):
             return True
     target.unlink()
@@ -170,15 +170,15 @@ def _taken(bench: Workbench, run: Path, student: StudentResult) -> bool:
 
 
 def _judge(setup: Setup, found: Witnesses) -> Verdict:
-    bench, record = setup.bench, setup.record
-    evaluation, size = bench.evaluation, bench.plan.track.threat.batch_size
-    levels = (0.0, *bench.plan.track.threat.ladder)
-    networks = [bench.student(student.index) for student in record.students]
+    context, record = setup.context, setup.record
+    evaluation, size = context.evaluation, context.plan.track.threat.batch_size
+    levels = (0.0, *context.plan.track.threat.ladder)
+    networks = [context.student(student.index) for student in record.students]
     right = torch.stack(
         [classified(network, evaluation.pixels(), evaluation.labels, size) for network in networks]
     ).numpy()
     said = outcomes_of(record.students, levels)
-    falls = fallen(bench, found)
+    falls = fallen(context, found)
     return Verdict(
         levels=tuple(
             WitnessedLevel(

@@ -30,7 +30,7 @@ from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.records.environment import process
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.runs.cells import cell_named
-from robustdd_bench.runs.context import Workbench
+from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.fingerprint import fingerprint, refuse_other
 from robustdd_bench.runs.progress.events import EventReporter
@@ -64,7 +64,7 @@ class Worker:
         refuse_other(message["fingerprint"], fingerprint(registry) if here is None else here)
         self._plan = Plan.from_dict(message["plan"])
         process(self._plan.device)  # the code that runs is that of now, whatever is committed later
-        self._context = Workbench(
+        self._context = RunContext(
             self._plan,
             registry,
             Path(message["out"]),

@@ -1,4 +1,4 @@
-"""Runs that have ended, one and many, as the Python entrance gives them.
+"""What the functions of the Python entrance take and give: options, runs, records.
 
 See `robustdd_bench.api`; docs/python.md shows them.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from robustdd_bench.board.standings import is_ranked
 from robustdd_bench.board.views.tables import run_table
 from robustdd_bench.distillers import DistilledSet
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.filenames import SET_FILE
 from robustdd_bench.records.parts import Aggregates
 from robustdd_bench.records.record import Record
@@ -21,6 +21,61 @@ from robustdd_bench.text.tables import Table, markdown_table
 
 if TYPE_CHECKING:
     import pandas
+
+DEFAULT_TRACK = "digits-ipc10"
+OUT, DATA = "runs", "data"
+
+
+class Options(TypedDict, total=False):
+    """With what a run is carried out, and where its files are; those of `robustdd run`."""
+
+    device: str
+    """"auto" (the default), "cpu", "cuda" or "cuda:1"."""
+    jobs: int | str
+    """Cells computed at once, in processes; by default "auto": as many as cores or GPUs. Results do
+    not depend on it."""
+    threads: int
+    """CPU threads, 1 by default; 0: torch's choice."""
+    compile: str
+    """Compiled kernels: "auto" (the default), "on" or "off"."""
+    validate: bool
+    """Judge on a split of the training data, for tuning; not by default."""
+    out: str | Path
+    """Folder of runs and of what they share, "runs" by default."""
+    data_root: str | Path
+    """Folder of the datasets, "data" by default."""
+    download: bool
+    """Whether a missing dataset may be downloaded; not by default."""
+    witnesses: bool
+    """Keep adversarial examples; not by default."""
+    fresh: bool
+    """Forget what this run has computed; not by default."""
+    time_limit: float
+    """Seconds after which nothing more is begun and what is computed is interrupted; the call then
+    raises `TimeLimitError`, and the same call goes on. None by default."""
+    quiet: bool
+    """Show no progress; it is shown on stderr by default."""
+
+
+MEANS: tuple[Literal["device", "threads", "compile"], ...] = ("device", "threads", "compile")
+PLANNED = (*MEANS, "validate")
+
+
+def planned(options: Options) -> dict[str, Any]:
+    """Those of the options that a plan holds."""
+    given = {name: value for name, value in options.items() if name in PLANNED}
+    return {"compile": "auto"} | given
+
+
+def check(options: Options) -> None:
+    """Refuse an option that there is not.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name in options:
+        if name not in Options.__annotations__:
+            raise unknown_name("option", name, Options.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
