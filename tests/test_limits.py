@@ -18,6 +18,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import Cell, LocalExecutor, Receipt, Resources
 from robustdd_bench.runs import planned as run_module
 from robustdd_bench.runs import work
+from robustdd_bench.runs.execution import limits
 from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, TimeLimitError, Times
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
@@ -161,13 +162,29 @@ def test_a_limit_that_suffices_changes_nothing(hundred, tmp_path) -> None:
 
 
 def test_what_runs_is_interrupted_when_the_time_is_up() -> None:
-    start = time.monotonic()
+    start, threads = time.monotonic(), threading.active_count()
     with pytest.raises(LimitReached), TimeLimit(0.4).interrupting():
         time.sleep(20)
     assert time.monotonic() - start < 5
     with TimeLimit(60).interrupting():
         pass
-    assert not [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
+    assert threading.active_count() == threads
+
+
+def test_an_interruption_that_is_lost_comes_again(monkeypatch) -> None:
+    monkeypatch.setattr(limits, "AGAIN_S", 0.2)
+    lost = []
+
+    def swallow():
+        try:
+            time.sleep(20)
+        except KeyboardInterrupt:
+            lost.append(1)
+        time.sleep(20)
+
+    with pytest.raises(LimitReached), TimeLimit(0.2).interrupting():
+        swallow()
+    assert lost == [1]
 
 
 def test_the_users_interruption_is_not_taken_for_the_limit() -> None:
@@ -213,7 +230,7 @@ def test_a_sweep_says_which_runs_are_left(hundred, tmp_path) -> None:
     )
     folder = sweep.runs[1].plan.folder(tmp_path)
     assert f"; kept in {folder}: distill 1/1, students 2/2. Run" in result.note
-    assert statuses(swept(sweep, tmp_path)) == ["there", "done", "failed", "failed"]
+    assert statuses(swept(sweep, tmp_path)) == ["done before", "done", "failed", "failed"]
 
 
 def test_the_command_of_a_sweep_ends_well_and_prints_what_there_is(tmp_path) -> None:

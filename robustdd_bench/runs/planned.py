@@ -122,8 +122,6 @@ class PlannedRun(ActiveRun):
         self._lock = contextlib.ExitStack()
         self._told = contextlib.ExitStack()
         self._result: Finished | BaseException | None = None
-        self.progress = NullReporter()
-        self.graph = CellGraph((), self.progress)
         self.kept = ""
         """Of a run that was interrupted: what is kept."""
 

@@ -20,6 +20,8 @@ from robustdd_bench.executors import Cell, Receipt
 
 GRACE_S = 15.0
 """Seconds before the limit at which what runs is interrupted; a tenth of a short limit."""
+AGAIN_S = 5.0
+"""Seconds between two interruptions of what does not end."""
 LEAST_S = 60.0
 """Seconds without which nothing is begun whose time is not known; a tenth of a short limit."""
 SHARE = 0.5
@@ -55,7 +57,8 @@ class TimeLimit:
             raise UsageError(f"--time-limit must be a positive number of seconds, not {seconds:g}")
         self.seconds = seconds
         self._clock = clock
-        self._stop = clock() + seconds - min(GRACE_S, seconds / 10)
+        self._grace_s = min(GRACE_S, seconds / 10)
+        self._stop = clock() + seconds - self._grace_s
         self._least_s = min(LEAST_S, seconds / 10)
 
     def left_s(self) -> float:
@@ -69,11 +72,18 @@ class TimeLimit:
             return left_s > self._least_s
         return left_s > cell.resources.seconds
 
+    def pulse(self) -> None:
+        """Interrupt what runs, if the time is up: at a step of a loop nothing is left half-way."""
+        if self.left_s() <= 0 and threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
         """Interrupt what runs within, in this process, when the time is up.
 
-        Only the main thread can be interrupted; in another one, what runs goes on to its end.
+        What reports its steps is interrupted by `pulse`, anything else a little later wherever it
+        is, and again should an interruption be lost, as in a finaliser. Only the main thread can be
+        interrupted; in another one, what runs goes on to its end.
 
         Raises:
             LimitReached: it was.
@@ -85,28 +95,29 @@ class TimeLimit:
         before = signal.getsignal(signal.SIGINT)
         if before in (signal.SIG_IGN, signal.SIG_DFL, None):
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        fired = threading.Event()
+        done = threading.Event()
 
-        def fire() -> None:
-            fired.set()
-            if hasattr(signal, "pthread_kill"):  # wakes a main thread that waits for something
-                signal.pthread_kill(main.ident or 0, signal.SIGINT)
-            else:
-                _thread.interrupt_main()
+        def watch() -> None:
+            wait_s = self.left_s() + min(AGAIN_S, self._grace_s / 2)
+            while not done.wait(wait_s):
+                wait_s = AGAIN_S
+                if hasattr(signal, "pthread_kill"):  # wakes a main thread that waits for something
+                    signal.pthread_kill(main.ident or 0, signal.SIGINT)
+                else:
+                    _thread.interrupt_main()
 
-        timer = threading.Timer(self.left_s(), fire)
-        timer.daemon = True
-        timer.start()
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             yield
-            timer.cancel()
-            timer.join()
+            done.set()
+            watcher.join()
         except KeyboardInterrupt as interrupt:
-            if fired.is_set():
+            if self.left_s() <= 0:
                 raise LimitReached("") from interrupt
             raise
         finally:
-            timer.cancel()
+            done.set()
             if before in (signal.SIG_IGN, signal.SIG_DFL):
                 signal.signal(signal.SIGINT, before)
 

@@ -220,6 +220,7 @@ class Scheduler:
     def _compute(self, run: ActiveRun, cell: Cell) -> Receipt:
         """Compute a cell in this process."""
         limit = self._limit
+        run.progress.pulse = None if limit is None else limit.pulse
         with (
             contextlib.nullcontext() if limit is None else limit.interrupting(),
             threads(run.threads),

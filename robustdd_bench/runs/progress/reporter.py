@@ -51,6 +51,17 @@ class Bar(abc.ABC):
         """End it; `finished` is false where an exception ended it."""
 
 
+class _Pulsing:
+    """A bar that also calls a function at each step."""
+
+    def __init__(self, bar: Bar, pulse: Callable[[], object]) -> None:
+        self._bar, self._pulse = bar, pulse
+
+    def advance(self, steps: int = 1) -> None:
+        self._bar.advance(steps)
+        self._pulse()
+
+
 class RunReporter(abc.ABC):
     """The reporter of one run; a context manager.
 
@@ -83,6 +94,8 @@ class RunReporter(abc.ABC):
         self._place = ""
         self._depth = 0
         self._remote: dict[tuple[str, int], Bar] = {}
+        self.pulse: Callable[[], object] | None = None
+        """Called at each step of a cell that runs in this process; it may interrupt it."""
 
     @abc.abstractmethod
     def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
@@ -119,7 +132,7 @@ class RunReporter(abc.ABC):
             depth = self._depth + bool(self._stages)
             self._depth += 1
             with self._bar(title, total, 0, depth) as bar:
-                yield bar
+                yield bar if self.pulse is None else _Pulsing(bar, self.pulse)
         finally:
             self._depth -= 1
             self._place = before
