@@ -83,8 +83,10 @@ def execute(
             return run.result()  # raises it, with what is kept
         except LimitReached as reached:
             left = ", ".join(f"{stage} {count}" for stage, count in run.graph.left().items())
-            parts = ["the time limit is reached", f"left: {left}", str(reached), run.kept]
+            parts = ["the time limit is reached", f"left: {left or 'all'}", str(reached), run.kept]
             raise TimeLimitError(f"{'; '.join(filter(None, parts))}. {AGAIN}") from reached
+        finally:
+            run.close()
     return run.result()
 
 

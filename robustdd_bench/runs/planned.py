@@ -120,6 +120,8 @@ class PlannedRun(ActiveRun):
         self._lock = contextlib.ExitStack()
         self._told = contextlib.ExitStack()
         self._result: Finished | BaseException | None = None
+        self.progress = NullReporter()
+        self.graph = CellGraph((), self.progress)
         self.kept = ""
         """Of a run that was interrupted: what is kept."""
 
@@ -165,8 +167,6 @@ class PlannedRun(ActiveRun):
     def prepare(self, *, remote: bool, timed: bool) -> None:
         """Make data, networks, method and cells."""
         context = self._context
-        self.progress = NullReporter()
-        self.graph = CellGraph((), self.progress)
         self.progress = self._told.enter_context(self._around.reporter(context.folder))
         with logged(log_of(self.progress)), threads(self.threads):
             self._told.enter_context(self.progress.run(**_about(self.plan)))
@@ -181,6 +181,10 @@ class PlannedRun(ActiveRun):
         self.message = message_of(context)
         if remote:
             context.let_go()
+
+    def close(self) -> None:
+        """Let the folder go, of a run that may not have begun."""
+        self._lock.close()
 
     def compute(self, cell: Cell) -> Receipt:
         """Compute a cell in this process."""
