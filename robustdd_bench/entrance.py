@@ -95,7 +95,7 @@ class Run:
 
     @property
     def robust(self) -> dict[float, float]:
-        """Eps to accuracy in the worst case over the suite, the mean over students."""
+        """Eps to accuracy in the worst case over the attacks, the mean over students."""
         return {row.eps: row.accuracy.mean for row in _aggregates(self.record).robust}
 
     @property

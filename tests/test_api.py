@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from pages import BOARD, committed_runs
 from robustdd_attacks.transfer import Transfer
 from small_runs import TRACK
 
 import robustdd_bench as rdd
+from robustdd_bench import api
 from robustdd_bench.attacks import Attack, AttackResult
 from robustdd_bench.cli.main import cli
 from robustdd_bench.distillers import DistilledSet
@@ -225,6 +227,13 @@ def test_published_sets_and_records(monkeypatch) -> None:
         records.to_pandas()
 
 
+@pytest.fixture
+def board(monkeypatch):
+    """The committed board, whose records all tests of a process read once."""
+    monkeypatch.setattr(api, "published", {BOARD: committed_runs()}.__getitem__)
+    return BOARD
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -234,9 +243,9 @@ def test_published_sets_and_records(monkeypatch) -> None:
         (("digits-ipc10", "full"), "no set of seed 0"),
     ],
 )
-def test_a_set_that_is_not_published_is_told(arguments, message) -> None:
+def test_a_set_that_is_not_published_is_told(board, arguments, message) -> None:
     with pytest.raises(UsageError, match=message):
-        rdd.load_set(*arguments, board=ROOT / "leaderboard")
+        rdd.load_set(*arguments, board=board)
 
 
 def test_a_board_that_is_not_there_is_told(tmp_path) -> None:
