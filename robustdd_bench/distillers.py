@@ -190,7 +190,7 @@ class DistillTask:
         return self.pixels(where), self.labels[where]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class DistilledSet:
     """A distilled set, in pixel space.
 
@@ -212,6 +212,10 @@ class DistilledSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        shape, kind = tuple(self.images.shape[1:]), "soft" if self.soft_labels else "hard"
+        return f"DistilledSet({len(self)} images of {shape}, {kind} labels)"
 
     @property
     def soft_labels(self) -> bool:

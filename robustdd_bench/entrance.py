@@ -78,7 +78,7 @@ def check(options: Options) -> None:
             raise unknown_name("option", name, Options.__annotations__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Run:
     """A run that has ended: its record and its files."""
 
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def robust(self) -> dict[float, float]:
-        """Eps to accuracy in the worst case over the suite, the mean over students."""
+        """Eps to accuracy in the worst case over the attacks, the mean over students."""
         return {row.eps: row.accuracy.mean for row in _aggregates(self.record).robust}
 
     @property
@@ -117,6 +117,11 @@ class Run:
 
     def __str__(self) -> str:
         return markdown_table(self.table)
+
+    def __repr__(self) -> str:
+        record = self.record
+        what = f"{record.method.name} on {record.track.id}, seed {record.seed}, {record.status}"
+        return f"Run({what}: {str(self.folder)!r})"
 
     def _repr_markdown_(self) -> str:
         return str(self)
@@ -154,7 +159,7 @@ def summary(record: Record) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Records(Sequence[Run]):
     """Published runs."""
 
@@ -169,6 +174,9 @@ class Records(Sequence[Run]):
 
     def __len__(self) -> int:
         return len(self.runs)
+
+    def __repr__(self) -> str:
+        return f"Records({len(self.runs)} runs)"
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)

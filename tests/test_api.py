@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from pages import BOARD, committed_runs
 from robustdd_attacks.transfer import Transfer
 from small_runs import TRACK
 
 import robustdd_bench as rdd
+from robustdd_bench import api
 from robustdd_bench.attacks import Attack, AttackResult
 from robustdd_bench.cli.main import cli
 from robustdd_bench.distillers import DistilledSet
@@ -91,6 +93,8 @@ def test_a_run_is_that_of_the_command(made) -> None:
     figures = re.findall(r"\d+\.\d ± \d+\.\d", shown.stdout)
     assert figures == re.findall(r"\d+\.\d ± \d+\.\d", str(made))
     assert made._repr_markdown_() == str(made)
+    assert repr(made) == f"Run(random on fast@1, seed 0, complete: {str(made.folder)!r})"
+    assert repr(made.set()) == "DistilledSet(20 images of (1, 8, 8), hard labels)"
 
 
 def test_students_and_attacks_are_those_of_the_run_bit_for_bit(made) -> None:
@@ -131,6 +135,8 @@ def test_any_network_and_attacks_of_ones_own(made) -> None:
     grey = rdd.attack(student, eps=(0.05, 0.1), attacks={"grey": Grey(Grey.Config())})
     assert list(grey.attacks) == ["grey"]
     assert grey.clean >= grey.robust[0.05] >= grey.robust[0.1] > whole.robust[0.1]
+    assert len(repr(student)) < 300
+    assert repr(grey) == f"AttackResults({grey})"
     assert str(grey).startswith(f"accuracy in %: clean {100 * student.clean:.1f}; Linf eps 0.05: ")
 
 
@@ -213,11 +219,19 @@ def test_published_sets_and_records(monkeypatch) -> None:
     clean = [row for row in rows if row["eps"] == 0]
     assert [row["accuracy"] for row in clean] == [one.clean for one in records[:3]]
     assert sum(row["headline"] for row in rows) == 3
+    assert repr(records[:3]) == "Records(3 runs)"
     frame = records.to_pandas()
     assert list(frame.columns) == list(rows[0])
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="pip install pandas"):
         records.to_pandas()
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """The committed board, whose records all tests of a process read once."""
+    monkeypatch.setattr(api, "published", {BOARD: committed_runs()}.__getitem__)
+    return BOARD
 
 
 @pytest.mark.parametrize(
@@ -229,9 +243,9 @@ def test_published_sets_and_records(monkeypatch) -> None:
         (("digits-ipc10", "full"), "no set of seed 0"),
     ],
 )
-def test_a_set_that_is_not_published_is_told(arguments, message) -> None:
+def test_a_set_that_is_not_published_is_told(board, arguments, message) -> None:
     with pytest.raises(UsageError, match=message):
-        rdd.load_set(*arguments, board=ROOT / "leaderboard")
+        rdd.load_set(*arguments, board=board)
 
 
 def test_a_board_that_is_not_there_is_told(tmp_path) -> None:

@@ -25,7 +25,7 @@ from robustdd_bench.runs.progress.displays import NullReporter
 class Student:
     """A trained student."""
 
-    network: nn.Module
+    network: nn.Module = field(repr=False)
     """Pixels (B,C,H,W) in [0,1] to logits (B,K); in eval mode, with frozen weights."""
     index: int
     """Which of the track's students it is."""
@@ -42,7 +42,7 @@ class Student:
         return self.context.plan.track
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class AttackResults:
     """What a suite did to one network. Bits are bool (N,), True where it is right."""
 
@@ -75,6 +75,9 @@ class AttackResults:
         for outcome in self.outcomes:
             found.setdefault(outcome.attack, {})[outcome.threat.eps] = accuracy(outcome.robust)
         return found
+
+    def __repr__(self) -> str:
+        return f"AttackResults({self})"
 
     def __str__(self) -> str:
         levels = [f"{eps_label(eps)}: {100 * value:.1f}" for eps, value in self.robust.items()]
