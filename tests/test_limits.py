@@ -202,7 +202,7 @@ def test_where_ctrl_c_is_ignored_the_limit_is_not() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_a_long_distillation_is_interrupted_and_resumes(jobs, tmp_path) -> None:
     words = ["run", "--method", "mtt", "--track", str(TRACK), "--device", "cpu"]
     words += ["--compile", "off", "--out", str(tmp_path), "--jobs", jobs]
