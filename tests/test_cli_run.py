@@ -165,7 +165,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_ends_in_the_same_record(
     cut = interrupted(tmp_path, *words(tmp_path / "cut", "mtt", *assignments))
     assert cut.returncode == 130
     assert "experts 2/2, a checkpoint of the distillation" in cut.stderr
-    assert "Run the same command again to go on." in cut.stderr
+    assert "Repeat the command to resume." in cut.stderr
     assert not list(tmp_path.rglob("record.json"))
     for name in ("cut", "whole"):
         assert run(tmp_path / name, "mtt", *assignments).returncode == 0

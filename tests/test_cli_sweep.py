@@ -338,7 +338,7 @@ def test_ctrl_c_is_exit_130_with_one_line_and_the_same_call_again_ends_the_sweep
     assert loading == f"robustdd sweep: {path}; loading torch"
     assert first.startswith("1/2 done: random on fast, seed 0: clean ")
     assert last.startswith("1 of 2 runs are done; interrupted; kept in ")
-    assert last.endswith("a checkpoint of the distillation. Run the same command again to go on.")
+    assert last.endswith("a checkpoint of the distillation. Repeat the command to resume.")
     exit_code, _, stderr = robustdd(*args)
     assert exit_code == 0, stderr
     assert [line.partition(":")[0] for line in stderr.splitlines()] == [

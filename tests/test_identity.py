@@ -28,7 +28,7 @@ from robustdd_bench.records import record as records
 from robustdd_bench.records.plan import Plan, make_plan
 from robustdd_bench.records.presets import DEFAULT_PRESET
 from robustdd_bench.records.record import Record, make_record, read_record
-from robustdd_bench.runs import reuse as adoption
+from robustdd_bench.runs import reuse as reused
 from robustdd_bench.runs.reuse import plan_again
 from robustdd_bench.sweeps.estimate import History, estimate
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
@@ -158,7 +158,7 @@ def wider(monkeypatch):
         kind = registry().get("attacks", attack).load()
         monkeypatch.setattr(kind, "Config", with_field(kind.Config, "novelty", 0.5))
     wide = with_field(Plan, "fastness", "auto")
-    for module in (plan, records, adoption):
+    for module in (plan, records, reused):
         monkeypatch.setattr(module, "Plan", wide)
     return wide
 

@@ -137,7 +137,7 @@ def test_the_limit_leaves_what_cannot_end_and_says_it(
     text = str(caught.value)
     assert text.startswith(f"the time limit is reached; left: {left}")
     assert "; kept in " in text
-    assert text.endswith(". Run the same command again to go on.")
+    assert text.endswith(". Repeat the command to resume.")
     assert caught.value.exit_code == 0
     assert not (plan.folder(tmp_path) / "record.json").exists()
     monkeypatch.undo()
@@ -229,7 +229,7 @@ def test_a_sweep_says_which_runs_are_left(hundred, tmp_path) -> None:
         "the time limit is reached; 1 of 4 runs have ended, 3 are left; attacks/0/noise takes about"
     )
     folder = sweep.runs[1].plan.folder(tmp_path)
-    assert f"; kept in {folder}: distill 1/1, students 2/2. Run" in result.note
+    assert f"; kept in {folder}: distill 1/1, students 2/2. Repeat" in result.note
     assert statuses(swept(sweep, tmp_path)) == ["done before", "done", "failed", "failed"]
 
 

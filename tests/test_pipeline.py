@@ -451,7 +451,7 @@ def test_an_interrupted_run_says_what_is_kept_and_how_to_go_on(tmp_path) -> None
         run(plan_of("mtt"), tmp_path, executor=Counting(stop_after=4))
     assert str(caught.value) == (
         f"interrupted; kept in {plan_of('mtt').folder(tmp_path)}: experts 2/2, distill 1/1, "
-        "students 1/2. Run the same command again to go on."
+        "students 1/2. Repeat the command to resume."
     )
     counting = Counting()
     finished = run(plan_of("mtt"), tmp_path, executor=counting)

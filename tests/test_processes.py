@@ -223,7 +223,7 @@ def test_a_run_that_was_ended_resumes_to_the_record_it_would_have_had(
         last = said.splitlines()[-1]
         assert last.startswith("interrupted; kept in ")
         assert last.endswith(
-            "experts 2/2, a checkpoint of the distillation. Run the same command again to go on."
+            "experts 2/2, a checkpoint of the distillation. Repeat the command to resume."
         )
     finished = run(plan_of("mat", *LONG), tmp_path)
     assert without_costs(finished.record) == without_costs(long_run.record)

@@ -51,7 +51,7 @@ def test_an_interrupted_sweep_says_how_far_it_is_and_goes_on_where_it_was(out, t
     folder = sweep.runs[1].plan.folder(out)
     assert str(caught.value) == (
         f"1 of 4 runs are done; interrupted; kept in {folder}: distill 1/1, students 1/2. "
-        "Run the same command again to go on."
+        "Repeat the command to resume."
     )
     assert [run.found(out) for run in sweep.runs] == ["done", "started", "new", "new"]
     executor = Counting()

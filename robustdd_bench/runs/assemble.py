@@ -37,7 +37,7 @@ from robustdd_bench.records.record import SCHEMA_VERSION, Record, aggregate_stud
 from robustdd_bench.records.set_info import set_info
 from robustdd_bench.runs.cells import reused
 from robustdd_bench.runs.context import RunContext
-from robustdd_bench.runs.reuse import Adoption, read_adoption
+from robustdd_bench.runs.reuse import ReusedSet, read_reused
 from robustdd_bench.runs.work import read_outcomes
 
 MAX_REASON = 2000
@@ -140,18 +140,18 @@ def failed(
     )
 
 
-def _adoption(context: RunContext) -> Adoption | None:
+def _reused(context: RunContext) -> ReusedSet | None:
     """The run that the set was taken from, if it was; a run that fails may not have its data."""
     try:
-        return None if reused(context) is None else read_adoption(context.folder)
+        return None if reused(context) is None else read_reused(context.folder)
     except RobustDDError:
         return None
 
 
-def _stage_times(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageTime, ...]:
+def _stage_times(cells: Sequence[Cell], reused: ReusedSet | None) -> tuple[StageTime, ...]:
     """Costs by stage, from the receipts of its cells, or from the run a set was taken from."""
-    times = [] if adoption is None else list(adoption.stages)
-    for stage in STAGES[2:] if adoption else STAGES:
+    times = [] if reused is None else list(reused.stages)
+    for stage in STAGES[2:] if reused else STAGES:
         found = [cell.receipt() for cell in cells if cell.stage == stage]
         receipts = [receipt for receipt in found if receipt is not None]
         if receipts:
@@ -171,10 +171,10 @@ def _stage_times(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[Stag
     return tuple(times)
 
 
-def _processes(cells: Sequence[Cell], adoption: Adoption | None) -> tuple[StageProcess, ...]:
+def _processes(cells: Sequence[Cell], reused: ReusedSet | None) -> tuple[StageProcess, ...]:
     """What did the work, each kind of process once a stage."""
-    found = [] if adoption is None else list(adoption.processes)
-    for stage in STAGES[2:] if adoption else STAGES:
+    found = [] if reused is None else list(reused.processes)
+    for stage in STAGES[2:] if reused else STAGES:
         receipts = [cell.receipt() for cell in cells if cell.stage == stage]
         kinds = Counter(r.process for r in receipts if r is not None and r.process is not None)
         found += [
@@ -190,7 +190,7 @@ def _common(
     """What complete and failed records share."""
     plan = context.plan
     here = process(plan.device)
-    adoption = _adoption(context)
+    reused = _reused(context)
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -221,11 +221,11 @@ def _common(
         "costs": Costs(
             started=started,
             finished=max(started, now),  # a clock may be set back
-            stages=_stage_times(cells, adoption),
+            stages=_stage_times(cells, reused),
             environment=environment(),
             commit=here.commit,
-            adopted=None if adoption is None else adoption.origin,
-            processes=_processes(cells, adoption),
+            adopted=None if reused is None else reused.origin,
+            processes=_processes(cells, reused),
         ),
     }
 

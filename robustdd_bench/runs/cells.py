@@ -11,7 +11,7 @@ from robustdd_bench.executors import STAGES, Cell, Resources
 from robustdd_bench.filenames import REUSE_FILE
 from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.folder import label
-from robustdd_bench.runs.reuse import adopted_cell
+from robustdd_bench.runs.reuse import reused_cell
 
 
 def all_cells(context: RunContext, stages: Sequence[str] = STAGES) -> list[Cell]:
@@ -44,7 +44,7 @@ def cell_named(context: RunContext, name: str) -> Cell:
 
 def cell_of_reused(context: RunContext) -> Cell:
     """The cell of a set that is taken from another run."""
-    return adopted_cell(
+    return reused_cell(
         context.folder, context.set_path, context.data_hashes[0], _scope_of_run(context)
     )
 

@@ -1,4 +1,4 @@
-"""The workbench of a run: data, networks, method and attacks, made from the plan when first used.
+"""The context of a run: data, networks, method and attacks, made from the plan when first used.
 
 Workers build their own from the plan and the folders.
 """

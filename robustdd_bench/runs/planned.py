@@ -45,12 +45,12 @@ from robustdd_bench.runs.execution.limits import LimitReached
 from robustdd_bench.runs.execution.scheduler import ActiveRun, log_of
 from robustdd_bench.runs.operations import seconds_of_cells
 from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
-from robustdd_bench.runs.reuse import adopt
+from robustdd_bench.runs.reuse import reuse_set
 from robustdd_bench.runs.shared import SharedData
 from robustdd_bench.runs.work import run_cell, threads
 
 KEPT = (RECORD_FILE, SET_FILE, SET_PICTURE, ROBUSTNESS_PICTURE)
-AGAIN = "Run the same command again to go on."
+AGAIN = "Repeat the command to resume."
 # What `files.atomic_write` leaves behind if it is killed between its two steps.
 _TORN = re.compile(r"\..+\.[a-z0-9_]{8}")
 
@@ -174,7 +174,7 @@ class PlannedRun(ActiveRun):
             if context.missing_kernels is not None:
                 self.progress.note(context.missing_kernels)
             if self._source is not None:
-                _adopt(context, *self._source)
+                _reuse(context, *self._source)
             self.graph = CellGraph(all_cells(context), self.progress)
             if timed:
                 self.seconds = seconds_of_cells(self.plan, self._around.registry)
@@ -291,13 +291,13 @@ def _about(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _adopt(context: RunContext, run: Path, record: Record) -> None:
+def _reuse(context: RunContext, run: Path, record: Record) -> None:
     """Take over a set, unless this run has made its own already."""
     if any(cell.done() for cell in cells_of(context, "distill")):
         return
     if record.data is not None and context.data_hashes[0] != record.data.train_sha256:
         raise UsageError(f"the set of {run} was made of other data than those at hand")
-    adopt(context.folder, run, record, cell_of_reused(context))
+    reuse_set(context.folder, run, record, cell_of_reused(context))
 
 
 def _save_figures(context: RunContext, record: Record) -> None:

@@ -43,7 +43,7 @@ MAKING = ("experts", "distill")
 """The stages that make a set."""
 
 
-class Adoption(StrictModel):
+class ReusedSet(StrictModel):
     """What stands for the experts and the distillation of a run."""
 
     ADDED: ClassVar = {"processes": "0.2.0"}
@@ -173,14 +173,14 @@ def _assignments(registry: Registry, record: Record, track: Track) -> list[str]:
     return [assignment(key, value) for key, value in wanted.items() if base[key] != value]
 
 
-def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:
+def reuse_set(folder: Path, run: Path, record: Record, cell: Cell) -> None:
     """Put the set of `run` into the folder of a new run, and sign its cell.
 
     Args:
         folder: the new run's folder.
         run: the folder the set is taken from.
         record: its record.
-        cell: `adopted_cell` of the new run.
+        cell: `reused_cell` of the new run.
     """
     if cell.done():
         return
@@ -197,17 +197,17 @@ def adopt(folder: Path, run: Path, record: Record, cell: Cell) -> None:
         harness=record.harness,
         commit=record.costs.commit,
     )
-    adoption = Adoption(
+    reused = ReusedSet(
         origin=origin,
         set_sha256=file_sha256(cell.output),
         stages=stages,
         processes=processes,
     )
-    write_json(folder / REUSE_FILE, adoption.model_dump(mode="json"))
+    write_json(folder / REUSE_FILE, reused.model_dump(mode="json"))
     cell.sign(wall_s=0.0, peak_bytes=0, items=0, unit="steps", process=process("cpu"))
 
 
-def adopted_cell(folder: Path, output: Path, train_sha256: str, scope: str) -> Cell:
+def reused_cell(folder: Path, output: Path, train_sha256: str, scope: str) -> Cell:
     """The cell that stands for experts and distillation.
 
     Args:
@@ -226,9 +226,9 @@ def adopted_cell(folder: Path, output: Path, train_sha256: str, scope: str) -> C
     )
 
 
-def read_adoption(folder: Path) -> Adoption | None:
-    """The adoption of a run's set, if there is a valid one."""
+def read_reused(folder: Path) -> ReusedSet | None:
+    """What is known of the set that a run reuses; None where it reuses none."""
     try:
-        return Adoption.model_validate_json((folder / REUSE_FILE).read_bytes(), strict=True)
+        return ReusedSet.model_validate_json((folder / REUSE_FILE).read_bytes(), strict=True)
     except (OSError, ValueError):
         return None
