@@ -85,6 +85,7 @@ MAT_SLICE, MTT_SLICE, RANDOM_SLICE = "e6775036b7a4", "4d4f8ab2af10", "e6c86b5d13
 MAT_2_SLICE = "0f1f6ae00f3c"
 MAT_W32, MTT_W32 = "77a94e74c457", "ebbc545cd9d6"
 MAT_10K, MTT_10K, RANDOM_10K = "6d6665463943", "a079596a68bb", "89d88dd090dc"
+MAT_CHOSEN, MTT_CHOSEN, RANDOM_W32 = "042e458a87df", "f4a9c7c5ef4f", "4b810d7a5740"
 KEPT = [
     KeptClaim(MAT_CIFAR, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
     KeptClaim(MAT_CIFAR, "2.8 to 10.1", "mat-cifar10", MAT_SLICE, MTT_SLICE, "1/255"),
@@ -98,6 +99,11 @@ KEPT = [
     KeptClaim(MAT_CIFAR, "0.6 to 5.0", "mat-cifar10", MTT_10K, RANDOM_10K, "2/255"),
     KeptClaim(MAT_CIFAR, "0.1 to 5.4", "mat-cifar10", MAT_W32, MTT_W32, "2/255"),
     KeptClaim(MAT_CIFAR, "-2.0 to 5.2", "mat-cifar10", MAT_W32, MTT_W32, "clean"),
+    KeptClaim(MAT_CIFAR, "0.3 to 4.8", "mat-cifar10", MAT_CHOSEN, MTT_CHOSEN, "2/255"),
+    KeptClaim(MAT_CIFAR, "0.6 to 3.3", "mat-cifar10", MAT_CHOSEN, MTT_CHOSEN, "4/255"),
+    KeptClaim(MAT_CIFAR, "-1.6 to 5.2", "mat-cifar10", MAT_CHOSEN, MTT_CHOSEN, "1/255"),
+    KeptClaim(MAT_CIFAR, "-5.2 to 2.8", "mat-cifar10", MAT_CHOSEN, MTT_CHOSEN, "clean"),
+    KeptClaim(MAT_CIFAR, "5.3 to 10.4", "mat-cifar10", MTT_CHOSEN, RANDOM_W32, "2/255"),
     KeptClaim(README, "0.1 to 5.4", "mat-cifar10", MAT_W32, MTT_W32, "2/255"),
     KeptClaim(README, "4.4 to 10.4", "mat-cifar10", MAT_10K, MTT_10K, "2/255"),
     KeptClaim(README, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
