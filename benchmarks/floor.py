@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +28,11 @@ from bench_results import this_commit, this_machine
 from compiled_workloads import with_torchs_pooling
 from floor_results import Floor, Share
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from robustdd_bench.protocol.networks import convnet
 from robustdd_bench.seeds import isolated_rng
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.operations import count_operations
 from robustdd_bench.toolkit.trajectories.unroll import (
     Step,
     adjoint_gradients,
@@ -46,24 +44,6 @@ RESULTS = Path(__file__).with_name("results") / "floor"
 CASES = {"engine-w64-b50": (64, 50), "engine-w128-b10": (128, 10)}
 STEPS = 10
 MATRIX = 2048
-
-
-class _Counter(TorchDispatchMode):
-    """Counts the operations of convolutions and matrix products by torch's own formulas.
-
-    `FlopCounterMode` follows modules by hooks that a gradient of a gradient does not allow.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        formula = flop_registry.get(function._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=found)
-        return found
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -129,9 +109,7 @@ def child(name: str, n: int, inductor: bool) -> None:
     operations = {}
     for way, (work, steps) in ways.items():
         if way != "inductor":
-            with _Counter() as counter:  # type: ignore[no-untyped-call]
-                work()
-            operations[way] = counter.total / steps
+            operations[way] = count_operations(work) / steps
     taken: dict[str, list[float]] = {way: [] for way in ways}
     rate: list[float] = []
     for _ in range(n):

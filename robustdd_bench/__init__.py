@@ -10,10 +10,6 @@ from robustdd_bench.moved import find_old_names
 
 if TYPE_CHECKING:
     from robustdd_bench.api import (
-        AttackResults,
-        Records,
-        Run,
-        Student,
         attack,
         evaluate,
         load_records,
@@ -22,6 +18,8 @@ if TYPE_CHECKING:
         run,
         train_student,
     )
+    from robustdd_bench.entrance import Records, Run
+    from robustdd_bench.runs.single import AttackResults, Student
 
 __version__ = "0.1.0"
 

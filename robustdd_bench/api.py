@@ -17,6 +17,7 @@ used: importing the package imports no torch. Errors are those of the commands, 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -59,20 +60,6 @@ from robustdd_bench.runs.single import AttackResults, Student
 
 if TYPE_CHECKING:
     import numpy
-
-__all__ = [
-    "AttackResults",
-    "Records",
-    "Run",
-    "Student",
-    "attack",
-    "evaluate",
-    "load_records",
-    "load_run",
-    "load_set",
-    "run",
-    "train_student",
-]
 
 
 @functools.cache
@@ -363,7 +350,7 @@ def attack(
         UsageError: an attack is not in the suite, or the call cannot work.
         PluginError: an attack failed.
     """
-    levels = [eps] if isinstance(eps, int | float) else eps
+    levels = None if eps is None else _levels(eps)
     if isinstance(student, Student) and track in (None, student.track.name, student.track.id):
         context, network, index = student.context, student.network, student.index
     else:
@@ -371,3 +358,12 @@ def attack(
         context = _bench(str(track or DEFAULT_TRACK), seed, device, compile, Path(data_root))
         network = network.to(context.device)
     return single.attack(context, network, index, levels=levels, attacks=attacks, sources=sources)
+
+
+def _levels(eps: float | Sequence[float]) -> list[float]:
+    """One eps or several, as a list."""
+    given = [eps] if isinstance(eps, int | float | str) else list(eps)
+    good = [isinstance(one, int | float) and 0 < one < math.inf for one in given]
+    if not given or not all(good):
+        raise UsageError(f"eps must be positive and finite, one number or several, not {eps!r}")
+    return given

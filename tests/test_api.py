@@ -147,12 +147,27 @@ def test_any_network_and_attacks_of_ones_own(made) -> None:
         ({"attacks": "fgsm"}, r"must be a list of names, such as \['fgsm'\]"),
         ({"eps": 0}, "eps must be positive and finite"),
         ({"eps": []}, "eps must be positive and finite"),
+        ({"eps": float("nan")}, "eps must be positive and finite"),
+        ({"eps": [0.1, "0.2"]}, r"not \[0.1, '0.2'\]"),
+        ({"eps": "0.1"}, "not '0.1'"),
     ],
 )
 def test_a_wrong_attack_is_told(options, message, made) -> None:
     student = rdd.train_student(made.set(), str(TRACK), device="cpu")
     with pytest.raises(UsageError, match=message):
         rdd.attack(student, **options)
+
+
+def test_an_attack_of_ones_own_is_not_that_of_the_suite_by_its_name(made) -> None:
+    student = rdd.train_student(made.set(), str(TRACK), device="cpu")
+    (outcome, _) = rdd.attack(student, attacks={"pgd": Grey(Grey.Config())}).outcomes
+    assert outcome.plugin == "test_api"
+
+
+def test_a_network_in_training_mode_is_told(made) -> None:
+    student = rdd.train_student(made.set(), str(TRACK), device="cpu")
+    with pytest.raises(UsageError, match=r"call its eval\(\) first"):
+        rdd.attack(student.network.train(), str(TRACK), device="cpu")
 
 
 def test_an_attack_that_transfers_wants_other_networks(made) -> None:

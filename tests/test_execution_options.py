@@ -87,7 +87,10 @@ def test_a_device_by_number_makes_the_run_of_cuda(gpus) -> None:
         (["--executor", "local", "--executor-set", "jobs=2"], "unknown key 'jobs'"),
         (["--device", "cuda:x"], "unknown device 'cuda:x'"),
         (["--device", "gpu"], "unknown device 'gpu'"),
-        (["--time-limit", "0"], "--time-limit must be a positive number of seconds"),
+        (["--time-limit", "0"], "the time limit must be above 0"),
+        (["--time-limit", "nan"], "not nan"),
+        (["--time-limit", "inf"], "at most 31622400 seconds (a year), not inf"),
+        (["--time-limit", "1e300"], "at most 31622400 seconds (a year), not 1e+300"),
     ],
 )
 def test_what_cannot_be_is_one_line(words, line, tmp_path) -> None:

@@ -96,7 +96,7 @@ def test_what_is_begun_is_expected_to_end() -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_a_limit_is_a_positive_number(seconds) -> None:
-    with pytest.raises(UsageError, match="--time-limit must be a positive number"):
+    with pytest.raises(UsageError, match="the time limit must be above 0"):
         TimeLimit(seconds)
 
 

@@ -12,6 +12,8 @@ from robustdd_bench.errors import UsageError, unknown_name
 
 DEVICES = ("auto", "cpu", "cuda")
 COMPILE = ("auto", "on", "off")
+JOBS_VARIABLE = "ROBUSTDD_JOBS"
+"""The default of `--jobs`."""
 
 
 def torch_version() -> str:

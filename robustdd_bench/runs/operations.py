@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.config import recorded_config
-from robustdd_bench.distillers import Distiller
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.evaluation.students import total_steps
@@ -74,6 +73,8 @@ class RunFacts:
     """Of the set."""
     student: ImageCosts
     """A student behind the set's preprocessing."""
+    experts: int = 0
+    """How many there are; 0 of methods without."""
 
 
 def run_facts(plan: Plan, registry: Registry) -> RunFacts:
@@ -89,8 +90,9 @@ def run_facts(plan: Plan, registry: Registry) -> RunFacts:
     entry = method_entry(registry, plan.method)
     kind = entry.load()
     with blame(plan.plugin, f"method {plan.method!r}"):
-        distiller = kind(recorded_config(kind.Config, plan.config, plan.method))
-    own = getattr(distiller.config, "preprocessing", "track")
+        config = recorded_config(kind.Config, plan.config, plan.method)
+        distiller = kind(config)
+    own = getattr(config, "preprocessing", "track")
     if not isinstance(distiller, CountedDistiller):
         raise UnknownOperationsError(f"method {plan.method!r} does not tell its operations")
     pixels = torch.Size(shape).numel()
@@ -114,7 +116,8 @@ def run_facts(plan: Plan, registry: Registry) -> RunFacts:
     )
     with blame(plan.plugin, f"method {plan.method!r}, operations"):
         making = distiller.operations(facts)
-    return RunFacts(plan, shape, test, making, images, student.behind(layer))
+    experts = getattr(config, "experts", 0)
+    return RunFacts(plan, shape, test, making, images, student.behind(layer), experts)
 
 
 def _size(plan: Plan) -> tuple[tuple[int, ...], int, int, int]:
@@ -303,16 +306,10 @@ def seconds_of_cells(plan: Plan, registry: Registry) -> Mapping[tuple[str, str |
             ("distill", None): it.making.distill,
             ("students", None): student_operations(it),
         }
-        count = getattr(_config(plan, registry), "experts", 0)
-        if count:
-            found["experts", None] = it.making.experts / count
+        if it.experts:
+            found["experts", None] = it.making.experts / it.experts
         for name, cost in attack_operations(it, registry).items():
             found["attacks", name] = cost
     except RobustDDError:
         return {}
     return {key: cost / speed for key, cost in found.items()}
-
-
-def _config(plan: Plan, registry: Registry) -> Any:
-    kind: type[Distiller] = method_entry(registry, plan.method).load()
-    return recorded_config(kind.Config, plan.config, plan.method)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.evaluation.outcomes import accuracy, standing, worst_case
-from robustdd_bench.evaluation.prediction import classified
-from robustdd_bench.evaluation.robustness import AttackOutcome, attack_student
-from robustdd_bench.evaluation.students import train_student
+from robustdd_bench.evaluation.robustness import AttackOutcome
 from robustdd_bench.imports.external_set import check_fits
-from robustdd_bench.protocol.tracks import Track, eps_label
+from robustdd_bench.protocol.tracks import AttackSpec, Track, eps_label
 from robustdd_bench.runs.context import RunContext
+from robustdd_bench.runs.judging import attacked, right_bits, trained_student
 from robustdd_bench.runs.progress.displays import NullReporter
 
 
@@ -99,21 +98,9 @@ def train(context: RunContext, distilled: DistilledSet, index: int) -> Student:
     """
     if index < 0:
         raise UsageError(f"index must not be negative, not {index}")
-    plan, seeds = context.plan, context.seeds.shared()
     check_fits(distilled, context.shape_CHW, context.num_classes, None)
     with context.network_code():
-        student = train_student(
-            context.student_network(distilled, seeds.seed("student-init", index)),
-            distilled,
-            plan.track.students,
-            seeds,
-            index,
-            flip=plan.track.data.flip,
-            reporter=NullReporter(),
-            norm=plan.track.threat.norm,
-            compile=context.compile,
-        )
-        bits = _classified(context, student.network)
+        student, bits = trained_student(context, distilled, index, NullReporter())
     return Student(
         network=student.network,
         index=index,
@@ -137,7 +124,7 @@ def attack(
 
     Args:
         context: data, track and seed.
-        network: pixels to logits, on the device of `bench`.
+        network: pixels to logits, in eval mode, on the device.
         index: whose noise the attacks draw, as that of the track's students.
         levels: every eps that attacks are run at; None: those that the track says for each.
         attacks: names of attacks of the suite, or attacks of your own by name; None: the suite.
@@ -145,72 +132,76 @@ def attack(
         note: told, in one line, why compiled kernels are not used.
 
     Raises:
-        UsageError: an attack is not in the suite, or needs sources and there are none.
+        UsageError: an attack is not in the suite, or needs sources and there are none; or the
+            network is in training mode.
         PluginError: an attack failed.
     """
-    plan, evaluation = context.plan, context.evaluation
-    suite = _suite(context, attacks)
-    if levels is not None and (not levels or not all(0 < eps < float("inf") for eps in levels)):
-        raise UsageError(f"eps must be positive and finite, not {levels}")
-    for name, plugged in suite.items():
-        if plugged.uses_sources and not sources:
+    if network.training:
+        raise UsageError("the network is in training mode; call its eval() first")
+    chosen = _chosen(context, attacks)
+    for one in chosen:
+        if one.attack.uses_sources and not sources:
             raise UsageError(
-                f"attack {name!r} moves examples over from other networks: give sources=[...], "
-                "or leave it out of attacks"
+                f"attack {one.name!r} moves examples over from other networks: give "
+                "sources=[...], or leave it out of attacks"
             )
-    pixels = evaluation.pixels()
-    clean = _classified(context, network)
+    clean = right_bits(context, network)
     found: list[AttackOutcome] = []
-    for name, plugged in suite.items():
-        specs = [spec for spec in plan.track.attacks if spec.name == name]
-        survivors = bool(specs) and specs[0].on == "survivors"
-        before = tuple(found) if survivors else ()
-        own = plan.track.levels(specs[0]) if specs else plan.track.threat.ladder
-        entry = context.registry.entries.get("attacks", {}).get(name)
-        earlier = list(before)
-        for eps in sorted(levels) if levels is not None else own:
-            outcome = attack_student(
-                network,
-                pixels,
-                evaluation.labels,
-                plugged,
-                context.threat(eps),
-                context.seeds.shared().seed("attack", name, index),
-                plan.track.threat.batch_size,
-                standing(clean, earlier, eps).to(evaluation.labels.device),
-                examples=specs[0].examples if specs else None,
-                name=name,
-                plugin=None if entry is None else entry.plugin,
-                sources=[list(sources) if plugged.uses_sources else []],
-                compile=context.compile,
+    for one in chosen:
+        survivors = one.spec is not None and one.spec.on == "survivors"
+        earlier = list(found) if survivors else []
+        for eps in sorted(levels) if levels is not None else one.levels:
+            (outcome,) = attacked(
+                context,
+                [network],
+                [index],
+                one.attack,
+                one.name,
+                eps,
+                [standing(clean, earlier, eps)],
+                examples=one.spec.examples if one.spec else None,
+                plugin=one.plugin,
+                sources=[sources if one.attack.uses_sources else ()],
                 note=note,
             )
             if survivors:
                 earlier.append(outcome)
             found.append(outcome)
-    return AttackResults(track=plan.track, clean_bits=clean, outcomes=tuple(found))
+    return AttackResults(track=context.plan.track, clean_bits=clean, outcomes=tuple(found))
 
 
-def _classified(context: RunContext, network: nn.Module) -> Tensor:
-    """Bits (N,) on the CPU: what a network gets right without an attack."""
-    split = context.evaluation
-    size = context.plan.track.threat.batch_size
-    with torch.no_grad():
-        return classified(network, split.pixels(), split.labels, size).cpu()
+class _Chosen(NamedTuple):
+    """An attack to run."""
+
+    name: str
+    attack: Attack
+    levels: Sequence[float]
+    spec: AttackSpec | None = None
+    """What the track says of it; None of one that is not of the suite."""
+    plugin: str | None = None
 
 
-def _suite(
+def _chosen(
     context: RunContext, attacks: Sequence[str] | Mapping[str, Attack] | None
-) -> dict[str, Attack]:
-    """The attacks to run, by name, in the order of the suite."""
-    names = [attack.name for attack in context.plan.attacks]
+) -> list[_Chosen]:
+    """The attacks to run: of the suite in its order, or the caller's own."""
+    track = context.plan.track
     if isinstance(attacks, Mapping):
-        return dict(attacks)
-    if attacks is not None:
-        if isinstance(attacks, str):
-            raise UsageError(f"attacks must be a list of names, such as [{attacks!r}]")
-        for name in attacks:
-            if name not in names:
-                raise unknown_name(f"attack of {context.plan.track.name}", name, names)
-    chosen = {name: context.attack(name) for name in names if attacks is None or name in attacks}
-    return chosen
+        return [_Chosen(name, own, track.threat.ladder) for name, own in attacks.items()]
+    names = [spec.name for spec in track.attacks]
+    if isinstance(attacks, str):
+        raise UsageError(f"attacks must be a list of names, such as [{attacks!r}]")
+    for name in attacks or ():
+        if name not in names:
+            raise unknown_name(f"attack of {track.name}", name, names)
+    return [
+        _Chosen(
+            spec.name,
+            context.attack(spec.name),
+            track.levels(spec),
+            spec,
+            context.registry.get("attacks", spec.name).plugin,
+        )
+        for spec in track.attacks
+        if attacks is None or spec.name in attacks
+    ]

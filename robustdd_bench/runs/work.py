@@ -17,17 +17,16 @@ from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Progress, Reporter, StagedDistiller
 from robustdd_bench.errors import PluginError, RobustDDError
 from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, standing, unpack_bits
-from robustdd_bench.evaluation.prediction import classified
-from robustdd_bench.evaluation.robustness import AttackOutcome, Violations, attack_students
+from robustdd_bench.evaluation.robustness import AttackOutcome, Violations
 from robustdd_bench.evaluation.sanity.student_checks import check_student
 from robustdd_bench.evaluation.sanity.suite_checks import strongest_iterative
-from robustdd_bench.evaluation.students import train_student
 from robustdd_bench.evaluation.witnesses import Witnesses, merge, rounded, save
 from robustdd_bench.executors import Cell, Receipt
 from robustdd_bench.files import read_json, write_json, write_safetensors
 from robustdd_bench.records.environment import PeakMemory, process
 from robustdd_bench.records.set_info import plain_set
 from robustdd_bench.runs.context import RunContext
+from robustdd_bench.runs.judging import attacked, trained_student
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.fast.allocator import keep_memory
@@ -177,29 +176,13 @@ def _check_recipe(context: RunContext, distilled: DistilledSet) -> None:
 def _students(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
     plan, (index,) = context.plan, cell.students
     distilled = context.distilled()
-    seeds = context.seeds.shared()
-    seed = seeds.seed("student-init", index)
-    student = train_student(
-        context.student_network(distilled, seed),
-        distilled,
-        plan.track.students,
-        seeds,
-        index,
-        flip=plan.track.data.flip,
-        reporter=reporter,
-        norm=plan.track.threat.norm,
-        compile=context.compile,
-    )
-    evaluation = context.evaluation
-    clean = classified(
-        student.network, evaluation.pixels(), evaluation.labels, plan.track.threat.batch_size
-    )
+    student, clean = trained_student(context, distilled, index, reporter)
     reporter.metrics(
         index, loss=student.final_loss, train_accuracy=student.train_accuracy, clean=accuracy(clean)
     )
     facts = {
         "index": index,
-        "seed": seed,
+        "seed": context.seeds.shared().seed("student-init", index),
         "sha256": student.sha256(),
         "steps": student.steps,
         "learning_rate": student.learning_rate,
@@ -224,8 +207,7 @@ def _attacks(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
         [found for other in context.earlier(name) for found in read_outcomes(context, other, r)]
         for r in students
     ]
-    evaluation, plugin = context.evaluation, context.registry.get("attacks", name).plugin
-    pixels, seeds = evaluation.pixels(), context.seeds.shared()
+    plugin = context.registry.get("attacks", name).plugin
     everyone = range(plan.track.students.count) if attack.uses_sources else ()
     sources = [[context.student(s) for s in everyone if s != r] for r in students]
     results: list[dict[str, Any]] = []
@@ -240,21 +222,18 @@ def _attacks(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
                     _witnesses(context, networks[position], students[position], places, moved, eps)
                 )
 
-            outcomes = attack_students(
+            outcomes = attacked(
+                context,
                 networks,
-                pixels,
-                evaluation.labels,
+                students,
                 attack,
-                context.threat(eps),
-                [seeds.seed("attack", name, r) for r in students],
-                plan.track.threat.batch_size,
+                name,
+                eps,
                 [standing(bits, found, eps) for bits, found in zip(clean, before, strict=True)],
                 examples=spec.examples,
-                name=name,
                 plugin=plugin,
                 keep=keep if context.witnesses else None,
                 sources=sources,
-                compile=context.compile,
                 note=reporter.note,
             )
             for r, found, outcome in zip(students, before, outcomes, strict=True):
@@ -266,7 +245,7 @@ def _attacks(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
     context.witness_path(name, students).unlink(missing_ok=True)  # of an earlier outcome
     write_json(cell.output, results)
     if context.witnesses:
-        none = torch.zeros(0, dtype=torch.int64)
+        none, pixels = torch.zeros(0, dtype=torch.int64), context.evaluation.pixels()
         parts.append(Witnesses(none, none, none.double(), pixels[:0].cpu()))
         save(cell.beside[0], merge(parts), pixels.cpu(), {"cell": cell.name})
     return Work(forwards, "forwards")

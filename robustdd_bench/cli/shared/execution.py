@@ -17,6 +17,7 @@ from robustdd_bench.cli.shared.arguments import (
 from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import blame
+from robustdd_bench.records.means import JOBS_VARIABLE
 
 if TYPE_CHECKING:
     from robustdd_bench.executors import Executor
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-JOBS_VARIABLE = "ROBUSTDD_JOBS"
 PROCESSES = "processes"
 
 

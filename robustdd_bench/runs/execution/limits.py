@@ -24,6 +24,7 @@ AGAIN_S = 5.0
 """Seconds between two interruptions of what does not end."""
 LEAST_S = 60.0
 """Seconds without which nothing is begun whose time is not known; a tenth of a short limit."""
+MOST_S = 366 * 24 * 3600
 SHARE = 0.5
 """Of the seconds counted from operations, which are right within a factor of about two: what would
 fit is not left."""
@@ -49,12 +50,15 @@ class TimeLimit:
         clock: seconds that never run backwards.
 
     Raises:
-        UsageError: they are not positive.
+        UsageError: they are not positive, or more than a year.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        if not seconds > 0:
-            raise UsageError(f"--time-limit must be a positive number of seconds, not {seconds:g}")
+        if not 0 < seconds <= MOST_S:
+            raise UsageError(
+                f"the time limit must be above 0 and at most {MOST_S} seconds (a year), not "
+                f"{seconds:g}"
+            )
         self.seconds = seconds
         self._clock = clock
         self._grace_s = min(GRACE_S, seconds / 10)

@@ -24,10 +24,9 @@ from typing import Self
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, LocalExecutor, Receipt
+from robustdd_bench.records.means import JOBS_VARIABLE
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-JOBS_VARIABLE = "ROBUSTDD_JOBS"
-"""The default of jobs."""
 GRACE_S = 5.0
 """Seconds in which an interrupted cell may end by itself."""
 BYTES_EACH = 2**30
