@@ -18,7 +18,7 @@ from small_runs import SETTINGS, TRACK, files, without_costs
 from small_runs import registry as registry_with_crooks
 
 from robustdd_bench.errors import RunFailedError
-from robustdd_bench.executors import Cell, LocalExecutor, Resources
+from robustdd_bench.executors import Cell, Job, LocalExecutor, Resources
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.records.plan import make_plan
 from robustdd_bench.records.record import read_record
@@ -141,6 +141,23 @@ def test_a_cell_whose_process_was_killed_is_computed_again(local, tmp_path) -> N
     assert log.count("distill: its worker was lost, it is computed again") == 1
     assert "SIGKILL" in log
     assert rows_of(finished) == rows_of(one)
+
+
+@pytest.mark.parametrize("said", ["", '{"event": {"eve', '{"event": 1}\\n{"rec'])
+def test_a_process_that_is_killed_in_the_middle_of_a_line_says_what_killed_it(
+    said, monkeypatch
+) -> None:
+    dies = (
+        f"import os, sys; sys.stdout.write('{said}'); sys.stdout.flush(); os.kill(os.getpid(), 9)"
+    )
+    monkeypatch.setattr(processes, "_START", dies)
+    cell = Cell(stage="distill", name="distill", output=Path("set"))
+    job = Job(run_id="0", message={}, events=lambda *_: None, run_here=lambda _: None)
+    process = processes._Process(None)
+    with pytest.raises(processes.LostWorkerError, match="its process ended: SIGKILL"):
+        process.compute(cell, job)
+    process.end(0.0)
+    process.close()
 
 
 def test_a_cell_that_kills_every_process_ends_the_run(tmp_path) -> None:

@@ -81,7 +81,7 @@ class _Process:
                 else:
                     return Receipt.model_validate_json(json.dumps(answer["receipt"]), strict=True)
         except (OSError, ValueError) as error:  # a line that was cut off
-            raise LostWorkerError(f"its process broke off: {error}") from error
+            raise LostWorkerError(f"its process ended: {self._how()} ({error})") from error
         finally:
             self.busy = False
         raise LostWorkerError(f"its process ended: {self._how()}")
