@@ -37,7 +37,7 @@ from robustdd_bench.evaluation.outcomes import unpack_bits
 from robustdd_bench.executors import STAGES, LocalExecutor
 from robustdd_bench.records.environment import process
 from robustdd_bench.records.record import read_record
-from robustdd_bench.runs import work
+from robustdd_bench.runs import judging
 from robustdd_bench.runs.cells import cell_named, cells_of
 from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.progress.displays import NullReporter
@@ -595,7 +595,7 @@ def test_an_error_of_the_harness_itself_is_recorded_and_one_line(tmp_path, monke
     def broken(*_, **__):
         raise RuntimeError("the\nunthinkable")
 
-    monkeypatch.setattr(work, "train_student", broken)
+    monkeypatch.setattr(judging, "train_student", broken)
     failure, reason = failed_run(plan_of("random"), tmp_path)
     assert reason == "students/0 failed: RuntimeError: the unthinkable"
     assert failure.stage == "students"

@@ -27,7 +27,7 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.evaluation.witnesses import load, save
 from robustdd_bench.executors import LocalExecutor
-from robustdd_bench.runs import work
+from robustdd_bench.runs import judging, work
 from robustdd_bench.runs.cells import cells_of
 from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.pipeline import execute
@@ -171,7 +171,7 @@ def test_witnesses_of_another_run_or_that_are_missing_are_refused(tmp_path, stro
 
 
 def test_other_weights_are_held_against_intervals(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(work, "train_student", shaken(work.train_student, 0.01))
+    monkeypatch.setattr(judging, "train_student", shaken(judging.train_student, 0.01))
     found = verify(laid(honest().record, tmp_path / "honest"))
     assert found.same_weights == (False, False)
     assert 0 < found.other_outcomes < 0.1 * found.outcomes
@@ -387,7 +387,7 @@ def test_an_interrupt_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch,
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work, "attack_students", interrupt)
+    monkeypatch.setattr(judging, "attack_students", interrupt)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert called(honest().folder, "--students", "1") == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -400,7 +400,7 @@ def test_students_that_diverge_here_end_in_exit_code_1(monkeypatch, capsys) -> N
     def diverge(*args, **options):
         raise RunFailedError("student 0 diverged")
 
-    monkeypatch.setattr(work, "train_student", diverge)
+    monkeypatch.setattr(judging, "train_student", diverge)
     assert called(honest().folder) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: student 0 diverged"
 

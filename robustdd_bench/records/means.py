@@ -5,7 +5,6 @@ It is part of a run's id, as it decides the last bits, and not of its identity.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 
 from robustdd_bench.errors import UsageError, unknown_name
@@ -18,6 +17,8 @@ JOBS_VARIABLE = "ROBUSTDD_JOBS"
 
 def torch_version() -> str:
     """Version of the torch that is installed."""
+    import importlib.metadata  # the command line's help does without it
+
     return importlib.metadata.version("torch")
 
 
