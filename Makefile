@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench parity board docs clean
+.PHONY: run test test-slow test-cluster lint bench parity board docs clean
 
 run: $(READY)
 	$(BIN)/robustdd run --method mat
@@ -14,6 +14,11 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
+# Ray and SLURM on this machine. What cannot be installed is skipped, with the reason.
+test-cluster: $(READY)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray,slurm]'
+	$(BIN)/python -m pytest -m cluster --durations=15
 
 lint: $(READY)
 	$(BIN)/ruff check .

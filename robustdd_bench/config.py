@@ -15,6 +15,9 @@ to the annotation:
 
 `settings` holds a configuration that is made in Python against the same annotations.
 
+A class that hands on what it does not know names the field that takes it, a mapping, in the class
+attribute `FURTHER`: every key that is no field goes there.
+
 A field that a later version adds is named in the class attribute `ADDED`, so that earlier runs stay
 the same runs: see `robustdd_bench.identity`.
 """
@@ -201,11 +204,18 @@ def build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: s
 
 def _build_config(config_class: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
     fields = _settable(config_class, owner)
+    further: str | None = getattr(config_class, "FURTHER", None)
     values: dict[str, Any] = {}
+    unknown: dict[str, Any] = {}
     for key, value in overrides.items():
-        if key not in fields:
+        if key in fields and key != further:
+            values[key] = _checked(fields[key], value, f"{owner}: {key}")
+        elif further is not None:
+            unknown[key] = value
+        else:
             raise _unknown_key(owner, key, list(fields))
-        values[key] = _checked(fields[key], value, f"{owner}: {key}")
+    if further is not None and unknown:
+        values[further] = _checked(fields[further], unknown, owner)
     try:
         return config_class(**values)
     except ValidationError as error:

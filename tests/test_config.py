@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -339,3 +340,19 @@ def test_options_that_fit_pass_and_so_does_what_cannot_be_told() -> None:
     check_options(_build, {"width": 9, "norm": 7}, "t")
     check_options(_open, {"size": 1, "colour": "red"}, "t")
     check_options(object(), {"any": 1}, "t")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HandsOn:
+    FURTHER: ClassVar[str] = "rest"
+
+    steps: int = 20
+    rest: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
+
+
+def test_a_class_that_hands_on_what_it_does_not_know_gets_it_under_one_field() -> None:
+    made = build_config(HandsOn, {"steps": 3, "qos": "long", "rest": 1}, "executor 'x'")
+    assert made == HandsOn(steps=3, rest={"qos": "long", "rest": 1})
+    assert build_config(HandsOn, {}, "executor 'x'").rest == {}
+    with pytest.raises(UsageError, match=r"executor 'x'.*not \[1\]"):
+        build_config(HandsOn, {"qos": [1]}, "executor 'x'")
