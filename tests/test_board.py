@@ -11,7 +11,7 @@ from small_runs import TRACK, copy_of, example, plan_of, run
 
 from robustdd_bench.board.build import build
 from robustdd_bench.board.publish import Published, current, publish, published
-from robustdd_bench.board.rows import track_content
+from robustdd_bench.board.rows import FRONT, track_content, track_order
 from robustdd_bench.board.standings import spread, standings
 from robustdd_bench.board.views.tables import board_tables, run_table
 from robustdd_bench.distillers import DistilledSet
@@ -276,6 +276,11 @@ def test_another_configuration_is_another_row() -> None:
 
 def test_an_empty_board_is_a_board(tmp_path) -> None:
     assert build(tmp_path).tracks == ()
+
+
+def test_the_front_track_comes_first_the_others_by_name() -> None:
+    names = ["digits-ipc1", "cifar10-ipc5", FRONT, "digits-ipc1"]
+    assert track_order(names) == [FRONT, "cifar10-ipc5", "digits-ipc1"]
 
 
 def test_methods_that_tie_keep_one_order() -> None:

@@ -8,7 +8,7 @@ from robustdd_bench.board.admission.overlaps import DataAtHand
 from robustdd_bench.board.admission.submission import Submission
 from robustdd_bench.board.publish import Published, locked, newest, placing, published
 from robustdd_bench.board.reported import read_reported
-from robustdd_bench.board.rows import MARKS, track_content
+from robustdd_bench.board.rows import MARKS, track_content, track_order
 from robustdd_bench.board.schema import BOARD_VERSION, BoardContent
 from robustdd_bench.board.views.page import PAGE_NAME, page
 from robustdd_bench.files import json_text, write_changed
@@ -18,12 +18,12 @@ BOARD_NAME = "leaderboard.json"
 
 
 def board(runs: list[Published], root: Path) -> BoardContent:
-    """The whole board: tracks by name, rows by division and rank.
+    """The whole board: the front track, the others by name, rows by division and rank.
 
     Raises:
         UsageError: a file of reported figures is not valid.
     """
-    names = sorted({run.record.track.name for run in runs})
+    names = track_order(run.record.track.name for run in runs)
     return BoardContent(
         board_version=BOARD_VERSION,
         tracks=tuple(track_content(newest(runs, name), root) for name in names),

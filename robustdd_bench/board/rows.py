@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,6 +67,15 @@ MARKS: Mapping[str, str] = {
     "its record lists them by stage.",
     "changed code": "A run was made with uncommitted changes to the code.",
 }
+
+
+FRONT = "cifar10-small-ipc5"
+"""The track that the board begins with."""
+
+
+def track_order(names: Iterable[str]) -> list[str]:
+    """Names of tracks as the board shows them: the front track, then the others by name."""
+    return sorted(set(names), key=lambda name: (name != FRONT, name))
 
 
 def track_content(runs: Sequence[Published], root: Path) -> TrackContent:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robustdd_bench.board.divisions import PLAIN, division_title
 from robustdd_bench.board.publish import Published, current, newest
-from robustdd_bench.board.rows import track_content
+from robustdd_bench.board.rows import track_content, track_order
 from robustdd_bench.board.standings import standings
 from robustdd_bench.board.views.captions import RULE, accuracy_note
 from robustdd_bench.board.views.tables import board_tables, confirmed_notes
@@ -24,7 +24,7 @@ from robustdd_bench.text.tables import markdown_table, marked
 def section(runs: list[Published], root: Path) -> str:
     """Markdown: a table a track, with what it was measured on and the commands that repeat it."""
     parts = []
-    for name in sorted({run.record.track.name for run in runs}):
+    for name in track_order(run.record.track.name for run in runs):
         records = current(runs, name)
         track = track_content(newest(runs, name), root)
         tables = board_tables(track)
