@@ -54,6 +54,8 @@ __all__ = [
     "Process",
     "Receipt",
     "Resources",
+    "ReturnedCellError",
+    "UnusableExecutorError",
 ]
 
 STAGES = ("experts", "distill", "students", "attacks", "sanity")
@@ -262,6 +264,17 @@ class CellFailedError(Exception):
         return error
 
 
+class ReturnedCellError(Exception):
+    """A worker gave a cell back before its end, as when its own time is up: nothing is wrong.
+
+    The cell is submitted again, and that does not count as the loss of a worker.
+    """
+
+
+class UnusableExecutorError(UsageError):
+    """Nothing can be computed by this executor: all runs of the call end, none has failed."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """The run that a cell is of, as an executor needs it."""
@@ -300,14 +313,22 @@ class Executor(abc.ABC):
         """Connect, start workers."""
         return self
 
+    def begin(self, job: Job) -> None:
+        """Hear of a run before its first cell, also of one of which no cell is left.
+
+        An executor whose workers outlive the call hands on here what they have told meanwhile.
+        """
+        return
+
     @abc.abstractmethod
     def submit(self, cell: Cell, job: Job) -> Future[Receipt]:
         """Begin to compute a cell, whose inputs are there.
 
         Returns:
             A future of the receipt, which lies beside the output as well. Its exception may be a
-            `CellFailedError` or a `RobustDDError`, which are the run's end, or any other: the
-            worker was lost, and the cell is submitted again, at most twice.
+            `CellFailedError` or a `RobustDDError`, which are the run's end; a `ReturnedCellError`;
+            an `UnusableExecutorError`, the end of all runs; or any other: the worker was lost, and
+            the cell is submitted again, at most twice.
         """
 
     def __exit__(

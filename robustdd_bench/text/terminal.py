@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import unicodedata
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Any
 
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
@@ -28,6 +31,42 @@ def is_terminal(stream: IO[str] | None) -> bool:
         return stream.isatty()
     except ValueError:  # a closed stream
         return False
+
+
+_drawn: list[Any] = []
+"""rich's displays that are drawn again and again at the moment."""
+
+
+@contextlib.contextmanager
+def drawing(display: Any) -> Iterator[None]:
+    """Within, a display of rich is drawn again and again on stderr; see `say` and `stop_drawing`.
+
+    Args:
+        display: a `rich.live.Live` or `rich.progress.Progress`.
+    """
+    _drawn.append(display)
+    try:
+        yield
+    finally:
+        _drawn.remove(display)
+
+
+def say(text: object) -> None:
+    """Print a line on stderr, above what is drawn there; a stderr that is gone is no error."""
+    line = one_line(text)
+    try:
+        if _drawn:
+            _drawn[-1].console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return
+
+
+def stop_drawing() -> None:
+    """Leave the terminal as it is, so that a question can be asked on it."""
+    for display in _drawn:
+        display.stop()
 
 
 def no_colour() -> bool:

@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustdd_bench.errors import RobustDDError, RunFailedError
-from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, Receipt
-from robustdd_bench.guard import blame_stranger, logged, plugin_of, told
+from robustdd_bench.executors import (
+    Cell,
+    CellFailedError,
+    Executor,
+    Job,
+    Receipt,
+    ReturnedCellError,
+    UnusableExecutorError,
+)
+from robustdd_bench.guard import blame_stranger, logged, plain_text, plugin_of, told
 from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, Times
@@ -26,6 +34,8 @@ from robustdd_bench.text.terminal import duration_text
 
 RETRIES = 2
 """How often a cell is computed again whose worker was lost."""
+RETURNS = 100
+"""How often a cell is computed again that was given back."""
 LOOK_S = 0.5
 """Seconds between two looks at the limit of time while cells are computed."""
 
@@ -94,7 +104,7 @@ class Scheduler:
         self._computing: dict[Future[Receipt], _Submitted] = {}
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._failures: dict[str, tuple[BaseException, Cell]] = {}
-        self._lost: dict[tuple[str, str], int] = {}
+        self._lost: dict[tuple[str, str, bool], int] = {}
         self._times = Times()
         self._held: Cell | None = None
         self._stopping = False
@@ -114,8 +124,7 @@ class Scheduler:
         except BaseException as error:
             self._stopping = True
             with contextlib.suppress(Exception):  # what cells told before they were stopped
-                while True:
-                    self._inbox.get_nowait()()
+                self._hear_all()
             for run in self._open:
                 cell = next(iter(run.graph.computing.values()), None)
                 run.graph.close(error)
@@ -165,9 +174,12 @@ class Scheduler:
                     self._executor.__enter__()
                 self._inside = True
             run.prepare(remote=self._executor.slots > 1, timed=self._limit is not None)
+            with logged(log_of(run.progress)), blame_stranger(self._owner, self._what):
+                self._executor.begin(self._job(run))
+            self._hear_all()
         except BaseException as error:
             run.end(error, "set-up", "set-up")
-            if not isinstance(error, Exception):
+            if isinstance(error, UnusableExecutorError) or not isinstance(error, Exception):
                 raise
             return
         self._times.count(run.kin, run.seconds)
@@ -193,17 +205,21 @@ class Scheduler:
             self._end_if_over(run)
         return False
 
-    def _submit(self, run: ActiveRun, cell: Cell, expected: Cell) -> None:
-        job = Job(
+    def _job(self, run: ActiveRun) -> Job:
+        return Job(
             run_id=run.run_id,
             message=run.message,
             events=lambda cell, event: self._inbox.put(lambda: self._heard(run, cell, event)),
             run_here=lambda cell: self._compute(run, cell),
         )
+
+    def _submit(self, run: ActiveRun, cell: Cell, expected: Cell) -> None:
         try:
             run.graph.begins(cell)
             with logged(log_of(run.progress)), blame_stranger(self._owner, self._what):
-                future = self._executor.submit(expected, job)
+                future = self._executor.submit(expected, self._job(run))
+        except UnusableExecutorError:
+            raise
         except Exception as error:
             self._fail(run, cell, error)
             return
@@ -250,12 +266,21 @@ class Scheduler:
             return
         raise LimitReached("")
 
+    def _hear_all(self) -> None:
+        """Take what has happened, and wait for nothing."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()()
+
     def _ended(self, future: Future[Receipt]) -> None:
         """A cell has ended, one way or another."""
         one = self._computing.pop(future)
         run, cell = one.run, one.cell
         try:
             future.result()
+        except UnusableExecutorError:
+            if not self._stopping:
+                raise
         except (RobustDDError, CellFailedError, MemoryError) as error:
             self._fail(run, cell, error)
         except (Exception, CancelledError) as error:
@@ -272,16 +297,16 @@ class Scheduler:
         self._end_if_over(run)
 
     def _is_lost(self, run: ActiveRun, cell: Cell, error: BaseException) -> None:
-        key = (run.run_id, cell.name)
+        returned = isinstance(error, ReturnedCellError)
+        key = (run.run_id, cell.name, returned)
         count = self._lost[key] = self._lost.get(key, 0) + 1
         run.progress.lost(cell.name)
-        if count > RETRIES:
-            text = f"{cell.name}: its worker was lost {count} times: {told(error)}"
-            self._fail(run, cell, RunFailedError(text))
+        what = "it was given back" if returned else "its worker was lost"
+        why = plain_text(error) if returned else told(error)
+        if count > (RETURNS if returned else RETRIES):
+            self._fail(run, cell, RunFailedError(f"{cell.name}: {what} {count} times: {why}"))
             return
-        log_of(run.progress)(
-            f"{cell.name}: its worker was lost, it is computed again: {told(error)}"
-        )
+        log_of(run.progress)(f"{cell.name}: {what}, it is computed again: {why}")
         run.graph.again(cell)
 
     def _fail(self, run: ActiveRun, cell: Cell, error: BaseException) -> None:

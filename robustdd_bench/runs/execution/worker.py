@@ -18,13 +18,13 @@ import threading
 import traceback
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from robustdd_bench import errors
 from robustdd_bench.errors import PluginWarning
-from robustdd_bench.executors import Events, Receipt
+from robustdd_bench.executors import Cell, Events, Receipt
 from robustdd_bench.guard import logged
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.records.environment import process
@@ -75,20 +75,80 @@ class Worker:
         )
         self._told = False
 
-    def run(self, name: str, events: Events) -> Receipt:
+    def run(
+        self, name: str, events: Events, begins: Callable[[Cell], object] = lambda cell: None
+    ) -> Receipt:
         """Compute a cell; its output and its receipt are then in the run's folder.
 
         Args:
             name: the cell's.
             events: takes what it tells, JSON values.
+            begins: called once the data are there, before anything is computed; it may refuse.
         """
         with EventReporter(events) as reporter, logged(reporter.note), threads(self._plan.threads):
             if not self._told and self._context.missing_kernels is not None:
                 reporter.note(self._context.missing_kernels)
             self._told = True
             cell = cell_named(self._context, name)
+            begins(cell)
             with reporter.cell(cell.stage):
                 return run_cell(self._context, cell, reporter)
+
+
+class KeptWorkers:
+    """The runs that a process works on. Those it worked on last keep networks and method.
+
+    Args:
+        registry: the plugins installed here.
+        here: the fingerprint of this process; None: it is taken.
+    """
+
+    def __init__(self, registry: Registry, here: Mapping[str, str] | None = None) -> None:
+        self._registry = registry
+        self.here = fingerprint(registry) if here is None else here
+        self._shared = SharedData()
+        self._workers: OrderedDict[str, Worker] = OrderedDict()
+
+    def of(self, message: Mapping[str, Any]) -> Worker:
+        """The worker of a run.
+
+        Args:
+            message: `Job.message` of the run.
+
+        Raises:
+            RunFailedError: see `Worker`.
+        """
+        key = json.dumps(message, sort_keys=True)
+        if key not in self._workers:
+            self._workers[key] = Worker(message, self._registry, self._shared, self.here)
+            while len(self._workers) > MOST_RUNS:
+                self._workers.popitem(last=False)
+        self._workers.move_to_end(key)
+        return self._workers[key]
+
+    def forget(self) -> None:
+        """Begin every run anew: one was interrupted somewhere."""
+        self._workers.clear()
+
+
+def failed_answer(error: Exception, name: str) -> dict[str, str]:
+    """What a cell raised, as JSON values: the arguments of `CellFailedError`.
+
+    Args:
+        error: what it raised.
+        name: the cell's.
+    """
+    failure = failure_of(error, name)
+    trace = "".join(traceback.format_exception(error))
+    kind = next(k.__name__ for k in type(failure).__mro__ if k.__module__ == errors.__name__)
+    return {"kind": kind, "text": str(failure), "trace": trace}
+
+
+def installed_plugins() -> Registry:
+    """What is registered here; what is wrong with plugins is told by the process that plans."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)
+        return collect(get_plugin_manager())
 
 
 class _Link:
@@ -143,30 +203,14 @@ def main() -> int:
 
 
 def _serve(link: _Link) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PluginWarning)  # told by the process that plans
-        registry = collect(get_plugin_manager())
-    here = fingerprint(registry)
-    shared = SharedData()
-    workers: OrderedDict[str, Worker] = OrderedDict()
+    workers = KeptWorkers(installed_plugins())
     while (request := link.next()) is not None:
         link.busy = True
         message, name = request["message"], request["cell"]
         try:
-            key = json.dumps(message, sort_keys=True)
-            if key not in workers:
-                workers[key] = Worker(message, registry, shared, here)
-                while len(workers) > MOST_RUNS:
-                    workers.popitem(last=False)
-            workers.move_to_end(key)
-            receipt = workers[key].run(name, lambda event: link.send(event=event))
+            receipt = workers.of(message).run(name, lambda event: link.send(event=event))
         except Exception as error:
-            failure = failure_of(error, name)
-            trace = "".join(traceback.format_exception(error))
-            kind = next(
-                k.__name__ for k in type(failure).__mro__ if k.__module__ == errors.__name__
-            )
-            link.send(failed={"kind": kind, "text": str(failure), "trace": trace})
+            link.send(failed=failed_answer(error, name))
         else:
             link.send(receipt=receipt.model_dump(mode="json"))
         link.busy = False
