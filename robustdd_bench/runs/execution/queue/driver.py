@@ -75,11 +75,16 @@ class QueueDriver:
     Args:
         out: the folder.
         lease_s: seconds without a sign of life after which a worker is taken for dead.
-        gone: says why the holder of a lease is known to be gone, else "".
+        gone: says why the holder of a lease is known to be gone, else ""; it gets the holder and
+            when, by the monotonic clock, the lease has grown last.
     """
 
     def __init__(
-        self, out: Path, *, lease_s: float, gone: Callable[[Mapping[str, Any]], str] = lambda _: ""
+        self,
+        out: Path,
+        *,
+        lease_s: float,
+        gone: Callable[[Mapping[str, Any], float], str] = lambda holder, seen: "",
     ) -> None:
         self.queue = QueueFolder(out)
         self._lease_s, self._gone = lease_s, gone
@@ -191,6 +196,14 @@ class QueueDriver:
     def workers(self) -> dict[str, dict[str, Any]]:
         """The workers that have shown themselves, also those that have ended."""
         return dict(self.queue.entries(self.queue.workers))
+
+    def others(self) -> bool:
+        """Whether another process plans cells of this folder."""
+        return any(
+            fields.get("state") == "plans"
+            for name, fields in self._drivers.found.items()
+            if name != self.id
+        )
 
     def fail(self, error: UnusableExecutorError) -> None:
         """End all runs."""
@@ -316,20 +329,20 @@ class QueueDriver:
         if size != one.size:
             self.taken = True
             one.size, one.seen, changed = size, now, True
-        why = self._why_gone(holder, now - one.seen)
+        why = self._why_gone(holder, one.seen)
         if why and one.attempt.answer() is None:
             self._end(one, LostWorkerError(why))
             return True
         return changed
 
-    def _why_gone(self, holder: Mapping[str, Any] | None, silent_s: float) -> str:
+    def _why_gone(self, holder: Mapping[str, Any] | None, seen: float) -> str:
         who = described(holder or {})
         if holder is not None and is_gone(holder):
             return f"the worker has ended ({who})"
-        known = self._gone(holder) if holder is not None else ""
+        known = self._gone(holder, seen) if holder is not None else ""
         if known:
             return f"{known} ({who})"
-        if silent_s > self._lease_s:
+        if time.monotonic() - seen > self._lease_s:
             return f"the worker has given no sign of life for {self._lease_s:g} s ({who})"
         return ""
 
