@@ -12,10 +12,18 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robustdd_bench.errors import RobustDDError, RunFailedError
-from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, Receipt
+from robustdd_bench.executors import (
+    Cell,
+    CellFailedError,
+    Executor,
+    ExecutorEndedError,
+    Job,
+    Receipt,
+)
 from robustdd_bench.guard import blame_stranger, logged, plugin_of, told
 from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.graph import CellGraph
@@ -58,6 +66,10 @@ class ActiveRun(abc.ABC):
     @abc.abstractmethod
     def compute(self, cell: Cell) -> Receipt:
         """Compute a cell in this process."""
+
+    @abc.abstractmethod
+    def write_data(self, path: Path) -> None:
+        """Write the data into a file; see `Job.write_data`."""
 
     @abc.abstractmethod
     def end(self, error: BaseException | None, stage: str, cell: str) -> None:
@@ -106,7 +118,8 @@ class Scheduler:
             runs: one is taken when the executor has nothing else to do.
 
         Raises:
-            KeyboardInterrupt, LimitReached: the runs that had begun were ended with it.
+            KeyboardInterrupt, LimitReached, ExecutorEndedError: the runs that had begun were ended
+                with it.
         """
         try:
             with self._entered():
@@ -167,7 +180,7 @@ class Scheduler:
             run.prepare(remote=self._executor.slots > 1, timed=self._limit is not None)
         except BaseException as error:
             run.end(error, "set-up", "set-up")
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception) or isinstance(error, ExecutorEndedError):
                 raise
             return
         self._times.count(run.kin, run.seconds)
@@ -199,11 +212,14 @@ class Scheduler:
             message=run.message,
             events=lambda cell, event: self._inbox.put(lambda: self._heard(run, cell, event)),
             run_here=lambda cell: self._compute(run, cell),
+            write_data=run.write_data,
         )
         try:
             run.graph.begins(cell)
             with logged(log_of(run.progress)), blame_stranger(self._owner, self._what):
                 future = self._executor.submit(expected, job)
+        except ExecutorEndedError:
+            raise
         except Exception as error:
             self._fail(run, cell, error)
             return
@@ -256,6 +272,9 @@ class Scheduler:
         run, cell = one.run, one.cell
         try:
             future.result()
+        except ExecutorEndedError:
+            if not self._stopping:
+                raise
         except (RobustDDError, CellFailedError, MemoryError) as error:
             self._fail(run, cell, error)
         except (Exception, CancelledError) as error:
