@@ -60,7 +60,7 @@ class JobState:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class JobStates:
     """All jobs that were asked for, at one time."""
 
     asked: float
@@ -73,7 +73,7 @@ def missing_commands() -> list[str]:
     return [name for name in NEEDED if shutil.which(name) is None]
 
 
-def jobs_now(ids: Collection[str]) -> Snapshot:
+def jobs_now(ids: Collection[str]) -> JobStates:
     """How jobs are.
 
     Args:
@@ -98,7 +98,7 @@ def jobs_now(ids: Collection[str]) -> Snapshot:
             if len(fields) == 5:
                 name, state, node, spent, reason = (part.strip() for part in fields)
                 found[name] = JobState(name, state, node, reason, spent)
-    return Snapshot(asked, {one: found.get(one, JobState(one, "GONE")) for one in ids})
+    return JobStates(asked, {one: found.get(one, JobState(one, "GONE")) for one in ids})
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -19,10 +19,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.executors import Cell, Executor, Job, Receipt, UnusableExecutorError
+from robustdd_bench.executors import Cell, Executor, ExecutorEndedError, Job, Receipt
 from robustdd_bench.runs.execution.queue.driver import QueueDriver
 from robustdd_bench.runs.execution.queue.executor import Lease, Slots
-from robustdd_bench.text.terminal import duration_text, is_terminal, say, stop_drawing
+from robustdd_bench.text.terminal import duration_text, is_terminal, say
 from robustdd_slurm.commands import JobState, missing_commands
 from robustdd_slurm.fleet import Fleet, listed
 from robustdd_slurm.times import minutes_of
@@ -48,6 +48,8 @@ Passed = str | int | float | bool | list[str]
 
 class SlurmExecutor(Executor):
     """Cells of a shared folder, by workers in jobs of SLURM."""
+
+    asks = True
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -126,7 +128,7 @@ class SlurmExecutor(Executor):
             fleet = Fleet(driver, self._options.max_workers, self._submit_jobs, folder)
             try:
                 fleet.start()
-            except UnusableExecutorError:
+            except ExecutorEndedError:
                 driver.close("stopped")
                 raise
             self._driver, self._fleet = driver, fleet
@@ -148,7 +150,7 @@ class SlurmExecutor(Executor):
         try:
             return submit(folder, WorkerJob(words, options.warning), count, self._parameters())
         except RefusedSubmissionError as error:
-            raise UnusableExecutorError(f"sbatch does not take the jobs: {error}") from error
+            raise ExecutorEndedError(f"sbatch does not take the jobs: {error}", 2) from error
 
     def _parameters(self) -> dict[str, Any]:
         """What sbatch is told."""
@@ -205,14 +207,13 @@ class SlurmExecutor(Executor):
     def _keeps(self, error: BaseException, jobs: Sequence[JobState]) -> bool:
         """Whether jobs go on without this process."""
         choice = self._options.on_interrupt
-        if isinstance(error, UnusableExecutorError) or choice == "cancel":
+        if isinstance(error, ExecutorEndedError) or choice == "cancel":
             return False
         if choice == "keep":
             return True
         terminal = is_terminal(sys.stderr) and is_terminal(sys.stdin)
         if not (isinstance(error, KeyboardInterrupt) and terminal):
             return False
-        stop_drawing()
         for job in jobs:
             say(f"  {job}")
         print(f"Cancel these {len(jobs)} jobs? [Y/n] ", end="", file=sys.stderr, flush=True)

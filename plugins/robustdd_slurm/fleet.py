@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.errors import RobustDDError
-from robustdd_bench.executors import UnusableExecutorError
+from robustdd_bench.executors import ExecutorEndedError
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.runs.execution.queue.driver import QueueDriver
 from robustdd_bench.text.terminal import one_line, say
-from robustdd_slurm.commands import JobState, SilentSlurmError, Snapshot, cancel, jobs_now
+from robustdd_slurm.commands import JobState, SilentSlurmError, JobStates, cancel, jobs_now
 
 LOOK_S = 1.0
 """Seconds between two looks at what there is to do."""
@@ -47,7 +47,7 @@ class Fleet:
     Args:
         driver: the cells.
         most: how many jobs there may be.
-        submit: submits so many jobs and returns their ids; it raises an UnusableExecutorError
+        submit: submits so many jobs and returns their ids; it raises an ExecutorEndedError
             where SLURM does not take them.
         folder: where job ids are kept, and the logs of jobs.
     """
@@ -56,7 +56,7 @@ class Fleet:
         self._driver, self._most, self._submit, self._folder = driver, most, submit, folder
         self._ids = folder / "jobs"
         self._known: dict[str, _Known] = {}
-        self._snapshot = Snapshot(0.0)
+        self._snapshot = JobStates(0.0)
         self._fruitless = 0
         self._failure = ""
         self._waiting_since: float | None = None
@@ -68,7 +68,7 @@ class Fleet:
         """Find the jobs of an earlier call, and begin to watch.
 
         Raises:
-            UnusableExecutorError: SLURM does not answer.
+            ExecutorEndedError: SLURM does not answer.
         """
         for path in sorted(self._ids.glob("*.json")):
             with contextlib.suppress(RobustDDError, KeyError, TypeError):
@@ -77,7 +77,7 @@ class Fleet:
         try:
             self._snapshot = jobs_now(self._known.keys())
         except SilentSlurmError as error:
-            raise UnusableExecutorError(f"SLURM does not answer: {one_line(error)}") from error
+            raise ExecutorEndedError(f"SLURM does not answer: {one_line(error)}", 2) from error
         alive = {job.id for job in self.alive()}
         for path in self._ids.glob("*.json"):
             if not any(one.partition("_")[0] == path.stem for one in alive):
@@ -147,11 +147,11 @@ class Fleet:
                     demanded = True
                 else:
                     self._supply(demand.waiting, demand.held)
-            except UnusableExecutorError as error:
+            except ExecutorEndedError as error:
                 self._driver.fail(error)
                 return
             except Exception as error:
-                self._driver.fail(UnusableExecutorError(f"SLURM: {one_line(error)}"))
+                self._driver.fail(ExecutorEndedError(f"SLURM: {one_line(error)}"))
                 return
 
     def _supply(self, waiting: int, held: int) -> None:
@@ -160,9 +160,7 @@ class Fleet:
         count = min(self._most - alive, waiting - max(0, alive - held))
         if count <= 0:
             if self._most <= 0 and alive == 0:
-                raise UnusableExecutorError(
-                    "all jobs were cancelled by scancel; repeat the command to submit others"
-                )
+                raise ExecutorEndedError("all jobs were cancelled; the same command submits others")
             return
         now = time.monotonic()
         ids = self._submit(count)
@@ -209,9 +207,10 @@ class Fleet:
         self._failure = refused or self._log(job.id)
         others = [one for one, other in self._known.items() if not other.counted]
         if self._fruitless >= FRUITLESS or not (others or self._anything_worked()):
-            raise UnusableExecutorError(
+            raise ExecutorEndedError(
                 f"jobs end without asking for cells ({job.id}: {job.state.lower()}): "
-                f"{self._failure or f'see the logs in {self._folder}'}"
+                f"{self._failure or f'see the logs in {self._folder}'}",
+                2,
             )
 
     def _anything_worked(self) -> bool:

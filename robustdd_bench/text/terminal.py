@@ -39,7 +39,7 @@ _drawn: list[Any] = []
 
 @contextlib.contextmanager
 def drawing(display: Any) -> Iterator[None]:
-    """Within, a display of rich is drawn again and again on stderr; see `say` and `stop_drawing`.
+    """Within, a display of rich is drawn again and again on stderr; see `say` and `still`.
 
     Args:
         display: a `rich.live.Live` or `rich.progress.Progress`.
@@ -63,10 +63,19 @@ def say(text: object) -> None:
         return
 
 
-def stop_drawing() -> None:
-    """Leave the terminal as it is, so that a question can be asked on it."""
-    for display in _drawn:
+@contextlib.contextmanager
+def still() -> Iterator[None]:
+    """Within, nothing is drawn, so that a question can be asked on the terminal."""
+    displays = list(_drawn)
+    _drawn.clear()
+    for display in displays:
         display.stop()
+    try:
+        yield
+    finally:
+        for display in displays:
+            display.start()
+        _drawn.extend(displays)
 
 
 def no_colour() -> bool:

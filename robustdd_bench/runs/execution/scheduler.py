@@ -12,6 +12,7 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robustdd_bench.errors import RobustDDError, RunFailedError
@@ -19,10 +20,10 @@ from robustdd_bench.executors import (
     Cell,
     CellFailedError,
     Executor,
+    ExecutorEndedError,
     Job,
     Receipt,
     ReturnedCellError,
-    UnusableExecutorError,
 )
 from robustdd_bench.guard import blame_stranger, logged, plain_text, plugin_of, told
 from robustdd_bench.runs.execution.failures import failure_of
@@ -30,7 +31,7 @@ from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, Times
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.runs.work import threads
-from robustdd_bench.text.terminal import duration_text
+from robustdd_bench.text.terminal import duration_text, still
 
 RETRIES = 2
 """How often a cell is computed again whose worker was lost."""
@@ -68,6 +69,10 @@ class ActiveRun(abc.ABC):
     @abc.abstractmethod
     def compute(self, cell: Cell) -> Receipt:
         """Compute a cell in this process."""
+
+    @abc.abstractmethod
+    def write_data(self, path: Path) -> None:
+        """Write the data into a file; see `Job.write_data`."""
 
     @abc.abstractmethod
     def end(self, error: BaseException | None, stage: str, cell: str) -> None:
@@ -116,7 +121,8 @@ class Scheduler:
             runs: one is taken when the executor has nothing else to do.
 
         Raises:
-            KeyboardInterrupt, LimitReached: the runs that had begun were ended with it.
+            KeyboardInterrupt, LimitReached, ExecutorEndedError: the runs that had begun were ended
+                with it.
         """
         try:
             with self._entered():
@@ -138,7 +144,11 @@ class Scheduler:
             yield
         except BaseException as error:
             if self._inside:
-                with blame_stranger(self._owner, self._what):
+                asks = self._executor.asks and isinstance(error, KeyboardInterrupt)
+                with (
+                    still() if asks else contextlib.nullcontext(),
+                    blame_stranger(self._owner, self._what),
+                ):
                     self._executor.__exit__(type(error), error, error.__traceback__)
             raise
         if self._inside:
@@ -179,7 +189,7 @@ class Scheduler:
             self._hear_all()
         except BaseException as error:
             run.end(error, "set-up", "set-up")
-            if isinstance(error, UnusableExecutorError) or not isinstance(error, Exception):
+            if not isinstance(error, Exception) or isinstance(error, ExecutorEndedError):
                 raise
             return
         self._times.count(run.kin, run.seconds)
@@ -211,6 +221,7 @@ class Scheduler:
             message=run.message,
             events=lambda cell, event: self._inbox.put(lambda: self._heard(run, cell, event)),
             run_here=lambda cell: self._compute(run, cell),
+            write_data=run.write_data,
         )
 
     def _submit(self, run: ActiveRun, cell: Cell, expected: Cell) -> None:
@@ -218,7 +229,7 @@ class Scheduler:
             run.graph.begins(cell)
             with logged(log_of(run.progress)), blame_stranger(self._owner, self._what):
                 future = self._executor.submit(expected, self._job(run))
-        except UnusableExecutorError:
+        except ExecutorEndedError:
             raise
         except Exception as error:
             self._fail(run, cell, error)
@@ -278,7 +289,7 @@ class Scheduler:
         run, cell = one.run, one.cell
         try:
             future.result()
-        except UnusableExecutorError:
+        except ExecutorEndedError:
             if not self._stopping:
                 raise
         except (RobustDDError, CellFailedError, MemoryError) as error:

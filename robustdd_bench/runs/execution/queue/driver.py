@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ from robustdd_bench.errors import RunFailedError
 from robustdd_bench.executors import (
     Cell,
     CellFailedError,
+    ExecutorEndedError,
     Job,
     Receipt,
     ReturnedCellError,
-    UnusableExecutorError,
 )
 from robustdd_bench.filenames import ANSWER_FILE, LEASE_FILE
-from robustdd_bench.runs.execution.processes import LostWorkerError
-from robustdd_bench.runs.execution.queue.folder import Attempt, QueueFolder
+from robustdd_bench.runs.execution.link import LostWorkerError
+from robustdd_bench.runs.execution.queue.folder import QueueFolder
 from robustdd_bench.runs.execution.queue.holder import described, is_gone
+from robustdd_bench.runs.execution.queue.posted import Posted, Refusals
 from robustdd_bench.runs.execution.queue.presence import DEAD_S, Drivers, Presence, State
 
 LEAST_S, MOST_S = 0.1, 2.0
@@ -38,25 +39,6 @@ PATIENCE = 30
 """How often in turn the queue may be unreadable."""
 WORKERS_S = 2.0
 """Seconds between two looks at workers."""
-
-
-@dataclass(slots=True)
-class _Posted:
-    """An attempt that is listened to."""
-
-    cell: Cell
-    job: Job
-    attempt: Attempt
-    future: Future[Receipt] | None
-    """None: an earlier process posted it, and it has not been asked for."""
-    seen: float
-    """When its lease has grown last."""
-    size: int = 0
-    offset: int = 0
-    notes: int = 0
-    kept_notes: int = 0
-    answered: float | None = None
-    bars: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +71,9 @@ class QueueDriver:
         self.queue = QueueFolder(out)
         self._lease_s, self._gone = lease_s, gone
         self._numbers = itertools.count()
-        self._posted: dict[str, _Posted] = {}
-        self._failure: UnusableExecutorError | None = None
-        self._refusals: dict[str, set[str]] = {}
+        self._posted: dict[str, Posted] = {}
+        self._failure: ExecutorEndedError | None = None
+        self._refusals = Refusals()
         self._lock = threading.RLock()
         self._wake, self._stop = threading.Event(), False
         self._looked = 0.0
@@ -134,7 +116,7 @@ class QueueDriver:
                     continue
                 name = request["cell"]
                 cell = Cell(stage=name.partition("/")[0], name=name, output=Path())
-                one = _Posted(cell, job, attempt, None, time.monotonic())
+                one = Posted(cell, job, attempt, None, time.monotonic())
                 one.kept_notes = attempt.notes()
                 self._posted[attempt.key] = one
                 if answer is not None:
@@ -160,7 +142,7 @@ class QueueDriver:
                 else:
                     request = self._request(cell, job, digest)
                     attempt = self.queue.post(next(self._numbers), key, request)
-                    one = _Posted(cell, job, attempt, future, time.monotonic())
+                    one = Posted(cell, job, attempt, future, time.monotonic())
                     self._posted[key] = one
         except OSError as error:
             raise RunFailedError(
@@ -177,7 +159,6 @@ class QueueDriver:
             "cell": cell.name,
             "gpus": cell.resources.gpus,
             "threads": cell.resources.threads,
-            "data": list(cell.data),
             "inputs_sha256": cell.inputs_sha256(),
         }
 
@@ -205,7 +186,7 @@ class QueueDriver:
             if name != self.id
         )
 
-    def fail(self, error: UnusableExecutorError) -> None:
+    def fail(self, error: ExecutorEndedError) -> None:
         """End all runs."""
         with self._lock:
             self._failure = error
@@ -288,11 +269,11 @@ class QueueDriver:
                 failures += 1
                 if failures > PATIENCE:
                     why = f"cannot read {self.queue.root}: {error.strerror or error}"
-                    self.fail(UnusableExecutorError(why))
+                    self.fail(ExecutorEndedError(why))
                     return
                 changed = False
             except Exception as error:  # nothing waits for ever
-                self.fail(UnusableExecutorError(f"the queue cannot be followed: {error!r}"))
+                self.fail(ExecutorEndedError(f"the queue cannot be followed: {error!r}"))
                 return
             pause = LEAST_S if changed else min(MOST_S, 1.3 * pause)
 
@@ -309,10 +290,12 @@ class QueueDriver:
         if now - self._looked >= WORKERS_S:
             self._looked = now
             self._drivers.look()
-            self._hear_refusals()
+            with self._lock:
+                posted = list(self._posted.values())
+            self._refusals.hear(self.id, self.workers().values(), posted)
         return changed
 
-    def _look_at(self, one: _Posted) -> bool:
+    def _look_at(self, one: Posted) -> bool:
         """Whether something has happened to an attempt since the last look."""
         now, files = time.monotonic(), one.attempt.files()
         if files is None:
@@ -321,7 +304,7 @@ class QueueDriver:
         if LEASE_FILE not in files:
             return False
         answer = one.attempt.answer() if ANSWER_FILE in files else None
-        changed = self._hear(one)
+        changed = one.hear()
         if answer is not None:
             self._settle(one, answer, now)
             return True
@@ -346,33 +329,7 @@ class QueueDriver:
             return f"the worker has given no sign of life for {self._lease_s:g} s ({who})"
         return ""
 
-    def _hear(self, one: _Posted) -> bool:
-        """Hand on what a cell has told since the last look.
-
-        Of an attempt that an earlier process listened to, everything is handed on again: values
-        and pictures that are on file are left out there. Of notes that is not known, so how many
-        were taken is written down, one look later, when they are in the log.
-        """
-        if one.notes > one.kept_notes:
-            one.kept_notes = one.notes
-            one.attempt.keep_notes(one.notes)
-        events, one.offset = one.attempt.heard(one.offset)
-        for event in events:
-            if event.get("event") == "note":
-                one.notes += 1
-                if one.notes <= one.kept_notes:
-                    continue
-            elif "bar" in event:
-                if event["event"] == "bar":
-                    one.bars.add(event["bar"])
-                elif event["bar"] not in one.bars:
-                    continue
-                elif event["event"] == "close":
-                    one.bars.remove(event["bar"])
-            one.job.events(one.cell, event)
-        return bool(events)
-
-    def _settle(self, one: _Posted, answer: Mapping[str, Any], now: float) -> None:
+    def _settle(self, one: Posted, answer: Mapping[str, Any], now: float) -> None:
         """A worker has answered."""
         if "failed" in answer:
             self._end(one, CellFailedError(**answer["failed"]))
@@ -392,11 +349,11 @@ class QueueDriver:
                 return
             self._end(one, receipt)
 
-    def _end(self, one: _Posted, result: Receipt | Exception) -> None:
+    def _end(self, one: Posted, result: Receipt | Exception) -> None:
         """An attempt is over."""
-        self._hear(one)
-        for bar in list(one.bars) if one.future is None else ():
-            one.job.events(one.cell, {"event": "close", "bar": bar, "finished": False})
+        one.hear()
+        if one.future is None:
+            one.close_bars()
         self._posted.pop(one.attempt.key, None)
         self.queue.remove(one.attempt)
         if one.future is None:
@@ -410,21 +367,6 @@ class QueueDriver:
         for one in list(self._posted.values()):
             self.queue.remove(one.attempt)
         self._posted.clear()
-
-    def _hear_refusals(self) -> None:
-        """Write into the logs of runs why workers refuse them, once each."""
-        for fields in self.workers().values():
-            for driver, text in dict(fields.get("refused", {})).items():
-                if driver != self.id:
-                    continue
-                with self._lock:
-                    posted = list(self._posted.values())
-                for one in posted:
-                    heard = self._refusals.setdefault(one.job.run_id, set())
-                    if text not in heard:
-                        heard.add(text)
-                        line = f"{described(fields)} takes no cells: {text}"
-                        one.job.events(one.cell, {"event": "log", "text": line})
 
 
 def _key(job: Job, cell: Cell, digest: str) -> str:

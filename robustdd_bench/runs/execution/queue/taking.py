@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from robustdd_bench.runs.execution.queue.folder import Attempt, QueueFolder
 from robustdd_bench.runs.execution.queue.hold import Hold
 from robustdd_bench.runs.execution.queue.holder import this_process
 from robustdd_bench.runs.execution.queue.presence import Drivers, Presence
-from robustdd_bench.runs.execution.worker import KeptWorkers, failed_answer
+from robustdd_bench.runs.execution.worker import KeptWorkers, OtherDataError, failed_answer
 from robustdd_bench.text.terminal import duration_text
 
 LEAST_S, MOST_S = 0.2, 2.0
@@ -231,17 +232,13 @@ class QueueWorker:
         plan = message["plan"]
         what = f"{name} of {plan['method']} {plan['track']['name']} {request['run']}"
         self._presence.tell(state="computes", cell=what)
-        start, prepared = time.monotonic(), False
-
-        def begins(cell: Cell) -> None:
-            nonlocal prepared
-            _check(cell, request)
-            prepared = True
-
+        start = time.monotonic()
         answer: dict[str, Any]
         try:
             with hold:
-                receipt = self._kept.of(message).run(name, hold.tell, begins)
+                receipt = self._kept.of(message).run(
+                    name, hold.tell, lambda cell: _wait_for_inputs(cell, request["inputs_sha256"])
+                )
             answer = {"receipt": receipt.model_dump(mode="json")}
             how = f"done in {duration_text(time.monotonic() - start)}"
         except KeyboardInterrupt as interrupt:
@@ -252,16 +249,10 @@ class QueueWorker:
                 return
             hold.end(returned="its worker was interrupted")
             raise KeyboardInterrupt(f"interrupted; {what} was given back") from interrupt
-        except _UnfitError as error:
+        except (_UnfitError, OtherDataError) as error:
             answer = {"returned": str(error)}
             how = f"given back: {error}"
             self._unfit[request["message"]] = str(error)
-        except UsageError as error:
-            answer, how = {"failed": failed_answer(error, name)}, f"failed: {plain_text(error)}"
-            if not prepared:  # where the run was planned the same could be prepared
-                text = f"the worker cannot prepare the run: {plain_text(error)}"
-                answer, how = {"returned": text}, f"given back: {text}"
-                self._unfit[request["message"]] = text
         except Exception as error:
             answer, how = {"failed": failed_answer(error, name)}, f"failed: {plain_text(error)}"
         self._swallow = int(hold.unwanted)
@@ -271,39 +262,26 @@ class QueueWorker:
         self._presence.tell(state="waits", cell="")
 
 
-def _check(cell: Cell, request: Mapping[str, Any]) -> None:
-    """Refuse to compute a cell of other data or of other inputs than those it was posted with.
+def _wait_for_inputs(cell: Cell, planned: str) -> None:
+    """Wait until what a cell reads is seen here as it was where the cell was posted.
 
     Raises:
-        _UnfitError: they are others here.
+        _UnfitError: it is not.
     """
-    if list(cell.data) != request["data"]:
-        raise _UnfitError(
-            f"the worker has other data: planned with {_digits(request['data'])}; the worker has "
-            f"{_digits(cell.data)}. Copy the data, or see --data-root"
-        )
     until = time.monotonic() + VISIBLE_S
     while True:
-        try:
-            if cell.inputs_sha256() == request["inputs_sha256"]:
+        with contextlib.suppress(OSError):  # it is not seen yet
+            if cell.inputs_sha256() == planned:
                 return
-        except OSError:  # it is not seen here yet
-            pass
         if time.monotonic() > until:
             raise _UnfitError(
-                f"the worker does not see what {cell.name} reads as the process that planned it "
-                f"does, in {cell.output.parent}: is it the same folder?"
+                f"what {cell.name} reads is another thing here than for the process that planned "
+                f"it: is {cell.output.parent} the same folder?"
             )
         for path in cell.inputs:
-            try:
-                list(path.parent.iterdir())  # listing asks the server, as NFS goes
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):  # listing asks the server, as NFS goes
+                list(path.parent.iterdir())
         time.sleep(1.0)
-
-
-def _digits(hashes: Sequence[str]) -> str:
-    return ", ".join(one[:12] for one in hashes) or "none"
 
 
 def _fits(patterns: Sequence[str], plan: Mapping[str, Any], run_id: str) -> bool:
