@@ -30,6 +30,8 @@ from robustdd_slurm.times import minutes_of
 INSTALL = "pip install 'robustdd-bench[slurm]'"
 ASK_S = 60.0
 """Seconds in which a question may be answered."""
+EARLY_S = 30
+"""Seconds by which SLURM's signal may come too early."""
 OURS = {
     "array": "max_workers",
     "signal": "warning",
@@ -83,7 +85,11 @@ class SlurmExecutor(Executor):
         """What is handed on."""
 
         def __post_init__(self) -> None:
-            minutes_of(self.time)
+            if 60 * minutes_of(self.time) <= self.warning + EARLY_S:
+                raise ValueError(
+                    f"time must be longer than warning, which is {self.warning} s, and {EARLY_S} s "
+                    "that SLURM may be early"
+                )
             for key in self.sbatch:
                 name = key.replace("-", "_")
                 if name in OURS:

@@ -15,7 +15,7 @@ from robustdd_bench.executors import ExecutorEndedError
 from robustdd_bench.files import read_json, write_json
 from robustdd_bench.runs.execution.queue.driver import QueueDriver
 from robustdd_bench.text.terminal import one_line, say
-from robustdd_slurm.commands import JobState, SilentSlurmError, JobStates, cancel, jobs_now
+from robustdd_slurm.commands import JobState, JobStates, SilentSlurmError, cancel, jobs_now
 
 LOOK_S = 1.0
 """Seconds between two looks at what there is to do."""
