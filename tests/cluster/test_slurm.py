@@ -74,8 +74,9 @@ class Call:
     def until(self, what, true):
         end = time.monotonic() + PATIENCE_S
         while not true():
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < end, f"{what}: {self.said}"
+            said = self.said[-2000:]  # a terminal that nobody reads stops who writes to it
+            assert self.process.poll() is None, said
+            assert time.monotonic() < end, f"{what}: {said}"
             time.sleep(0.1)
 
     def close(self):
@@ -100,6 +101,7 @@ def called(*args, **options):
     call = Call(*args, **options)
     try:
         yield call
+        assert call.said
     finally:
         call.process.kill()
         call.process.wait()
@@ -208,7 +210,7 @@ def test_jobs_that_slurm_does_not_take_end_the_call_with_its_words(slurm, tmp_pa
     words = [*arguments(sweep_file(tmp_path), tmp_path / "out"), *SLURM]
     with called(slurm, tmp_path, *words, "partition=nope") as call:
         assert call.ends() == 2
-    last = call.said.splitlines()[-1]
+        last = call.said.splitlines()[-1]
     assert last.startswith("error: sbatch does not take the jobs: ")
     assert "nvalid partition" in last
     assert slurm.jobs() == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import errno
 import json
 import signal
@@ -18,6 +19,8 @@ from robustdd_bench.runs.execution.queue.presence import BEAT_S, Presence
 
 WRITE_S = 0.2
 """Seconds for which events are collected."""
+RARE = ("images", "note")
+"""Events that are written at once: a resumed cell may not tell them again."""
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
 
@@ -61,6 +64,9 @@ class Hold:
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             self._lines.append(line)
+        if event["event"] in RARE:
+            with contextlib.suppress(OSError):  # the next attempt to write is soon
+                self._write()
 
     def end(self, **answer: Any) -> bool:
         """Write what was told and the answer.
