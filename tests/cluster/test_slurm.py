@@ -173,7 +173,7 @@ def test_jobs_outlive_the_call_are_found_again_requeued_before_their_limit_and_c
     words += ["--executor-set", "time=1", "--executor-set", "warning=10"]
     with called(slurm, tmp_path, *words, terminal=True) as call:
         call.until("a checkpoint", lambda: list(out.rglob("matching.safetensors")))
-        call.answer("\x03")
+        call.process.send_signal(signal.SIGINT)
         call.until("the question", lambda: "[Y/n]" in call.said)
         jobs = slurm.jobs()
         call.answer("n\n")
