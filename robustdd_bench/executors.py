@@ -49,11 +49,13 @@ __all__ = [
     "CellFailedError",
     "Commit",
     "Executor",
+    "ExecutorEndedError",
     "Job",
     "LocalExecutor",
     "Process",
     "Receipt",
     "Resources",
+    "ReturnedCellError",
 ]
 
 STAGES = ("experts", "distill", "students", "attacks", "sanity")
@@ -262,6 +264,37 @@ class CellFailedError(Exception):
         return error
 
 
+class ReturnedCellError(Exception):
+    """A worker gave a cell back before its end, as when its own time is up: nothing is wrong.
+
+    The cell is submitted again, and that does not count as the loss of a worker.
+    """
+
+
+class ExecutorEndedError(RobustDDError):
+    """The executor can compute nothing any more, for no fault of a cell: its cluster is gone, say.
+
+    It ends the call as an interruption does: no run has failed, and the same command resumes.
+
+    Args:
+        text: one line for the user.
+        exit_code: 2 where the call was wrong, as an address that nobody answers at.
+    """
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+    def with_more(self, text: str) -> ExecutorEndedError:
+        """The same, saying what is kept where the call was not wrong."""
+        more = "" if self.exit_code == UsageError.exit_code else f"; {text}"
+        return ExecutorEndedError(f"{self}{more}", self.exit_code)
+
+
+def _no_data(path: Path) -> None:
+    raise RunFailedError("this run has no data to hand on")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """The run that a cell is of, as an executor needs it."""
@@ -274,6 +307,9 @@ class Job:
     """Takes the events of a cell, in the order in which they came; from any thread."""
     run_here: Callable[[Cell], Receipt]
     """Computes a cell in this process and thread; raises what the cell raises."""
+    write_data: Callable[[Path], None] = _no_data
+    """Writes the run's data into a file, which a worker that lacks them reads (`data_file` in the
+    message); from any thread."""
 
 
 class Executor(abc.ABC):
@@ -292,6 +328,8 @@ class Executor(abc.ABC):
 
     slots: int = 1
     """How many cells it computes at once: as many are submitted."""
+    asks: bool = False
+    """Whether it may ask something on the terminal when it is left by Ctrl-C."""
 
     def __init__(self, config: Any = None) -> None:
         self.config = type(self).Config() if config is None else config
@@ -300,13 +338,21 @@ class Executor(abc.ABC):
         """Connect, start workers."""
         return self
 
+    def begin(self, job: Job) -> None:
+        """Hear of a run before its first cell, also of one of which no cell is left.
+
+        An executor whose workers outlive the call hands on here what they have told meanwhile.
+        """
+        return
+
     @abc.abstractmethod
     def submit(self, cell: Cell, job: Job) -> Future[Receipt]:
         """Begin to compute a cell, whose inputs are there.
 
         Returns:
             A future of the receipt, which lies beside the output as well. Its exception may be a
-            `CellFailedError` or a `RobustDDError`, which are the run's end, or any other: the
+            `CellFailedError` or a `RobustDDError`, which are the run's end (an
+            `ExecutorEndedError` is that of the call); a `ReturnedCellError`; or any other: the
             worker was lost, and the cell is submitted again, at most twice.
         """
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,10 @@ from robustdd_bench.errors import RunFailedError, UsageError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
     from torch import Tensor
+
+
+TORN = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""What `atomic_write` leaves behind if it is killed between its two steps."""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.records.plan import make_plan
 from robustdd_bench.records.record import read_record
 from robustdd_bench.runs.context import RunContext
-from robustdd_bench.runs.execution import processes
+from robustdd_bench.runs.execution import link, processes
 from robustdd_bench.runs.execution.fingerprint import fingerprint, refuse_other
 from robustdd_bench.runs.execution.processes import ProcessExecutor, jobs_for, visible_gpus
 from robustdd_bench.runs.execution.worker import Worker
@@ -150,11 +150,11 @@ def test_a_process_that_is_killed_in_the_middle_of_a_line_says_what_killed_it(
     dies = (
         f"import os, sys; sys.stdout.write('{said}'); sys.stdout.flush(); os.kill(os.getpid(), 9)"
     )
-    monkeypatch.setattr(processes, "_START", dies)
+    monkeypatch.setattr(link, "START", dies.replace("{", "{{").replace("}", "}}"))
     cell = Cell(stage="distill", name="distill", output=Path("set"))
     job = Job(run_id="0", message={}, events=lambda *_: None, run_here=lambda _: None)
-    process = processes._Process(None)
-    with pytest.raises(processes.LostWorkerError, match="its process ended: SIGKILL"):
+    process = link.WorkerProcess()
+    with pytest.raises(link.LostWorkerError, match="its process ended: SIGKILL"):
         process.compute(cell, job)
     process.end(0.0)
     process.close()
@@ -350,7 +350,7 @@ def test_processes_take_the_visible_devices_in_turn(monkeypatch) -> None:
     given = []
 
     class Fake:
-        def __init__(self, gpu):
+        def __init__(self, gpu, path):
             given.append(gpu)
             self.busy = False
 
@@ -363,7 +363,7 @@ def test_processes_take_the_visible_devices_in_turn(monkeypatch) -> None:
         def close(self):
             return
 
-    monkeypatch.setattr(processes, "_Process", Fake)
+    monkeypatch.setattr(processes, "WorkerProcess", Fake)
     cell = Cell(stage="students", name="students/0", output=Path("x"), resources=Resources(gpus=1))
     config = ProcessExecutor.Config(jobs=4, gpus="5,6,7")
     with ProcessExecutor(config) as executor:

@@ -45,6 +45,10 @@ COMMANDS = {
         "robustdd_bench.cli.sweep:sweep",
         "Run many runs: methods on tracks, with seeds and settings, as a file says.",
     ),
+    "worker": LazyCommand(
+        "robustdd_bench.cli.worker:worker",
+        "Compute cells of runs that another process plans, on this machine or another one.",
+    ),
     "convert": LazyCommand(
         "robustdd_bench.cli.imports:convert",
         "Write a distilled set of another format as one of ours.",

@@ -1,13 +1,17 @@
-"""The data of a track: its dataset's loader is found, called and checked."""
+"""The data of a track: its dataset's loader is found, called and checked.
+
+A process on another machine that lacks them is handed them in a file: `write_data`, `read_data`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from robustdd_bench.errors import PluginError, UsageError
+from robustdd_bench.files import read_safetensors, write_safetensors
 from robustdd_bench.guard import blame, plain_text
 from robustdd_bench.plugins import Registry
-from robustdd_bench.protocol.datasets import ImageData
+from robustdd_bench.protocol.datasets import ImageData, Split
 from robustdd_bench.protocol.tracks import Track
 
 
@@ -40,3 +44,33 @@ def load_data(
             f"not {type(data).__name__}"
         )
     return data.check(spec.dataset)
+
+
+def write_data(path: Path, data: ImageData) -> None:
+    """Write a dataset into one file, from which `read_data` reads it back bit for bit.
+
+    Raises:
+        RunFailedError: the file cannot be written.
+    """
+    tensors = {
+        "train.images": data.train.images,
+        "train.labels": data.train.labels,
+        "test.images": data.test.images,
+        "test.labels": data.test.labels,
+    }
+    write_safetensors(path, tensors, {"num_classes": str(data.num_classes)})
+
+
+def read_data(path: Path) -> ImageData:
+    """The dataset in a file of `write_data`, on the CPU.
+
+    Raises:
+        UsageError: it is no such file.
+    """
+    tensors, metadata = read_safetensors(path)
+    try:
+        parts = [Split(tensors[f"{p}.images"], tensors[f"{p}.labels"]) for p in ("train", "test")]
+        data = ImageData(parts[0], parts[1], int(metadata["num_classes"]))
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{path} holds no dataset: {error}") from error
+    return data.check(path.name)

@@ -48,12 +48,17 @@ def robustdd_register_tracks(register: Register) -> None:
 
 @hookimpl
 def robustdd_register_executors(register: Register) -> None:
-    """This process, or several."""
+    """This process, several, or workers on a shared folder."""
     register("local", "robustdd_bench.executors:LocalExecutor", "one cell after the other, here")
     register(
         "processes",
         "robustdd_bench.runs.execution.processes:ProcessExecutor",
         "several cells at once, in processes of this machine (--jobs)",
+    )
+    register(
+        "workers",
+        "robustdd_bench.runs.execution.queue.executor:WorkersExecutor",
+        "by every `robustdd worker` on the output folder, on any machine",
     )
 
 

@@ -25,7 +25,7 @@ from robustdd_bench.files import read_safetensors
 from robustdd_bench.guard import blame, blame_stranger
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
-from robustdd_bench.protocol.loading import load_data
+from robustdd_bench.protocol.loading import load_data, read_data
 from robustdd_bench.protocol.networks import Networks
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
@@ -50,6 +50,7 @@ class RunContext(RunFolder):
         students: judge only so many of the track's students, from the first; None: all.
         examples: judge only on so many images from the start of the split; None: all.
         shared: data and layers of other runs in this process.
+        data_file: the data themselves, of a process that lacks them; see `protocol.loading`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class RunContext(RunFolder):
         students: int | None = None,
         examples: int | None = None,
         shared: SharedData | None = None,
+        data_file: Path | None = None,
     ) -> None:
         out = out.absolute()  # whatever a plugin does to the working directory
         self.plan = plan
@@ -74,6 +76,7 @@ class RunContext(RunFolder):
         self.data_root = data_root.absolute()
         self.download = download
         self.witnesses = witnesses
+        self._data_file = data_file
         self._judged = students
         self._examples = examples
         self.shared = SharedData() if shared is None else shared
@@ -84,12 +87,22 @@ class RunContext(RunFolder):
 
     @cached_property
     def _data(self) -> ImageData:
-        track = self.plan.track
+        return self.whole_data()
+
+    def whole_data(self) -> ImageData:
+        """Both splits of the dataset, on the CPU. They are not kept here: see `SharedData`."""
+        track, file = self.plan.track, self._data_file
 
         def load() -> ImageData:
+            if file is not None:
+                return read_data(file)
             return load_data(track, self.registry, self.data_root, download=self.download)
 
-        return self.shared.data(track.data, self.data_root, load)
+        return self.shared.data(track.data, self._data_place, load)
+
+    @property
+    def _data_place(self) -> Path:
+        return self._data_file or self.data_root
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:
@@ -158,7 +171,7 @@ class RunContext(RunFolder):
     @cached_property
     def data_hashes(self) -> tuple[str, str]:
         """Hashes of the training and the evaluation split."""
-        return self.shared.hashes(self.plan, self.data_root, self._splits)
+        return self.shared.hashes(self.plan, self._data_place, self._splits)
 
     @property
     def preprocessing(self) -> Preprocessing:

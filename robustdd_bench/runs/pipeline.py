@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustdd_bench.executors import Cell, Executor, Receipt
+from robustdd_bench.executors import Cell, Executor, ExecutorEndedError, Receipt
 from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.loading import write_data
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record
 from robustdd_bench.runs.context import RunContext
@@ -63,6 +64,7 @@ def execute(
         UsageError: the call cannot work.
         RunLockedError: another process is running the same plan.
         RunFailedError, PluginError: the run failed; a failed record has been written.
+        ExecutorEndedError: the executor computes nothing any more; the run resumes.
         TimeLimitError: the time is up; the text says what is left.
         KeyboardInterrupt: interrupted; the text says what is kept and how to go on.
     """
@@ -79,7 +81,7 @@ def execute(
     if run.open():
         try:
             Scheduler(executor, limit).drive([run])
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ExecutorEndedError):
             return run.result()  # raises it, with what is kept
         except LimitReached as reached:
             left = ", ".join(f"{stage} {count}" for stage, count in run.graph.left().items())
@@ -125,7 +127,12 @@ class _Part(ActiveRun):
     def compute(self, cell: Cell) -> Receipt:
         return run_cell(self._context, cell, self.progress)
 
+    def write_data(self, path: Path) -> None:
+        write_data(path, self._context.whole_data())
+
     def end(self, error: BaseException | None, stage: str, cell: str) -> None:
         self.where = cell
+        if isinstance(error, ExecutorEndedError):
+            return  # nothing else of the call can be computed either
         if isinstance(error, Exception):
             self.error = failure_of(error, cell)

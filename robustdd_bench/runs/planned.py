@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.drawing.figures import save_distilled, save_robustness
 from robustdd_bench.errors import RobustDDError, RunFailedError, UsageError
-from robustdd_bench.executors import Cell, Receipt, receipts_hold
+from robustdd_bench.executors import Cell, ExecutorEndedError, Receipt, receipts_hold
 from robustdd_bench.filenames import (
     LOCK_FILE,
     PLAN_FILE,
@@ -30,9 +29,10 @@ from robustdd_bench.filenames import (
     WITNESSES_FILE,
     WORK_FOLDER,
 )
-from robustdd_bench.files import file_lock, read_json, shown, write_json
+from robustdd_bench.files import TORN, file_lock, read_json, shown, write_json
 from robustdd_bench.guard import logged
 from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.loading import write_data
 from robustdd_bench.records.environment import process
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record, write_record
@@ -51,8 +51,6 @@ from robustdd_bench.runs.work import run_cell, threads
 
 KEPT = (RECORD_FILE, SET_FILE, SET_PICTURE, ROBUSTNESS_PICTURE)
 AGAIN = "Repeat the command to resume."
-# What `files.atomic_write` leaves behind if it is killed between its two steps.
-_TORN = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +188,10 @@ class PlannedRun(ActiveRun):
         """Compute a cell in this process."""
         return run_cell(self._context, cell, self.progress)
 
+    def write_data(self, path: Path) -> None:
+        """Write the data into a file; see `Job.write_data`."""
+        write_data(path, self._context.whole_data())
+
     def end(self, error: BaseException | None, stage: str, cell: str) -> None:
         """Write the record; tell how it ended; let the folder go."""
         try:
@@ -223,6 +225,9 @@ class PlannedRun(ActiveRun):
         except (KeyboardInterrupt, LimitReached) as interrupt:
             self.kept = self._what_is_kept()
             raise KeyboardInterrupt(f"interrupted; {self.kept}. {AGAIN}") from interrupt
+        except ExecutorEndedError as ended:
+            self.kept = self._what_is_kept()
+            raise ended.with_more(f"{self.kept}. {AGAIN}") from ended
         except UsageError:
             raise
         except BaseException as ended:
@@ -268,6 +273,7 @@ def message_of(context: RunContext) -> dict[str, Any]:
         "out": str(context.out),
         "data_root": str(context.data_root),
         "witnesses": context.witnesses,
+        "data": list(context.data_hashes),
         "limits": context.limits,
         "fingerprint": context.shared.fingerprint(context.registry),
     }
@@ -350,7 +356,7 @@ def _forget(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Delete half-written files of a process that was killed."""
     for path in folder.rglob(".*"):
-        if _TORN.fullmatch(path.name) and path.is_file():
+        if TORN.fullmatch(path.name) and path.is_file():
             path.unlink()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -37,6 +38,8 @@ class SharedData:
         self._layers: OrderedDict[Hashable, nn.Module] = OrderedDict()
         self._hashes: dict[Hashable, tuple[str, str]] = {}
         self._fingerprint: dict[str, str] = {}
+        self._lock = threading.RLock()
+        """Executors ask for data in threads of their own, to hand them on."""
 
     def data(self, spec: DataSpec, data_root: Path, load: Callable[[], ImageData]) -> ImageData:
         """The data of a track.
@@ -46,7 +49,8 @@ class SharedData:
             data_root: where datasets are looked for.
             load: loads them.
         """
-        return _kept(self._data, _place(spec, data_root), load)
+        with self._lock:
+            return _kept(self._data, _place(spec, data_root), load)
 
     def hashes(self, plan: Plan, data_root: Path, splits: tuple[Split, Split]) -> tuple[str, str]:
         """Hashes of the training and the evaluation split of a plan."""

@@ -15,7 +15,7 @@ from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
 from robustdd_bench.sweeps.plan import Sweep
 from robustdd_bench.sweeps.run import ENDED, Outcome, SweepDisplay
 from robustdd_bench.text.tables import with_deviation
-from robustdd_bench.text.terminal import duration_text, is_terminal, no_colour, one_line
+from robustdd_bench.text.terminal import drawing, duration_text, is_terminal, no_colour, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -157,7 +157,8 @@ class LiveDisplay(SweepDisplay):
         )
         live.start()
         try:
-            yield
+            with drawing(live):
+                yield
         finally:
             self._live = None
             live.stop()

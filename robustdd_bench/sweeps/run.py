@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustdd_bench.errors import RobustDDError, UsageError
-from robustdd_bench.executors import Executor
+from robustdd_bench.executors import Executor, ExecutorEndedError
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import Record, read_record
@@ -146,6 +146,7 @@ def run_sweep(
 
     Raises:
         KeyboardInterrupt: interrupted; the text says what is done and how to go on.
+        ExecutorEndedError: the executor computes nothing any more; the text says as much.
     """
     shown = NoSweepDisplay() if display is None else display
     around = Surroundings(
@@ -169,6 +170,8 @@ def run_sweep(
                     pause(POLL_S)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(_interrupted(state.outcomes, state.kept())) from interrupt
+    except ExecutorEndedError as ended:
+        raise ended.with_more(_interrupted(state.outcomes, state.kept())) from ended
     except LimitReached as reached:
         note = state.stop(str(reached))
         return SweepResult(sweep, tuple(state.outcomes), note)
@@ -248,6 +251,8 @@ class _State:
         """A run has a result, or was interrupted."""
         try:
             finished = self._begun[index].result()
+        except ExecutorEndedError:  # it goes on in another call
+            return
         except (RobustDDError, OSError) as error:
             self._becomes(index, "failed", reason=str(error) or type(error).__name__)
         except BaseException:  # it goes on in another call

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import unicodedata
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Any
 
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
@@ -28,6 +31,51 @@ def is_terminal(stream: IO[str] | None) -> bool:
         return stream.isatty()
     except ValueError:  # a closed stream
         return False
+
+
+_drawn: list[Any] = []
+"""rich's displays that are drawn again and again at the moment."""
+
+
+@contextlib.contextmanager
+def drawing(display: Any) -> Iterator[None]:
+    """Within, a display of rich is drawn again and again on stderr; see `say` and `still`.
+
+    Args:
+        display: a `rich.live.Live` or `rich.progress.Progress`.
+    """
+    _drawn.append(display)
+    try:
+        yield
+    finally:
+        _drawn.remove(display)
+
+
+def say(text: object) -> None:
+    """Print a line on stderr, above what is drawn there; a stderr that is gone is no error."""
+    line = one_line(text)
+    try:
+        if _drawn:
+            _drawn[-1].console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return
+
+
+@contextlib.contextmanager
+def still() -> Iterator[None]:
+    """Within, nothing is drawn, so that a question can be asked on the terminal."""
+    displays = list(_drawn)
+    _drawn.clear()
+    for display in displays:
+        display.stop()
+    try:
+        yield
+    finally:
+        for display in displays:
+            display.start()
+        _drawn.extend(displays)
 
 
 def no_colour() -> bool:

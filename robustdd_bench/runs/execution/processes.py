@@ -7,11 +7,8 @@ when there is something for them to do, and live until the runs have ended.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,103 +22,11 @@ from typing import Self
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, LocalExecutor, Receipt
 from robustdd_bench.records.means import JOBS_VARIABLE
+from robustdd_bench.runs.execution.link import GRACE_S, VISIBLE, LostWorkerError, WorkerProcess
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-GRACE_S = 5.0
-"""Seconds in which an interrupted cell may end by itself."""
 BYTES_EACH = 2**30
 """Memory without which `jobs_for` starts no further process."""
 MOST_JOBS = 1024
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from robustdd_bench.runs.execution.worker import main; sys.exit(main())"
-)
-
-
-class LostWorkerError(Exception):
-    """A process ended in the middle of a cell."""
-
-
-class _Process:
-    """One worker process, and the line to it."""
-
-    def __init__(self, gpu: str | None) -> None:
-        environment = dict(os.environ)
-        if gpu is not None:
-            environment[VISIBLE] = gpu
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # a terminal's Ctrl-C is for the process that plans
-        )
-        self.busy = False
-
-    def compute(self, cell: Cell, job: Job) -> Receipt:
-        """Compute a cell.
-
-        Raises:
-            CellFailedError: it failed there.
-            LostWorkerError: the process ended.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        request = {"message": job.message, "cell": cell.name}
-        self.busy = True
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-            for line in self._process.stdout:
-                answer = json.loads(line)
-                if "event" in answer:
-                    job.events(cell, answer["event"])
-                elif "failed" in answer:
-                    raise CellFailedError(**answer["failed"])
-                else:
-                    return Receipt.model_validate_json(json.dumps(answer["receipt"]), strict=True)
-        except (OSError, ValueError) as error:  # a line that was cut off
-            raise LostWorkerError(f"its process ended: {self._how()} ({error})") from error
-        finally:
-            self.busy = False
-        raise LostWorkerError(f"its process ended: {self._how()}")
-
-    def _how(self) -> str:
-        try:
-            code = self._process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            return "it closed its output"
-        if code >= 0:
-            return f"exit code {code}"
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-code).name
-            return f"{name} (where memory is short, the system kills)" if code == -9 else name
-        return f"signal {-code}"
-
-    def interrupt(self) -> None:
-        """Interrupt the cell, as Ctrl-C does."""
-        with contextlib.suppress(OSError, ValueError):  # it has ended; Windows has no such signal
-            self._process.send_signal(signal.SIGINT)
-
-    def end(self, until: float) -> None:
-        """Let the process end, and see to it.
-
-        Args:
-            until: when it is killed, by the monotonic clock.
-        """
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(max(0.0, until - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._process.kill()
-            self._process.wait()
-
-    def close(self) -> None:
-        """Let go of what a process that has ended has left."""
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 class ProcessExecutor(Executor):
@@ -148,8 +53,8 @@ class ProcessExecutor(Executor):
         self.slots = self._jobs + 1  # so that none waits for the pipeline between two cells
         self._lock = threading.Lock()
         self._started = 0
-        self._processes: list[_Process] = []
-        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._processes: list[WorkerProcess] = []
+        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -185,11 +90,11 @@ class ProcessExecutor(Executor):
         self._idle.put(process)
         return receipt
 
-    def _start(self, gpu: str | None) -> _Process:
+    def _start(self, gpu: str | None) -> WorkerProcess:
         with self._lock:
             if self._closed:
                 raise LostWorkerError("the executor was left")
-            process = _Process(gpu)
+            process = WorkerProcess(gpu, path=sys.path)
             self._processes.append(process)
             return process
 

@@ -12,20 +12,31 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robustdd_bench.errors import RobustDDError, RunFailedError
-from robustdd_bench.executors import Cell, CellFailedError, Executor, Job, Receipt
-from robustdd_bench.guard import blame_stranger, logged, plugin_of, told
+from robustdd_bench.executors import (
+    Cell,
+    CellFailedError,
+    Executor,
+    ExecutorEndedError,
+    Job,
+    Receipt,
+    ReturnedCellError,
+)
+from robustdd_bench.guard import blame_stranger, logged, plain_text, plugin_of, told
 from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, Times
 from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.runs.work import threads
-from robustdd_bench.text.terminal import duration_text
+from robustdd_bench.text.terminal import duration_text, still
 
 RETRIES = 2
 """How often a cell is computed again whose worker was lost."""
+RETURNS = 100
+"""How often a cell is computed again that was given back."""
 LOOK_S = 0.5
 """Seconds between two looks at the limit of time while cells are computed."""
 
@@ -58,6 +69,10 @@ class ActiveRun(abc.ABC):
     @abc.abstractmethod
     def compute(self, cell: Cell) -> Receipt:
         """Compute a cell in this process."""
+
+    @abc.abstractmethod
+    def write_data(self, path: Path) -> None:
+        """Write the data into a file; see `Job.write_data`."""
 
     @abc.abstractmethod
     def end(self, error: BaseException | None, stage: str, cell: str) -> None:
@@ -94,7 +109,7 @@ class Scheduler:
         self._computing: dict[Future[Receipt], _Submitted] = {}
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._failures: dict[str, tuple[BaseException, Cell]] = {}
-        self._lost: dict[tuple[str, str], int] = {}
+        self._lost: dict[tuple[str, str, bool], int] = {}
         self._times = Times()
         self._held: Cell | None = None
         self._stopping = False
@@ -106,7 +121,8 @@ class Scheduler:
             runs: one is taken when the executor has nothing else to do.
 
         Raises:
-            KeyboardInterrupt, LimitReached: the runs that had begun were ended with it.
+            KeyboardInterrupt, LimitReached, ExecutorEndedError: the runs that had begun were ended
+                with it.
         """
         try:
             with self._entered():
@@ -114,8 +130,7 @@ class Scheduler:
         except BaseException as error:
             self._stopping = True
             with contextlib.suppress(Exception):  # what cells told before they were stopped
-                while True:
-                    self._inbox.get_nowait()()
+                self._hear_all()
             for run in self._open:
                 cell = next(iter(run.graph.computing.values()), None)
                 run.graph.close(error)
@@ -129,7 +144,11 @@ class Scheduler:
             yield
         except BaseException as error:
             if self._inside:
-                with blame_stranger(self._owner, self._what):
+                asks = self._executor.asks and isinstance(error, KeyboardInterrupt)
+                with (
+                    still() if asks else contextlib.nullcontext(),
+                    blame_stranger(self._owner, self._what),
+                ):
                     self._executor.__exit__(type(error), error, error.__traceback__)
             raise
         if self._inside:
@@ -165,9 +184,12 @@ class Scheduler:
                     self._executor.__enter__()
                 self._inside = True
             run.prepare(remote=self._executor.slots > 1, timed=self._limit is not None)
+            with logged(log_of(run.progress)), blame_stranger(self._owner, self._what):
+                self._executor.begin(self._job(run))
+            self._hear_all()
         except BaseException as error:
             run.end(error, "set-up", "set-up")
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception) or isinstance(error, ExecutorEndedError):
                 raise
             return
         self._times.count(run.kin, run.seconds)
@@ -193,17 +215,22 @@ class Scheduler:
             self._end_if_over(run)
         return False
 
-    def _submit(self, run: ActiveRun, cell: Cell, expected: Cell) -> None:
-        job = Job(
+    def _job(self, run: ActiveRun) -> Job:
+        return Job(
             run_id=run.run_id,
             message=run.message,
             events=lambda cell, event: self._inbox.put(lambda: self._heard(run, cell, event)),
             run_here=lambda cell: self._compute(run, cell),
+            write_data=run.write_data,
         )
+
+    def _submit(self, run: ActiveRun, cell: Cell, expected: Cell) -> None:
         try:
             run.graph.begins(cell)
             with logged(log_of(run.progress)), blame_stranger(self._owner, self._what):
-                future = self._executor.submit(expected, job)
+                future = self._executor.submit(expected, self._job(run))
+        except ExecutorEndedError:
+            raise
         except Exception as error:
             self._fail(run, cell, error)
             return
@@ -250,12 +277,21 @@ class Scheduler:
             return
         raise LimitReached("")
 
+    def _hear_all(self) -> None:
+        """Take what has happened, and wait for nothing."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()()
+
     def _ended(self, future: Future[Receipt]) -> None:
         """A cell has ended, one way or another."""
         one = self._computing.pop(future)
         run, cell = one.run, one.cell
         try:
             future.result()
+        except ExecutorEndedError:
+            if not self._stopping:
+                raise
         except (RobustDDError, CellFailedError, MemoryError) as error:
             self._fail(run, cell, error)
         except (Exception, CancelledError) as error:
@@ -272,16 +308,16 @@ class Scheduler:
         self._end_if_over(run)
 
     def _is_lost(self, run: ActiveRun, cell: Cell, error: BaseException) -> None:
-        key = (run.run_id, cell.name)
+        returned = isinstance(error, ReturnedCellError)
+        key = (run.run_id, cell.name, returned)
         count = self._lost[key] = self._lost.get(key, 0) + 1
         run.progress.lost(cell.name)
-        if count > RETRIES:
-            text = f"{cell.name}: its worker was lost {count} times: {told(error)}"
-            self._fail(run, cell, RunFailedError(text))
+        what = "it was given back" if returned else "its worker was lost"
+        why = plain_text(error) if returned else told(error)
+        if count > (RETURNS if returned else RETRIES):
+            self._fail(run, cell, RunFailedError(f"{cell.name}: {what} {count} times: {why}"))
             return
-        log_of(run.progress)(
-            f"{cell.name}: its worker was lost, it is computed again: {told(error)}"
-        )
+        log_of(run.progress)(f"{cell.name}: {what}, it is computed again: {why}")
         run.graph.again(cell)
 
     def _fail(self, run: ActiveRun, cell: Cell, error: BaseException) -> None:

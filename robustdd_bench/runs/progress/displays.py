@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from robustdd_bench.runs.progress.loggers import Publish, plugin_loggers
 from robustdd_bench.runs.progress.reporter import Bar, NullReporter, RunReporter
-from robustdd_bench.text.terminal import is_terminal, no_colour
+from robustdd_bench.text.terminal import drawing, is_terminal, no_colour
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -139,6 +140,7 @@ class RichReporter(RunReporter):
             file=stream, force_terminal=True, no_color=no_colour(), highlight=False
         )
         self._display: RichProgress | None = None
+        self._drawing = contextlib.ExitStack()
 
     def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
         from rich.progress import (
@@ -161,6 +163,7 @@ class RichReporter(RunReporter):
                 redirect_stdout=False,  # stdout is data and may be a pipe
             )
             self._display.start()
+            self._drawing.enter_context(drawing(self._display))
         indented = "  " * depth + title
         task = self._display.add_task(indented, total=total, completed=done)
         return _RichBar(self, task, title, total, done, depth)
@@ -178,6 +181,7 @@ class RichReporter(RunReporter):
             self._display.remove_task(bar.task)
         if not self._bars:
             self._display.stop()
+            self._drawing.close()
             self._display = None
 
 

@@ -2,6 +2,7 @@
 
     {"event": "rows", "rows": [[stage, step, {"loss": 0.5}], ...]}
     {"event": "note", "stage": "distill", "text": "..."}
+    {"event": "log", "text": "..."}, of an executor: for the log alone
     {"event": "images", "stage": "distill/matching", "step": 12, "picture": {"shape", "pixels"}}
     {"event": "bar", "bar": 1, "title": "matching", "total": 300, "depth": 0}
     {"event": "advance", "bar": 1, "done": 17}

@@ -288,6 +288,8 @@ class RunReporter(abc.ABC):
             self._keep_values([row for row in rows if not held(row)])
         elif kind == "note":
             self._note(event["stage"], event["text"])
+        elif kind == "log":
+            self._write(event["text"])
         elif kind == "images":
             self._keep_picture(event["stage"], event["step"], decoded(event["picture"]))
         elif kind == "bar":
