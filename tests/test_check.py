@@ -58,11 +58,14 @@ def _run(*args: str, registry: Registry | None = None) -> Result:
     return CliRunner().invoke(group, args, obj=SimpleNamespace(registry=registry or _registry()))
 
 
+NEW = {"method": "my-way", "attack": "my-hit", "executor": "my-pool"}
+
+
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """A new method and a new attack, importable."""
+    """A new plugin of each kind, importable."""
     folders = {}
-    for kind, name in (("method", "my-way"), ("attack", "my-hit")):
+    for kind, name in NEW.items():
         result = _run("new-plugin", name, "--kind", kind, "--into", str(tmp_path))
         assert result.exit_code == 0, result.output
         folders[kind] = tmp_path / f"robustdd-{name}"
@@ -73,7 +76,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 
 def _made_registry() -> Registry:
-    plugins = [(name, importlib.import_module(f"robustdd_{name}")) for name in ("my_way", "my_hit")]
+    names = [name.replace("-", "_") for name in NEW.values()]
+    plugins = [(name, importlib.import_module(f"robustdd_{name}")) for name in names]
     return collect(get_plugin_manager(extra=plugins, entry_points=False))
 
 
@@ -93,6 +97,29 @@ def test_a_new_plugin_passes_every_check(made: dict[str, Path], kind: str, name:
     assert f"{kind} {name!r}: all checks passed" in result.stdout
 
 
+def test_a_new_executor_passes_every_check(made: dict[str, Path]) -> None:
+    call = ("check-plugin", "my-pool", "--executor-set", "workers=1")
+    result = _run(*call, registry=_made_registry())
+    assert result.exit_code == 0, result.output
+    assert "executor 'my-pool': all checks passed" in result.stdout
+    assert "workers=1" in result.stdout
+    assert "not checked" not in result.stdout, "its processes are seen at work"
+
+
+def test_options_of_an_executor_are_for_executors_and_are_checked_first() -> None:
+    for name, word, line in (
+        ("processes", "jobs=many", "executor 'processes': jobs"),
+        ("processes", "job=1", "executor 'processes': unknown key 'job'; did you mean 'jobs'?"),
+        ("processes", "jobs", "needs key=value, not 'jobs'"),
+        ("good", "jobs=1", "--executor-set is for executors; 'good' is registered as method"),
+    ):
+        registry = _registry(good="a:b")
+        result = _run("check-plugin", name, "--executor-set", word, registry=registry)
+        assert isinstance(result.exception, UsageError)
+        assert line in str(result.exception)
+        assert "\n" not in str(result.exception)
+
+
 def test_the_files_of_a_new_plugin_fit_together(made: dict[str, Path]) -> None:
     folder = made["method"]
     project = tomllib.loads((folder / "pyproject.toml").read_text())
@@ -107,7 +134,8 @@ def test_the_files_of_a_new_plugin_fit_together(made: dict[str, Path]) -> None:
 
 
 def test_registering_a_new_plugin_does_not_import_torch(made: dict[str, Path]) -> None:
-    code = "import sys, robustdd_my_way, robustdd_my_hit; print('torch' in sys.modules)"
+    code = "import sys, robustdd_my_way, robustdd_my_hit, robustdd_my_pool as _; "
+    code += "print('torch' in sys.modules)"
     path = os.pathsep.join(map(str, made.values()))
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -199,14 +227,16 @@ def test_findings_can_be_had_as_json(made: dict[str, Path]) -> None:
 def test_an_unknown_name_is_met_with_a_suggestion() -> None:
     result = _run("check-plugin", "goood", registry=_registry(good="a:b"))
     assert isinstance(result.exception, UsageError)
-    assert str(result.exception) == "unknown method or attack 'goood'; did you mean 'good'?"
+    assert (
+        str(result.exception) == "unknown method, attack or executor 'goood'; did you mean 'good'?"
+    )
 
 
 def test_a_name_of_both_kinds_needs_the_kind() -> None:
     registry = _registry(both=f"{__name__}:Broken", both_attack="a:b")
     result = _run("check-plugin", "both", registry=registry)
     assert isinstance(result.exception, UsageError)
-    assert "say which with --kind" in str(result.exception)
+    assert str(result.exception) == "'both' is a method and an attack; say which with --kind"
     method = _run("check-plugin", "both", "--kind", "method", "--json", registry=registry)
     assert json.loads(method.stdout)["kind"] == "method"
     attack = _run("check-plugin", "both", "--kind", "attack", "--json", registry=registry)

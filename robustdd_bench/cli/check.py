@@ -1,4 +1,4 @@
-"""`robustdd check-plugin` and `robustdd new-plugin`: for authors of methods and attacks."""
+"""`robustdd check-plugin` and `robustdd new-plugin`: for authors of plugins."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import click
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.plugins import SINGULAR, Entry, Registry, collect, get_plugin_manager
 
-_KINDS = {"method": "distillers", "attack": "attacks"}
+_KINDS = {"method": "distillers", "attack": "attacks", "executor": "executors"}
 
 
 def find_entry(registry: Registry, name: str, kind: str | None) -> Entry:
-    """The method or attack of that name.
+    """The method, attack or executor of that name.
 
     Args:
         registry: what is installed.
         name: its name.
-        kind: "method" or "attack"; None for either.
+        kind: "method", "attack" or "executor"; None for any.
 
     Raises:
-        UsageError: there is none, or there are both.
+        UsageError: there is none, or there are several.
     """
     if kind is not None:
         return registry.get(_KINDS[kind], name)
@@ -31,28 +31,54 @@ def find_entry(registry: Registry, name: str, kind: str | None) -> Entry:
         registry.entries[each][name] for each in _KINDS.values() if name in registry.names(each)
     ]
     if not found:
-        known = [*registry.names("distillers"), *registry.names("attacks")]
-        raise unknown_name("method or attack", name, known)
+        known = [known for each in _KINDS.values() for known in registry.names(each)]
+        raise unknown_name("method, attack or executor", name, known)
     if len(found) > 1:
-        raise UsageError(f"{name!r} is a method and an attack; say which with --kind")
+        several = [SINGULAR[entry.kind] for entry in found]
+        article = {word: "an" if word[0] in "aeiou" else "a" for word in several}
+        are = " and ".join(f"{article[word]} {word}" for word in several)
+        raise UsageError(f"{name!r} is {are}; say which with --kind")
     return found[0]
 
 
 @click.command("check-plugin")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(list(_KINDS)), help="What NAME is, if it is both.")
+@click.option("--kind", type=click.Choice(list(_KINDS)), help="What NAME is, if it is several.")
+@click.option(
+    "--executor-set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set an option of the executor that is checked; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
-def check_plugin(ctx: click.Context, name: str, kind: str | None, as_json: bool) -> None:
-    """Hold an installed method or attack against what the benchmark relies on.
+def check_plugin(
+    ctx: click.Context, name: str, kind: str | None, assignments: tuple[str, ...], as_json: bool
+) -> None:
+    """Hold an installed method, attack or executor against what the benchmark relies on.
 
-    Every check is run, on a tiny task on the CPU; the exit code is 1 if one fails.
+    Every check is run, on a tiny task on the CPU; the exit code is 1 if one fails. Workers of an
+    executor have to see the folder for temporary files: TMPDIR names another one.
     """
-    entry = find_entry(_registry(ctx), name, kind)
-    from robustdd_bench.conformance import check_attack, check_distiller
+    from robustdd_bench.config import build_config, config_class, parse_assignments
 
-    check = check_distiller if entry.kind == "distillers" else check_attack
-    findings = check(entry)
+    entry = find_entry(_registry(ctx), name, kind)
+    settings = parse_assignments(assignments)
+    if settings and entry.kind != "executors":
+        raise UsageError(
+            f"--executor-set is for executors; {name!r} is registered as {SINGULAR[entry.kind]}"
+        )
+    from robustdd_bench.conformance import check_attack, check_distiller, check_executor
+
+    if entry.kind == "executors":
+        if settings:
+            what = f"executor {name!r}"
+            build_config(config_class(entry.load(), what), settings, what)
+        findings = check_executor(entry, settings)
+    else:
+        check = check_distiller if entry.kind == "distillers" else check_attack
+        findings = check(entry)
     failed = sum(not finding.passed for finding in findings)
     if as_json:
         report = {
@@ -92,7 +118,7 @@ def check_plugin(ctx: click.Context, name: str, kind: str | None, as_json: bool)
 )
 @click.pass_context
 def new_plugin(ctx: click.Context, name: str, kind: str, into: Path) -> None:
-    """Write the package of a new method or attack that passes check-plugin.
+    """Write the package of a new method, attack or executor that passes check-plugin.
 
     It registers NAME and is called robustdd-NAME. Nothing is ever overwritten.
     """

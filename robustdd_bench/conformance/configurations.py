@@ -71,21 +71,25 @@ def refuses_nonsense(config_class: type[Any], entry: Entry) -> str:
     Raises:
         FailedCheckError: a field takes anything, or fails in another way.
     """
-    fields = [field.name for field in dataclasses.fields(config_class) if field.init]
-    if _accepts(config_class, entry, "no_such_key_", 1):
+    further = getattr(config_class, "FURTHER", None)
+    fields = [f.name for f in dataclasses.fields(config_class) if f.init and f.name != further]
+    if further is None and _accepts(config_class, entry, "no_such_key_", 1):
         raise FailedCheckError("an unknown key is accepted")
     for name in fields:
         if all(_accepts(config_class, entry, name, value) for value in _WRONG_TYPES):
             raise FailedCheckError(f"field {name!r} accepts a value of any type")
         for value in _EDGES:
             _accepts(config_class, entry, name, value)
-    return f"unknown keys and wrong types are refused ({len(fields)} fields)"
+    what = "unknown keys and wrong types" if further is None else "wrong types"
+    return f"{what} are refused ({len(fields)} fields)"
 
 
 def _accepts(config_class: type[Any], entry: Entry, key: str, value: Any) -> bool:
     try:
         build_config(config_class, {key: value}, owner_of(entry))
-    except UsageError:
+    except UsageError as error:
+        if "\n" in str(error):
+            raise FailedCheckError(f"{key} = {value!r} is refused in more than one line") from error
         return False
     except Exception as error:
         raise FailedCheckError(

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from string import Template
 
+from robustdd_bench.conformance import executor_skeleton
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.plugins import Registry
 
@@ -140,7 +141,9 @@ def test_it_passes_the_checks_of_the_benchmark() -> None:
 _KINDS = {
     "method": {"hook": "distillers", "module": "distiller", "checked": "distiller"},
     "attack": {"hook": "attacks", "module": "attack", "checked": "attack"},
+    "executor": {"hook": "executors", "module": "executor", "checked": "executor"},
 }
+_CODE = {"method": _METHOD, "attack": _ATTACK, "executor": executor_skeleton.EXECUTOR}
 
 
 def skeleton(name: str, kind: str) -> dict[str, str]:
@@ -148,7 +151,7 @@ def skeleton(name: str, kind: str) -> dict[str, str]:
 
     Args:
         name: what it registers, e.g. "my-method".
-        kind: "method" or "attack".
+        kind: "method", "attack" or "executor".
     """
     package = f"robustdd_{name.replace('-', '_')}"
     words = {
@@ -162,9 +165,11 @@ def skeleton(name: str, kind: str) -> dict[str, str]:
         "pyproject.toml": _PYPROJECT,
         "README.md": _README,
         f"{package}/__init__.py": _INIT,
-        f"{package}/{words['module']}.py": _METHOD if kind == "method" else _ATTACK,
+        f"{package}/{words['module']}.py": _CODE[kind],
         f"tests/test_{name.replace('-', '_')}.py": _TEST,
     }
+    if kind == "executor":
+        files[f"{package}/worker.py"] = executor_skeleton.WORKER
     return {path: Template(text).substitute(words) for path, text in files.items()}
 
 
@@ -173,7 +178,7 @@ def write_skeleton(name: str, kind: str, into: Path, registry: Registry) -> Path
 
     Args:
         name: what it will register: small letters, digits and single hyphens.
-        kind: "method" or "attack".
+        kind: "method", "attack" or "executor".
         into: the folder that gets the folder `robustdd-<name>`; made if it is missing.
         registry: what is installed; nothing there may have the name.
 

@@ -21,12 +21,15 @@ def all_cells(context: RunContext, stages: Sequence[str] = STAGES) -> list[Cell]
 
 def cells_of(context: RunContext, stage: str) -> list[Cell]:
     """The cells of a stage, in a fixed order."""
+    return _complete(context, _cells(context, stage))
+
+
+def _complete(context: RunContext, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with what all cells of the run have in common."""
     plan = context.plan
     resources = Resources(gpus=int(plan.device == "cuda"), threads=plan.threads)
-    return [
-        replace(cell, scope=_scope(context, cell), resources=resources)
-        for cell in _cells(context, stage)
-    ]
+    run = _scope_of_run(context)  # once: it hashes the plan
+    return [replace(cell, scope=_scope(context, cell, run), resources=resources) for cell in cells]
 
 
 def cell_named(context: RunContext, name: str) -> Cell:
@@ -36,9 +39,9 @@ def cell_named(context: RunContext, name: str) -> Cell:
         UsageError: the run has none of that name.
     """
     stage = name.partition("/")[0]
-    for cell in cells_of(context, stage) if stage in STAGES else ():
-        if cell.name == name:
-            return cell
+    cells = _cells(context, stage) if stage in STAGES else []
+    for cell in _complete(context, [cell for cell in cells if cell.name == name]):
+        return cell
     raise UsageError(f"run {context.plan.run_id()} has no cell {name!r}")
 
 
@@ -64,12 +67,12 @@ def _scope_of_run(context: RunContext) -> str:
     return f"run {context.plan.run_id()}"
 
 
-def _scope(context: RunContext, cell: Cell) -> str:
+def _scope(context: RunContext, cell: Cell, run: str) -> str:
     """Whose a cell is: the run's, or that of the folder of the store, which runs share."""
     try:
         return f"store {cell.output.parent.relative_to(context.store).as_posix()}"
     except ValueError:
-        return _scope_of_run(context)
+        return run
 
 
 def _cells(context: RunContext, stage: str) -> list[Cell]:

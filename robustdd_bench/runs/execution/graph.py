@@ -27,6 +27,7 @@ class CellGraph:
         self._before = {
             cell.name: {writers[path] for path in cell.inputs if path in writers} for cell in cells
         }
+        self._place = {cell.name: place for place, cell in enumerate(cells)}
         self._waiting = list(cells)
         self._ready: list[Cell] = []
         self._done: set[str] = set()
@@ -53,7 +54,7 @@ class CellGraph:
             else:
                 self._ready.append(cell)
         self._waiting = waiting
-        self._ready.sort(key=self.cells.index)
+        self._ready.sort(key=lambda cell: self._place[cell.name])
         return list(self._ready)
 
     def left(self) -> dict[str, int]:
