@@ -48,6 +48,14 @@ class Endpoint(NamedTuple):
         return False
 
 
+class Handle(NamedTuple):
+    """An actor, which may not be there yet."""
+
+    actor: Any
+    hello: Any
+    """A reference to what it says of itself."""
+
+
 class Cluster:
     """A connection to a Ray cluster; one a process.
 
@@ -135,7 +143,8 @@ class Cluster:
         }
         if avoid:
             options["label_selector"] = {LABEL: f"!in({','.join(sorted(avoid))})"}
-        return self._ray.remote(self._host).options(**options).remote(session, variables)
+        actor = self._ray.remote(self._host).options(**options).remote(session, variables)
+        return Handle(actor, actor.hello.remote())
 
     def hello(self, handle: Any, timeout_s: float) -> dict[str, Any] | None:
         """What an actor says of itself; None where it is not there yet.
@@ -143,13 +152,9 @@ class Cluster:
         Raises:
             LostHostError: it cannot be started.
         """
-        exceptions = self._ray.exceptions
-        ref = handle.hello.remote()
         try:
-            found: dict[str, Any] = self._ray.get(ref, timeout=timeout_s)
-        except exceptions.GetTimeoutError:
-            with contextlib.suppress(Exception):
-                self._ray.cancel(ref)
+            found: dict[str, Any] = self._ray.get(handle.hello, timeout=timeout_s)
+        except self._ray.exceptions.GetTimeoutError:
             return None
         except Exception as error:
             raise LostHostError(_first_line(error)) from error
@@ -170,7 +175,7 @@ class Cluster:
         """
         ref = None
         try:
-            ref = handle.call.remote(method, arguments)
+            ref = handle.actor.call.remote(method, arguments)
             return self._ray.get(ref, timeout=takes_s + CALL_S)
         except Exception as error:
             if _is_full(error):
@@ -198,7 +203,9 @@ class Cluster:
     def kill(self, handle: Any) -> None:
         """End an actor, whatever it does."""
         with contextlib.suppress(Exception):
-            self._ray.kill(handle, no_restart=True)
+            self._ray.cancel(handle.hello)
+        with contextlib.suppress(Exception):
+            self._ray.kill(handle.actor, no_restart=True)
 
     def close(self) -> None:
         """Let the cluster go; a local one ends."""

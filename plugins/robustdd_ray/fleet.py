@@ -138,6 +138,7 @@ class Fleet:
         self._handles: list[Any] = []
         self._refused: dict[str, str] = {}
         self._failures: list[str] = []
+        self._said: set[str] = set()
         self._waiting = self._starting = 0
         self._closed = False
 
@@ -167,7 +168,7 @@ class Fleet:
     def _taken(
         self, need: Need, planned: Mapping[str, str], run: str, nodes: Sequence[NodeFacts]
     ) -> Worker:
-        since, told = time.monotonic(), False
+        since = time.monotonic()
         while True:
             found = nodes or self._machines.nodes()
             nodes = ()
@@ -191,9 +192,19 @@ class Fleet:
                     self._changed.wait(WAIT_S)
             if small is not None:
                 self.drop(small)
-            elif not told and not self._idle and time.monotonic() - since > FULL_S:
-                told = True
-                self._say("waiting for room in the Ray cluster")
+            elif not self._handles_used() and time.monotonic() - since > FULL_S:
+                self._say_once("waiting for room in the Ray cluster: others compute there")
+
+    def _handles_used(self) -> bool:
+        """Whether any actor of ours has come."""
+        return len(self._handles) > self._starting
+
+    def _say_once(self, text: str) -> None:
+        with self._changed:
+            news = text not in self._said
+            self._said.add(text)
+        if news:
+            self._say(text)
 
     def _check(self, nodes: Sequence[NodeFacts], need: Need) -> None:
         """Refuse to wait for what cannot come."""
@@ -253,7 +264,7 @@ class Fleet:
             self._changed.notify_all()
         self._machines.kill(handle)
         if first:
-            self._say(f"not used: {problem}")
+            self._say_once(f"not used: {problem}")
 
     def give(self, worker: Worker) -> None:
         """A worker's cell has ended."""

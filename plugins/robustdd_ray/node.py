@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.files import file_lock
 from robustdd_bench.runs.execution.link import GRACE_S, LostWorkerError, WorkerProcess
@@ -72,7 +74,7 @@ class Node:
         with _alone(self._root):
             remove_dead(self._root)
             self._folder.mkdir(exist_ok=True)
-            self._alive = file_lock(self._folder / f"{name}.lock", 0)
+            self._alive = _held(self._folder / f"{name}.lock")
         self._out = self._folder / name
         self._out.mkdir()
         self._cache = FileCache(self._folder / "files")
@@ -270,6 +272,15 @@ def user_folder() -> Path:
     return folder
 
 
+def _held(path: Path) -> filelock.BaseFileLock | None:
+    """A lock that any thread may let go; None where another process holds it."""
+    lock = filelock.FileLock(path, timeout=0, thread_local=False)
+    try:
+        return lock.acquire().lock
+    except filelock.Timeout:
+        return None
+
+
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
     """While folders come and go."""
@@ -288,7 +299,7 @@ def remove_dead(root: Path) -> None:
             continue
         alive = False
         for path in folder.glob("*.lock"):
-            lock = file_lock(path, 0)
+            lock = _held(path)
             if lock is None:
                 alive = True
                 continue
