@@ -328,6 +328,8 @@ class Executor(abc.ABC):
 
     slots: int = 1
     """How many cells it computes at once: as many are submitted."""
+    elsewhere: bool = False
+    """Whether other machines compute: runs for GPUs can then be planned where there is none."""
     asks: bool = False
     """Whether it may ask something on the terminal when it is left by Ctrl-C."""
 

@@ -79,6 +79,7 @@ class RayExecutor(Executor):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._options = self.Config() if config is None else config
+        self.elsewhere = bool(self._options.address)
         if importlib.util.find_spec("ray") is None:
             raise UsageError(f"the executor ray needs Ray: {INSTALL}")
         if 0 < self._options.object_store_mb < 75:

@@ -51,7 +51,7 @@ Passed = str | int | float | bool | list[str]
 class SlurmExecutor(Executor):
     """Cells of a shared folder, by workers in jobs of SLURM."""
 
-    asks = True
+    elsewhere, asks = True, True
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

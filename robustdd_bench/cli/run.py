@@ -19,6 +19,7 @@ from robustdd_bench.cli.shared.arguments import (
 from robustdd_bench.cli.shared.execution import (
     check_execution,
     chosen_executor,
+    computes_elsewhere,
     place_options,
 )
 from robustdd_bench.cli.shared.output import (
@@ -116,6 +117,7 @@ def run(
         threads=options["threads"],
         validate=options["validate"],
         compile=options["compile"],
+        elsewhere=computes_elsewhere(session, options),
         loading=lambda: _announce(f"{method} on {_place(options)}", options),
     )
     _execute(session, plan, options)
@@ -191,6 +193,7 @@ def evaluate(
         threads=options["threads"],
         validate=options["validate"],
         compile=options["compile"],
+        elsewhere=computes_elsewhere(session, options),
     )
     _execute(session, plan, options)
 

@@ -16,6 +16,7 @@ from robustdd_bench.cli.shared.arguments import witnesses_option
 from robustdd_bench.cli.shared.execution import (
     check_execution,
     chosen_executor,
+    computes_elsewhere,
     place_options,
 )
 from robustdd_bench.cli.shared.output import announce, json_option, print_json, print_table
@@ -77,6 +78,7 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
             device=options["device"],
             threads=options["threads"],
             compile=options["compile"],
+            elsewhere=computes_elsewhere(session, options),
             only=options["only"],
             loading=lambda: None if quiet else announce(file),
         )

@@ -36,10 +36,14 @@ def check_device(device: str) -> int | None:
     return None
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str, *, elsewhere: bool = False) -> str:
     """Turn "auto", "cpu", "cuda" or "cuda:1" into a device.
 
     One that is chosen by number becomes torch's current device: it is no part of a plan.
+
+    Args:
+        device: what was asked for.
+        elsewhere: other machines compute, so "cuda" need not be here.
 
     Returns:
         "cpu" or "cuda".
@@ -50,6 +54,12 @@ def resolve_device(device: str) -> str:
     import torch
 
     number = check_device(device)
+    if elsewhere and device.startswith("cuda"):
+        if number is not None:
+            raise UsageError(
+                f"--device {device} is a device of this machine, but others compute; say cuda"
+            )
+        return "cuda"
     available = torch.cuda.is_available()
     if device.startswith("cuda") and not available:
         raise UsageError("no CUDA device can be used here; see `robustdd doctor`, or --device cpu")
@@ -61,7 +71,17 @@ def resolve_device(device: str) -> str:
     return "cuda" if available and device != "cpu" else "cpu"
 
 
-def resolve_compile(choice: str, device: str) -> bool:
+def device_here(device: str) -> str:
+    """The device that this process can use of a plan for "cpu" or "cuda".
+
+    A plan for "cuda" may be one that other machines carry out.
+    """
+    import torch
+
+    return device if device != "cuda" or torch.cuda.is_available() else "cpu"
+
+
+def resolve_compile(choice: str, device: str, *, elsewhere: bool = False) -> bool:
     """Whether runs on a device compute with compiled kernels.
 
     They are compiled here, if no earlier process did: that takes a few seconds, once on a machine.
@@ -69,6 +89,7 @@ def resolve_compile(choice: str, device: str) -> bool:
     Args:
         choice: "auto": where they can be had; "on": they must be; "off".
         device: "cpu" or "cuda".
+        elsewhere: other machines compute; where there is no CUDA here they are taken to be there.
 
     Raises:
         UsageError: they are asked for and cannot be had.
@@ -81,6 +102,8 @@ def resolve_compile(choice: str, device: str) -> bool:
         raise unknown_name("compile", choice, COMPILE)
     if choice == "off":
         return False
+    if elsewhere and device == "cuda" and not torch.cuda.is_available():
+        return True
     found = availability(torch.device(device))
     if choice == "on" and not found.active:
         raise UsageError(f"--compile on: {found.reason}; or --compile off")

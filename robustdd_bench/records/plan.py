@@ -207,6 +207,7 @@ def make_plan(
     threads: int = 1,
     validate: bool = False,
     compile: str = "off",
+    elsewhere: bool = False,
     loading: Callable[[], object] = lambda: None,
 ) -> Plan:
     """Resolve a call.
@@ -225,6 +226,7 @@ def make_plan(
             busy one.
         validate: evaluate on a split carved from the training data.
         compile: "auto", "on" or "off": see `resolve_compile`.
+        elsewhere: other machines compute: see `resolve_device`.
         loading: called before torch and the method's code are imported, once all is found right
             that can be told without them.
 
@@ -252,7 +254,7 @@ def make_plan(
     config = build_config(settings_class, {**named, **overrides}, owner)
     check_track_options(resolved, registry)
     settings = all_settings(config)
-    device = resolve_device(device)
+    device = resolve_device(device, elsewhere=elsewhere)
     info = registry.plugins[entry.plugin]
     return Plan(
         method=method,
@@ -271,7 +273,7 @@ def make_plan(
         threads=resolve_threads(threads),
         torch=torch_version(),
         harness=__version__,
-        compile=resolve_compile(compile, device),
+        compile=resolve_compile(compile, device, elsewhere=elsewhere),
     )
 
 

@@ -29,6 +29,7 @@ from robustdd_bench.protocol.loading import load_data, read_data
 from robustdd_bench.protocol.networks import Networks
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
+from robustdd_bench.records.means import device_here
 from robustdd_bench.records.plan import Plan, method_entry
 from robustdd_bench.runs.folder import RunFolder
 from robustdd_bench.runs.shared import SharedData
@@ -80,7 +81,7 @@ class RunContext(RunFolder):
         self._judged = students
         self._examples = examples
         self.shared = SharedData() if shared is None else shared
-        self.device = torch.device(plan.device)
+        self.device = torch.device(device_here(plan.device))
         self.seeds = Seeds(plan.seed, plan.track.family, plan.method)
         """Of the judges: students and attacks take `seeds.shared()`."""
         self.method_seeds = self.seeds.for_method(plan.track.seed_scheme)
@@ -142,6 +143,8 @@ class RunContext(RunFolder):
     @property
     def missing_kernels(self) -> str | None:
         """Why the plan's compiled kernels cannot be had here, in one line."""
+        if self.device.type != self.plan.device:  # other machines compute
+            return None
         found = availability(self.device)
         return f"steps run eagerly: {found.reason}" if self.plan.compile > found.active else None
 
@@ -261,7 +264,7 @@ class RunContext(RunFolder):
             preprocessing=self.preprocessing,
             threat=self.threat(track.threat.headline),
             augmentation=track.students.augmentation,
-            device=self.device,
+            device=torch.device(self.plan.device),
             seeds=self.method_seeds,
             work_dir=work,
             store_dir=self.store,
@@ -331,7 +334,7 @@ class RunContext(RunFolder):
         """
         students = tuple(self.judged)
         routed = getattr(self.registry.get("attacks", attack).load(), "routed", False)
-        together = routed and self.device.type == "cuda"
+        together = routed and self.plan.device == "cuda"
         return [students] if together else [(r,) for r in students]
 
     def group_of(self, attack: str, index: int) -> tuple[int, ...]:

@@ -274,6 +274,7 @@ def message_of(context: RunContext) -> dict[str, Any]:
         "data_root": str(context.data_root),
         "witnesses": context.witnesses,
         "data": list(context.data_hashes),
+        "kernels": context.compile,
         "limits": context.limits,
         "fingerprint": context.shared.fingerprint(context.registry),
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Progress, Reporter, StagedDistiller
-from robustdd_bench.errors import PluginError, RobustDDError
+from robustdd_bench.errors import PluginError, RobustDDError, RunFailedError
 from robustdd_bench.evaluation.outcomes import accuracy, pack_bits, standing, unpack_bits
 from robustdd_bench.evaluation.robustness import AttackOutcome, Violations
 from robustdd_bench.evaluation.sanity.student_checks import check_student
@@ -45,6 +45,8 @@ def run_cell(context: RunContext, cell: Cell, reporter: RunReporter) -> Receipt:
     found = cell.receipt()
     if found is not None:
         return found
+    if context.device.type != context.plan.device:
+        raise RunFailedError(f"{cell.name} needs a CUDA device, and this process has none")
     keep_memory()
     memory = PeakMemory(context.plan.device)
     start = time.perf_counter()

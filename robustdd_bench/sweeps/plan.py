@@ -92,6 +92,7 @@ def plan_sweep(
     device: str = "auto",
     threads: int = 1,
     compile: str = "off",
+    elsewhere: bool = False,
     only: Sequence[str] = (),
     loading: Callable[[], object] = lambda: None,
 ) -> Sweep:
@@ -103,6 +104,7 @@ def plan_sweep(
         device: see `make_plan`.
         threads: see `make_plan`.
         compile: see `make_plan`.
+        elsewhere: see `make_plan`.
         only: patterns METHOD or METHOD/TRACK with `*` for any text, or run ids (six digits of one
             at least); empty: all runs. The whole file has to be right all the same.
         loading: called before torch is imported, if the file can be read and names nothing unknown.
@@ -116,9 +118,10 @@ def plan_sweep(
     check_threads(threads)
     if _names_are_known(spec, registry, path.parent):
         loading()
-    device, threads = resolve_device(device), resolve_threads(threads)
-    compiled = "on" if resolve_compile(compile, device) else "off"
-    planner = _Planner(registry, path.parent, device, threads, spec.validation, compiled)
+    device = resolve_device(device, elsewhere=elsewhere)
+    threads = resolve_threads(threads)
+    compiled = "on" if resolve_compile(compile, device, elsewhere=elsewhere) else "off"
+    planner = _Planner(registry, path.parent, device, threads, spec.validation, compiled, elsewhere)
     count = _count(spec)
     if count > MAX_RUNS:
         raise UsageError(f"{path}: {count} runs are more than a sweep may have ({MAX_RUNS})")
@@ -227,6 +230,7 @@ class _Planner:
         threads: CPU threads.
         validate: whether to judge on the validation split.
         compile: "on" or "off".
+        elsewhere: see `make_plan`.
     """
 
     def __init__(
@@ -237,6 +241,7 @@ class _Planner:
         threads: int,
         validate: bool,
         compile: str,
+        elsewhere: bool,
     ) -> None:
         self._registry = registry
         self._folder = folder
@@ -245,6 +250,7 @@ class _Planner:
             "threads": threads,
             "validate": validate,
             "compile": compile,
+            "elsewhere": elsewhere,
         }
         self.problems: dict[str, str] = {}
         """By what is wrong, so that it is told once, where it is first met."""

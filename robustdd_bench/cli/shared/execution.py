@@ -132,6 +132,23 @@ def _in_the_call(name: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
+def computes_elsewhere(session: Session, options: dict[str, Any]) -> bool:
+    """Whether the executor that is named computes on other machines.
+
+    Args:
+        session: the plugins.
+        options: what `executor_options` adds; the executor is kept in them.
+
+    Raises:
+        PluginError, UsageError: see `chosen_executor`.
+    """
+    name = options["executor"]
+    if name is None or (name == PROCESSES and not options["executor_assignments"]):
+        return False
+    executor = options["made_executor"] = _named_executor(session, options)
+    return bool(executor.elsewhere)
+
+
 def chosen_executor(
     session: Session, options: Mapping[str, Any], *, device: str, threads: int
 ) -> Executor:
@@ -147,8 +164,6 @@ def chosen_executor(
         PluginError: it cannot be loaded or made, or is no executor.
         UsageError: it has no such options.
     """
-    from robustdd_bench.config import build_config, config_class, parse_assignments
-    from robustdd_bench.executors import Executor
     from robustdd_bench.records.means import check_device
     from robustdd_bench.runs.execution.processes import executor_for
 
@@ -157,7 +172,15 @@ def chosen_executor(
         return executor_for(
             options["jobs"], device=device, threads=threads, gpu=gpu, here=name is None
         )
-    settings = parse_assignments(options["executor_assignments"])
+    made: Executor | None = options.get("made_executor")
+    return _named_executor(session, options) if made is None else made
+
+
+def _named_executor(session: Session, options: Mapping[str, Any]) -> Executor:
+    from robustdd_bench.config import build_config, config_class, parse_assignments
+    from robustdd_bench.executors import Executor
+
+    name, settings = options["executor"], parse_assignments(options["executor_assignments"])
     entry = session.registry.get("executors", name)
     kind = entry.load()
     with blame(entry.plugin, f"executor {entry.name!r}"):

@@ -77,8 +77,18 @@ class Worker:
             data_file=None if handed is None else Path(handed),
             **message["limits"],
         )
+        self._follow(message["kernels"])
         self._check_data(message["data"])
         self._told = False
+
+    def _follow(self, kernels: bool) -> None:
+        """Compute with compiled kernels if the process that planned does, else without."""
+        if kernels and not self._context.compile:
+            raise RunFailedError(
+                "the run was planned with compiled kernels, and they cannot be had on the worker's "
+                f"machine ({self._context.missing_kernels}); --compile off does without them"
+            )
+        self._context.compile = kernels
 
     def _check_data(self, planned: Sequence[str]) -> None:
         """Refuse to compute on other data than those that the run was planned with."""

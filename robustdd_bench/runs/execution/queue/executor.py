@@ -24,6 +24,8 @@ Lease = Annotated[float, Field(ge=10, le=3600)]
 class WorkersExecutor(Executor):
     """Cells of a shared folder, by the workers on it."""
 
+    elsewhere = True
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """Options."""
