@@ -370,3 +370,15 @@ def test_processes_take_the_visible_devices_in_turn(monkeypatch) -> None:
         for future in [executor.submit(cell, None) for _ in range(4)]:
             future.result()
     assert sorted(given) == ["5", "5", "6", "7"]
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgid"), reason="no process groups here")
+def test_a_worker_has_a_process_group_of_its_own_and_the_session_of_the_call() -> None:
+    # Ctrl-C goes to the group in front; `nice` holds for a session where Linux groups by it.
+    process = link.WorkerProcess(path=sys.path)
+    try:
+        assert os.getpgid(process.pid) != os.getpgid(0)
+        assert os.getsid(process.pid) == os.getsid(0)
+    finally:
+        process.end(0.0)
+        process.close()

@@ -84,7 +84,7 @@ class $class_name(Executor):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
-                start_new_session=True,  # Ctrl-C is for the process that plans
+                process_group=0,  # Ctrl-C is for the process that plans
             )
             self._all.append(worker)
         return worker

@@ -59,7 +59,9 @@ class LinkedProcess:
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=environment,
-            start_new_session=True,  # a terminal's Ctrl-C is for the process that plans
+            # A terminal's Ctrl-C is for the process that plans. A session of its own would take it
+            # out of the share of processor time that Linux gives to the call, and `nice` with it.
+            process_group=0 if os.name == "posix" else None,
         )
         self.pid = self._process.pid
         self._sending = threading.Lock()
