@@ -68,6 +68,6 @@ def values(folder: Path) -> list[str]:
 
 
 def log(folder: Path) -> list[str]:
-    """The lines of the log without times, in no order; those about lost workers apart."""
+    """The lines of the log without times, in no order; those about lost cells apart."""
     lines = (folder / "run.log").read_text().splitlines()
-    return sorted(_TIME.sub("", line) for line in lines if "worker was lost" not in line)
+    return sorted(_TIME.sub("", line) for line in lines if "it is computed again" not in line)

@@ -15,7 +15,7 @@ from commands import INTERRUPTIBLE, robustdd
 from engines import folders
 from small_runs import SETTINGS, TRACK, record_json
 
-LONG = {**dict(text.split("=", 1) for text in SETTINGS["mat"]), "iterations": "120"}
+LONG = {**dict(text.split("=", 1) for text in SETTINGS["mat"]), "iterations": "60"}
 
 
 def words(out, *more):
@@ -108,16 +108,13 @@ def test_the_cell_of_a_worker_that_is_killed_is_computed_by_another(local, tmp_p
     assert "the worker has ended (" in log
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_worker_that_is_interrupted_gives_its_cell_back_at_once(
-    number, code, local, tmp_path
-) -> None:
+def test_a_worker_that_is_interrupted_gives_its_cell_back_at_once(tmp_path) -> None:
     call = words(tmp_path, "--executor", "workers")
     with process(*call) as driver, process("worker", "--out", str(tmp_path)) as worker:
         until(lambda: list(tmp_path.rglob("matching.safetensors")), driver, worker)
-        worker.send_signal(number)
+        worker.send_signal(signal.SIGTERM)
         _, said = worker.communicate(timeout=20)
-        assert worker.returncode == code
+        assert worker.returncode == 143
         last = said.splitlines()[-1]
         assert last.startswith("interrupted; distill of mat fast ")
         assert last.endswith(" was given back")
