@@ -5,6 +5,7 @@ The address says what goes wrong.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -37,7 +38,7 @@ class FakeCluster:
         with self._lock:
             free = [node for node in NODES if node.id not in avoid and not self._hosts[node.id]]
             facts = free[0] if free else None
-            host = SimpleNamespace(facts=facts, node=None, alive=True)
+            host = SimpleNamespace(facts=facts, node=None, alive=True, doomed=False)
             if facts is not None:
                 self._hosts[facts.id].append(host)
                 host.node = Node(session, facts.id, variables, lambda ref: ref)
@@ -57,12 +58,21 @@ class FakeCluster:
             raise LostHostError("ActorDiedError: it is dead")
         if method == "begin":
             self._began += 1
+            self._note(begin=arguments[0]["cell"], reads=[path for path, *_ in arguments[1]])
         if method == "poll" and self.address == "lost":
             self._polls += 1
             if self._polls in (1, 3):
                 self.kill(handle)
                 raise LostHostError("ActorDiedError: its machine was lost")
         found = getattr(handle.node, method)(*arguments)
+        if method == "missing" and self.address == "full":
+            found = [sha256 for _, sha256, _ in arguments[0]]
+        if method == "poll" and self.address == "checkpoint" and found["checkpoint"]:
+            self.address = "plain"
+            handle.doomed = True
+        elif handle.doomed and method == "poll":
+            self.kill(handle)
+            raise LostHostError("ActorDiedError: its machine was lost")
         if method == "read" and self.address == "damaged":
             self._reads += 1
             if self._reads == 2:
@@ -70,9 +80,14 @@ class FakeCluster:
         return found
 
     def put(self, piece):
+        self._note(put=len(piece))
         if self.address == "full":
             raise FullStoreError("ObjectStoreFullError: no room")
         return piece
+
+    def _note(self, **fields):
+        with open(os.environ["FAKE_RAY_LOG"], "a") as file:
+            file.write(json.dumps(fields) + "\n")
 
     def kill(self, handle):
         with self._lock:

@@ -17,6 +17,11 @@ from robustdd_bench.hookspecs import Register, hookimpl
 INSTALL = "pip install 'robustdd-bench[ray]'"
 
 
+def installed() -> bool:
+    """Whether Ray is there; it is not imported."""
+    return importlib.util.find_spec("ray") is not None
+
+
 @hookimpl
 def robustdd_register_executors(register: Register) -> None:
     """Register Ray."""
@@ -26,6 +31,4 @@ def robustdd_register_executors(register: Register) -> None:
 @hookimpl
 def robustdd_remark() -> str | None:
     """Say what is missing."""
-    if importlib.util.find_spec("ray") is None:
-        return f"inactive: Ray is not installed; {INSTALL}"
-    return None
+    return None if installed() else f"inactive: Ray is not installed; {INSTALL}"

@@ -36,7 +36,7 @@ from robustdd_ray.cluster import (
     LostHostError,
     wait_until_gone,
 )
-from robustdd_ray.fleet import Fleet, Machines, Worker, need_of
+from robustdd_ray.fleet import Fleet, Machines, FleetWorker, need_of
 
 POLL_S = 2.0
 """Seconds for which an actor waits for something to tell."""
@@ -120,7 +120,7 @@ class Driver:
         self._data_paths: dict[str, Path] = {}
         self._told = threading.Condition()
         self._last = 0
-        self._computing: dict[int, Worker] = {}
+        self._computing: dict[int, FleetWorker] = {}
         self.stopping = False
 
     def take(self, request: Mapping[str, Any]) -> None:
@@ -185,7 +185,7 @@ class Driver:
         self._fleet.give(worker)
         return answer
 
-    def _asked(self, worker: Worker, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _asked(self, worker: FleetWorker, request: Mapping[str, Any]) -> dict[str, Any]:
         """Compute a cell; a worker without the data gets them and begins again."""
         key = ":".join(request["message"]["data"])
         out = Path(request["out"])
@@ -212,7 +212,7 @@ class Driver:
 
     def _once(
         self,
-        worker: Worker,
+        worker: FleetWorker,
         request: Mapping[str, Any],
         reads: Sequence[TravellingFile],
         paths: Mapping[str, Path],
@@ -252,7 +252,7 @@ class Driver:
         return found
 
     def _keep(
-        self, worker: Worker, request: Mapping[str, Any], told: Sequence[Sequence[Any]]
+        self, worker: FleetWorker, request: Mapping[str, Any], told: Sequence[Sequence[Any]]
     ) -> None:
         """Fetch a checkpoint into the run's folder."""
         files = [TravellingFile(*file) for file in told]
@@ -261,7 +261,7 @@ class Driver:
         news = {f.path: self._pieces(worker, f) for f in files if not holds(out, f)}
         replace_checkpoint(out, folder, files, news)
 
-    def _pieces(self, worker: Worker, file: TravellingFile) -> Iterator[bytes]:
+    def _pieces(self, worker: FleetWorker, file: TravellingFile) -> Iterator[bytes]:
         for offset in range(0, file.size, PIECE):
             yield self._cluster.call(worker.handle, "read", file.sha256, offset)
 
@@ -291,7 +291,7 @@ class Driver:
             self._cluster.kill(handle)
         self._cluster.close()
 
-    def _interrupt(self, worker: Worker) -> None:
+    def _interrupt(self, worker: FleetWorker) -> None:
         try:
             self._cluster.call(worker.handle, "interrupt")
         except (LostHostError, FullStoreError):

@@ -9,7 +9,6 @@ each cell, see `_request`; {"data", "file" or "failed"}; {"stop": seconds}. It h
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import queue
 import secrets
@@ -49,7 +48,7 @@ from robustdd_bench.runs.execution.transport import (
     relative,
     travelling,
 )
-from robustdd_ray import INSTALL
+from robustdd_ray import INSTALL, installed
 from robustdd_ray.fleet import NodeFacts, need_of, places
 
 DRIVER = "robustdd_ray.driver"
@@ -80,7 +79,7 @@ class RayExecutor(Executor):
         super().__init__(config)
         self._options = self.Config() if config is None else config
         self.elsewhere = bool(self._options.address)
-        if importlib.util.find_spec("ray") is None:
+        if not installed():
             raise UsageError(f"the executor ray needs Ray: {INSTALL}")
         if 0 < self._options.object_store_mb < 75:
             raise UsageError("object_store_mb must be 0 or at least 75, the least that Ray takes")

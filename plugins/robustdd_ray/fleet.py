@@ -81,7 +81,7 @@ def places(nodes: Iterable[NodeFacts], need: Need) -> int:
 
 
 @dataclass(eq=False, slots=True)
-class Worker:
+class FleetWorker:
     """An actor that can compute."""
 
     handle: Any
@@ -134,7 +134,7 @@ class Fleet:
         self._machines, self._session, self._variables = machines, session, variables
         self._most, self._say = most, say
         self._changed = threading.Condition()
-        self._idle: list[Worker] = []
+        self._idle: list[FleetWorker] = []
         self._handles: list[Any] = []
         self._refused: dict[str, str] = {}
         self._failures: list[str] = []
@@ -144,7 +144,7 @@ class Fleet:
 
     def take(
         self, need: Need, planned: Mapping[str, str], run: str, nodes: Sequence[NodeFacts] = ()
-    ) -> Worker:
+    ) -> FleetWorker:
         """A worker for a cell; waits for one.
 
         Args:
@@ -167,7 +167,7 @@ class Fleet:
 
     def _taken(
         self, need: Need, planned: Mapping[str, str], run: str, nodes: Sequence[NodeFacts]
-    ) -> Worker:
+    ) -> FleetWorker:
         since = time.monotonic()
         while True:
             found = nodes or self._machines.nodes()
@@ -212,6 +212,8 @@ class Fleet:
             raise ExecutorEndedError(
                 f"workers end while they start, {START_FAILURES} in a row: {self._failures[-1]}"
             )
+        if not nodes:
+            raise ExecutorEndedError("the Ray cluster has no machine left")
         if not places(nodes, need):
             what = f"{max(1, need.threads)} CPUs" + (f" and {need.gpus} GPU" if need.gpus else "")
             has = "; ".join(f"{n.name}: {n.cpus} CPUs, {n.gpus} GPUs" for n in nodes) or "none"
@@ -250,7 +252,7 @@ class Fleet:
             return
         with self._changed:
             self._failures = []
-            self._idle.append(Worker(handle, need, about["node"], about["name"]))
+            self._idle.append(FleetWorker(handle, need, about["node"], about["name"]))
             self._changed.notify_all()
 
     def _forget(self, handle: Any, about: Mapping[str, Any] | None, problem: str) -> None:
@@ -266,13 +268,13 @@ class Fleet:
         if first:
             self._say_once(f"not used: {problem}")
 
-    def give(self, worker: Worker) -> None:
+    def give(self, worker: FleetWorker) -> None:
         """A worker's cell has ended."""
         with self._changed:
             self._idle.append(worker)
             self._changed.notify_all()
 
-    def drop(self, worker: Worker) -> None:
+    def drop(self, worker: FleetWorker) -> None:
         """A worker is lost, or too small."""
         with self._changed:
             if worker.handle in self._handles:

@@ -18,7 +18,7 @@ from small_runs import SETTINGS, files, record_json
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
 
-LONG = 300
+LONG = 250
 """Iterations of a distillation that takes some seconds."""
 
 
