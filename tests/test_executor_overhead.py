@@ -54,7 +54,7 @@ def test_cells_are_timed_after_the_warm_ones(bench, tmp_path) -> None:
 
 
 def test_engines_that_are_not_there_are_said_and_left_out(bench, capsys) -> None:
-    found = bench.chosen("processes,magic", ["processes:gpus=7"], registry())
+    found = bench.chosen("processes,magic", ['processes:gpus="7"'], registry())
     assert found == {"local": {}, "processes": {"jobs": 1, "gpus": "7"}}
     assert "left out: magic: unknown executor 'magic'" in capsys.readouterr().err
     with pytest.raises(UsageError, match="name one of --engines"):

@@ -1,0 +1,537 @@
+"""The CIFAR board on 8, 64 and 512 GPUs, on paper: how long, what is idle, and what bounds it.
+
+    python benchmarks/scaling.py [--gpus 8,64,512] [--seeds 5] [--plan] [--write]
+
+Cells and what they wait for are those that the sweeps of `benchmarks/gpu/board*.toml` plan, with
+k-centre beside them and several seeds in place of one; experts that runs share are trained once.
+What a cell takes is its counted operations, at rates that were measured on an H200, stage by stage
+(`measured`). The order is that of `robustdd_bench.runs.execution.scheduler`: the first ready cell
+of the first run, and a run is opened where nothing else is ready. The process that plans opens
+runs, ends them and hands out cells one after the other, which takes time too.
+
+Nothing is computed: no data and no GPU are needed. `--plan` plans anew, in two minutes, and writes
+benchmarks/results/scaling/board.json; `--write` puts the tables into docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import heapq
+import json
+import sys
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import nn
+
+from robustdd_bench.errors import PluginWarning
+from robustdd_bench.evaluation.students import total_steps
+from robustdd_bench.executors import Cell
+from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.protocol.datasets import ImageData, Split
+from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.records.plan import Plan
+from robustdd_bench.runs.cells import all_cells
+from robustdd_bench.runs.context import RunContext
+from robustdd_bench.runs.operations import (
+    RIGHT,
+    SIZES,
+    STANDING,
+    RunFacts,
+    passes,
+    run_facts,
+    student_operations,
+)
+from robustdd_bench.sweeps.plan import plan_sweep
+
+HERE = Path(__file__).resolve().parent
+PLANNED = HERE / "results" / "scaling" / "board.json"
+PAGE = HERE.parent / "docs" / "scaling.md"
+BEGIN, END = "<!-- begin simulated -->", "<!-- end simulated -->"
+BOARDS = ("board-cifar10.toml", "board.toml", "board-cifar100.toml")
+RECORD = "leaderboard/results/cifar10-ipc5/mat/8261604d7923/record.json"
+COUNTED = {"experts": 4_385_600_307_200_000.0, "distill": 1_784_365_056_000_000.0}
+"""Operations of that record's stages, as `robustdd_bench.runs.operations` counts them."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured on an H200, torch 2.11, compiled kernels; see `measured`."""
+
+    training: float
+    """Operations a second of training steps on 256 images: the record's experts."""
+    matching: float
+    """Operations a second of the matching: the record's distillation, 50 images."""
+    step_s: float
+    """Least seconds of a student's step: the record's students, 50 images a step."""
+    forward_s: float
+    """Seconds of a forward pass of an attack with its gradient, an image: PGD-20."""
+    autoattack_s: float
+    """The same of AutoAttack: what is left of the record's attacks."""
+    sanity_s: float
+    """Seconds of the sanity checks of a student."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What the process that plans spends, serially, in seconds. Not measured at this size."""
+
+    cell_s: float = 0.01
+    """For each cell that it hands out."""
+    open_s: float = 2.0
+    """For a run that it opens: data, networks, the plan of its cells."""
+    end_s: float = 2.0
+    """For a run that it ends: the record and its figures."""
+    overhead_s: float = 0.15
+    """What the engine adds to a cell, on the GPU's side."""
+
+
+@dataclass
+class Job:
+    """A cell on paper."""
+
+    run: int
+    place: int
+    stage: str
+    seconds: float
+    before: list[int] = field(default_factory=list)
+    """Cells that it waits for."""
+    chain_s: float = 0.0
+    """Its own seconds, and those of the longest chain of cells that wait for it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A simulation."""
+
+    makespan_s: float
+    busy: float
+    """Share of the GPUs' time that was spent on cells."""
+
+
+def measured() -> Rates:
+    """The rates, from the record of MAT and the committed measurements."""
+    record = json.loads((HERE.parent / RECORD).read_text(encoding="utf-8"))
+    wall_s = {stage["stage"]: stage["wall_s"] for stage in record["costs"]["stages"]}
+    forwards: dict[str, int] = defaultdict(int)
+    for student in record["students"]:
+        for outcome in student["attacks"]:
+            forwards[outcome["attack"]] += outcome["forwards"]
+    bench = json.loads((HERE / "results/gpu/students.json").read_text(encoding="utf-8"))
+    pgd = next(m for m in bench["measurements"] if m["variant"] == "together, looped")
+    forward_s = 1 / (pgd["items_per_s"] * 21)  # 20 steps, and the images it ends in
+    rest_s = wall_s["attacks"] - forward_s * sum(
+        count for name, count in forwards.items() if name != "autoattack"
+    )
+    steps = sum(student["steps"] for student in record["students"])
+    return Rates(
+        training=COUNTED["experts"] / wall_s["experts"],
+        matching=COUNTED["distill"] / wall_s["distill"],
+        step_s=wall_s["students"] / steps,
+        forward_s=forward_s,
+        autoattack_s=rest_s / forwards["autoattack"],
+        sanity_s=wall_s["sanity"] / len(record["students"]),
+    )
+
+
+class PaperContext(RunContext):
+    """The context of a run on a GPU, on a machine that has neither the GPU nor the data."""
+
+    @cached_property
+    def _data(self) -> ImageData:
+        """As many images of each class as a set has, all black."""
+        shape, classes, *_ = SIZES[self.plan.track.data.dataset]
+        labels = torch.arange(classes).repeat_interleave(max(1, self.plan.track.data.ipc))
+        split = Split(torch.zeros(len(labels), *shape, dtype=torch.uint8), labels)
+        return ImageData(split, split, classes)
+
+    @cached_property
+    def data_hashes(self) -> tuple[str, str]:
+        """Names in place of hashes."""
+        return self.plan.track.data.dataset, f"{self.plan.track.data.dataset} test"
+
+    def groups(self, attack: str) -> list[tuple[int, ...]]:
+        """Those of a GPU."""
+        here, self.device = self.device, torch.device("cuda")
+        try:
+            return super().groups(attack)
+        finally:
+            self.device = here
+
+
+@contextlib.contextmanager
+def unwhitened() -> Iterator[None]:
+    """No preprocessing layer is fitted: cells do not depend on it."""
+    with mock.patch.object(Preprocessing, "layer", return_value=nn.Identity()):
+        yield
+
+
+def registry() -> Registry:
+    """What is installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)
+        return collect(get_plugin_manager())
+
+
+def plans(found: Registry) -> list[Plan]:
+    """The runs of the boards with seed 0, as one sweep after the other has them."""
+    made: list[Plan] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in BOARDS:
+            text = (HERE / "gpu" / name).read_text(encoding="utf-8")
+            text = text.replace('"herding", "full"', '"herding", "k-centre", "full"')
+            path = Path(folder, name)
+            path.write_text(text, encoding="utf-8")
+            made += [run.plan for run in plan_sweep(path, found, device="cpu").runs]
+    return made
+
+
+def cells_on_paper(found: Registry, runs: Sequence[Plan], rates: Rates) -> list[Job]:
+    """Every cell of the runs with its seconds; one that runs share is there once."""
+    jobs: list[Job] = []
+    writers: dict[Path, int] = {}
+    with tempfile.TemporaryDirectory() as folder, unwhitened():
+        for number, plan in enumerate(runs):
+            context = PaperContext(plan, found, Path(folder), Path(folder))
+            facts = _facts(found, plan)
+            for place, cell in enumerate(all_cells(context)):
+                if cell.output in writers:
+                    continue
+                before = [writers[path] for path in cell.inputs]
+                seconds = seconds_of(cell, facts, found, rates)
+                writers[cell.output] = len(jobs)
+                jobs.append(Job(number, place, cell.stage, seconds, before))
+    return jobs
+
+
+def chained(jobs: list[Job]) -> list[Job]:
+    """The cells with the chains behind them."""
+    after: dict[int, float] = defaultdict(float)
+    for index in reversed(range(len(jobs))):
+        jobs[index].chain_s = jobs[index].seconds + after[index]
+        for earlier in jobs[index].before:
+            after[earlier] = max(after[earlier], jobs[index].chain_s)
+    return jobs
+
+
+_KNOWN: dict[str, RunFacts] = {}
+
+
+def _facts(found: Registry, plan: Plan) -> RunFacts:
+    key = json.dumps(replace(plan, seed=0).to_dict(), sort_keys=True, default=str)
+    if key not in _KNOWN:
+        _KNOWN[key] = run_facts(plan, found)
+    return _KNOWN[key]
+
+
+def seconds_of(cell: Cell, it: RunFacts, found: Registry, rates: Rates) -> float:
+    """What a cell is expected to take.
+
+    Args:
+        cell: which.
+        it: what is counted of its run.
+        found: what is installed.
+        rates: what was measured.
+    """
+    track = it.plan.track
+    if cell.stage == "experts":
+        return it.making.experts / it.experts / rates.training
+    if cell.stage == "distill":
+        # Matching, and methods whose steps have as few images; coresets pass over the data.
+        small = it.experts or it.plan.method in ("dc", "dsa", "dm")
+        return it.making.distill / (rates.matching if small else rates.training)
+    if cell.stage == "students":
+        work_s = student_operations(it) / rates.training
+        return max(work_s, total_steps(track.students, it.images) * rates.step_s)
+    if cell.stage == "sanity":
+        return rates.sanity_s
+    assert cell.attack is not None
+    return (
+        len(cell.students)
+        * _forwards(it, cell.attack, found)
+        * (rates.autoattack_s if cell.attack == "autoattack" else rates.forward_s)
+    )
+
+
+def _forwards(it: RunFacts, attack: str, found: Registry) -> float:
+    """Forward passes of an attack on one student, at the shares that estimates take."""
+    track = it.plan.track
+    spec = next(one for one in track.attacks if one.name == attack)
+    config = next(dict(one.config) for one in it.plan.attacks if one.name == attack)
+    classes = SIZES[track.data.dataset][1]
+    kind = found.get("attacks", attack).load()
+    each, _ = passes(kind, json.dumps(config), it.shape, classes, track.threat.norm)
+    share = RIGHT if spec.on == "all" else min(RIGHT, STANDING)
+    return len(track.levels(spec)) * share * it.test * (each + 1)
+
+
+def simulate(
+    jobs: Sequence[Job],
+    gpus: int,
+    driver: Driver,
+    *,
+    cells_by_chain: bool = False,
+    runs_by_chain: bool = False,
+) -> Outcome:
+    """Hand out the cells as the scheduler does.
+
+    Args:
+        jobs: the cells.
+        gpus: how many are computed at once.
+        driver: what the process that plans spends.
+        cells_by_chain: of all ready cells of the runs that are open, the one with the longest chain
+            behind it; else the first of the run that was opened first.
+        runs_by_chain: open the run with the longest chain; else the first of the sweep.
+    """
+    of_run: dict[int, list[int]] = defaultdict(list)
+    followers: dict[int, list[int]] = defaultdict(list)
+    waiting = [len(job.before) for job in jobs]
+    left: dict[int, int] = defaultdict(int)
+    for index, job in enumerate(jobs):
+        of_run[job.run].append(index)
+        left[job.run] += 1
+        for earlier in job.before:
+            followers[earlier].append(index)
+    chains = {run: max(jobs[index].chain_s for index in of_run[run]) for run in of_run}
+    to_open = sorted(of_run, key=lambda run: (-chains[run] if runs_by_chain else 0.0, run))
+    turn = {run: place for place, run in enumerate(to_open)}
+    opened: set[int] = set()
+    ready: list[tuple[float, int, int]] = []
+    running: list[tuple[float, int]] = []
+    now = spent = last = 0.0
+
+    def offer(index: int) -> None:
+        job = jobs[index]
+        rank = -job.chain_s if cells_by_chain else turn[job.run]
+        heapq.heappush(ready, (rank, job.place, index))
+
+    def ended(index: int) -> None:
+        nonlocal now
+        for follower in followers[index]:
+            waiting[follower] -= 1
+            if not waiting[follower] and jobs[follower].run in opened:
+                offer(follower)
+        left[jobs[index].run] -= 1
+        if not left[jobs[index].run]:
+            now += driver.end_s
+
+    while True:
+        while len(running) < gpus:
+            if ready:
+                index = heapq.heappop(ready)[2]
+                now += driver.cell_s
+                seconds = jobs[index].seconds + driver.overhead_s
+                spent += jobs[index].seconds
+                heapq.heappush(running, (now + seconds, index))
+            elif to_open:  # what has ended meanwhile is heard of when there is no more to do
+                run = to_open.pop(0)
+                opened.add(run)
+                now += driver.open_s
+                for index in of_run[run]:
+                    if not waiting[index]:
+                        offer(index)
+            else:
+                break
+        if not running:
+            break
+        end, index = heapq.heappop(running)
+        now = max(now, end)
+        last = max(last, end)
+        ended(index)
+    return Outcome(max(now, last), spent / (gpus * max(now, last)))
+
+
+def hours(seconds: float) -> str:
+    """Hours, or minutes below two of them."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number of GPUs."""
+
+    gpus: int
+    bound_s: float
+    """No order can be faster: the work by the GPUs, or the longest chain."""
+    real: Outcome
+    cells: Outcome
+    """The cell with the longest chain first, of the runs that are open."""
+    runs: Outcome
+    """The run with the longest chain first."""
+    free: Outcome
+    """The real order where the process that plans spends nothing."""
+
+
+def rows(jobs: Sequence[Job], gpus: Sequence[int], driver: Driver) -> list[Row]:
+    """Simulate each number of GPUs."""
+    work_s, chain_s = sum(job.seconds for job in jobs), max(job.chain_s for job in jobs)
+    nothing = Driver(0.0, 0.0, 0.0, 0.0)
+    return [
+        Row(
+            count,
+            max(work_s / count, chain_s),
+            simulate(jobs, count, driver),
+            simulate(jobs, count, driver, cells_by_chain=True),
+            simulate(jobs, count, driver, runs_by_chain=True),
+            simulate(jobs, count, nothing),
+        )
+        for count in gpus
+    ]
+
+
+def tables(board: Board, gpus: Sequence[int]) -> str:
+    """The tables of the page."""
+    jobs = board.jobs
+    work_s = sum(job.seconds for job in jobs)
+    stages: dict[str, list[float]] = defaultdict(list)
+    for job in jobs:
+        stages[job.stage].append(job.seconds)
+    first = max(range(len(jobs)), key=lambda index: jobs[index].chain_s)
+    parts = [
+        f"{len(board.names)} runs, {len(jobs)} cells, {work_s / 3600:.0f} GPU hours. The longest "
+        f"chain is that of {board.names[jobs[first].run]}: {hours(jobs[first].chain_s)}.",
+        "",
+        "| GPUs | takes | idle | no order is faster than | bound by | longest cells first | "
+        "longest runs first | free driver |",
+        "| --- " * 8 + "|",
+    ]
+    for row in rows(jobs, gpus, Driver()):
+        bound = "work" if row.bound_s > jobs[first].chain_s else "longest chain"
+        parts.append(
+            f"| {row.gpus} | {hours(row.real.makespan_s)} | {100 * (1 - row.real.busy):.0f} % | "
+            f"{hours(row.bound_s)} | {bound} | {hours(row.cells.makespan_s)} | "
+            f"{hours(row.runs.makespan_s)} | {hours(row.free.makespan_s)} |"
+        )
+    parts += [
+        "",
+        "| stage | cells | GPU hours | median | longest |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for stage, each in stages.items():
+        middle = sorted(each)[len(each) // 2]
+        parts.append(
+            f"| {stage} | {len(each)} | {sum(each) / 3600:.1f} | {middle:.1f} s | "
+            f"{max(each):.1f} s |"
+        )
+    parts += ["", "| if | " + " | ".join(f"{count} GPUs" for count in gpus) + " |"]
+    parts.append("| --- " * (len(gpus) + 1) + "|")
+    for what, changed, driver in varied(jobs):
+        takes = [hours(simulate(changed, count, driver).makespan_s) for count in gpus]
+        parts.append(f"| {what} | {' | '.join(takes)} |")
+    return "\n".join(parts) + "\n"
+
+
+def varied(jobs: Sequence[Job]) -> Iterator[tuple[str, Sequence[Job], Driver]]:
+    """What the answer depends on."""
+
+    def scaled(factor: float, *stages: str) -> list[Job]:
+        return [
+            replace(job, seconds=job.seconds * (factor if job.stage in stages else 1.0))
+            for job in jobs
+        ]
+
+    everything = ("experts", "distill", "students", "attacks", "sanity")
+    yield "everything takes twice as long", scaled(2.0, *everything), Driver()
+    yield "everything takes half as long", scaled(0.5, *everything), Driver()
+    yield "distillations take twice as long", scaled(2.0, "distill"), Driver()
+    yield "attacks take twice as long", scaled(2.0, "attacks"), Driver()
+    yield "the engine adds 5 s to a cell", jobs, Driver(overhead_s=5.0)
+    yield "a run is opened and ended in 0.2 s each", jobs, Driver(open_s=0.2, end_s=0.2)
+
+
+@dataclass(frozen=True)
+class Board:
+    """The cells of the board and what they belong to."""
+
+    jobs: list[Job]
+    names: list[str]
+    """Method and track of each run."""
+
+
+def repeated(jobs: Sequence[Job], names: Sequence[str], seeds: int) -> Board:
+    """The board with several seeds, which share no cells.
+
+    Args:
+        jobs: the cells with one seed.
+        names: of its runs.
+        seeds: how many. Those of a method on a track follow one another.
+    """
+    made: list[Job] = []
+    places: dict[tuple[int, int], int] = {}
+    of_run: dict[int, list[int]] = defaultdict(list)
+    for index, job in enumerate(jobs):
+        of_run[job.run].append(index)
+    for run in sorted(of_run):
+        for seed in range(seeds):
+            for index in of_run[run]:
+                job = jobs[index]
+                before = [places[earlier, seed] for earlier in job.before]
+                places[index, seed] = len(made)
+                made.append(replace(job, run=run * seeds + seed, before=before))
+    return Board(chained(made), [name for name in names for _ in range(seeds)])
+
+
+def planned() -> tuple[list[Job], list[str]]:
+    """The cells with one seed, from the planning code."""
+    found = registry()
+    runs = plans(found)
+    jobs = cells_on_paper(found, runs, measured())
+    return jobs, [f"{plan.method} on {plan.track.name}" for plan in runs]
+
+
+def save(jobs: Sequence[Job], names: Sequence[str]) -> None:
+    """Write what was planned."""
+    cells = [[job.run, job.place, job.stage, round(job.seconds, 4), job.before] for job in jobs]
+    PLANNED.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(cell) for cell in cells)
+    text = f'{{"schema_version": 1, "runs": {json.dumps(list(names))}, "cells": [\n{lines}\n]}}\n'
+    PLANNED.write_text(text, encoding="utf-8")
+
+
+def load() -> tuple[list[Job], list[str]]:
+    """What was planned."""
+    read = json.loads(PLANNED.read_text(encoding="utf-8"))
+    return [Job(*cell) for cell in read["cells"]], read["runs"]
+
+
+def with_tables(text: str, made: str) -> str:
+    """The page with the tables between its marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"docs/scaling.md lacks the marks {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{made}\n{END}{tail}"
+
+
+def main() -> int:
+    """Simulate and print, or look at the page."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    made.add_argument("--gpus", default="8,64,512")
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--plan", action="store_true", help="plan and count anew")
+    made.add_argument("--write", action="store_true", help="write the tables into the page")
+    options = made.parse_args()
+    if options.plan:
+        save(*planned())
+    text = tables(repeated(*load(), options.seeds), [int(word) for word in options.gpus.split(",")])
+    print(text, end="")
+    if options.write:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(with_tables(page, text), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
