@@ -36,7 +36,7 @@ from robustdd_ray.cluster import (
     LostHostError,
     wait_until_gone,
 )
-from robustdd_ray.fleet import Fleet, Machines, FleetWorker, need_of
+from robustdd_ray.fleet import Fleet, FleetWorker, Machines, need_of
 
 POLL_S = 2.0
 """Seconds for which an actor waits for something to tell."""
