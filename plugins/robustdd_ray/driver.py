@@ -36,7 +36,7 @@ from robustdd_ray.cluster import (
     LostHostError,
     wait_until_gone,
 )
-from robustdd_ray.fleet import Fleet, Machines, FleetWorker, need_of
+from robustdd_ray.fleet import Fleet, FleetWorker, Machines, need_of
 
 POLL_S = 2.0
 """Seconds for which an actor waits for something to tell."""
@@ -331,6 +331,9 @@ def _watch_nodes(cluster: Cluster, link: Link) -> None:
             now = cluster.nodes()
         except Exception:  # it is closed, or gone, which the other watcher tells
             return
+        if cluster.node not in {node.id for node in now}:
+            link.send(ended=f"Ray on this machine, by which {cluster.address} is reached, is gone")
+            os._exit(1)
         if now != before:
             before = now
             link.send(nodes=now)
