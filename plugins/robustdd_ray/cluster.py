@@ -79,7 +79,8 @@ class Cluster:
             options |= {"address": "local", "include_dashboard": False}
             options |= {"object_store_memory": store_bytes} if store_bytes else {}
         else:
-            options["address"] = address = _found(address)
+            # "auto" is left to Ray, which then takes the token of this machine's cluster.
+            options["address"], address = address, _found(address)
             at = endpoint(address)
             if not at.answers(CONNECT_S):
                 raise ConnectError(
@@ -95,6 +96,8 @@ class Cluster:
         self._watched = endpoint(
             address if address.startswith("ray://") else ray.get_runtime_context().gcs_address
         )
+        self.node: str = ray.get_runtime_context().get_node_id()
+        """The machine by which the driver is connected."""
         from robustdd_ray import host
 
         ray.cloudpickle.register_pickle_by_value(host)
@@ -258,8 +261,12 @@ def _told(error: Exception, address: str) -> str:
             f"the cluster at {address} does not let us in: {text[:300]}; copy the cluster's "
             "~/.ray/auth_token here (`ray get-auth-token`), or set RAY_AUTH_TOKEN"
         )
-    where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
-    return f"cannot connect to {where}: {text[:500] or type(error).__name__}"
+    text = text[:500] or type(error).__name__
+    if not address:
+        return f"cannot start a local Ray cluster: {text}"
+    # Ray tells neither a lack of the token nor a wrong one.
+    hint = "if it asks for a token, set RAY_AUTH_MODE=token, with the cluster's ~/.ray/auth_token"
+    return f"cannot connect to the Ray cluster at {address}: {text}; {hint}"
 
 
 def _is_full(error: BaseException) -> bool:

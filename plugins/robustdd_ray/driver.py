@@ -331,6 +331,9 @@ def _watch_nodes(cluster: Cluster, link: Link) -> None:
             now = cluster.nodes()
         except Exception:  # it is closed, or gone, which the other watcher tells
             return
+        if cluster.node not in {node.id for node in now}:
+            link.send(ended=f"Ray on this machine, by which {cluster.address} is reached, is gone")
+            os._exit(1)
         if now != before:
             before = now
             link.send(nodes=now)

@@ -210,7 +210,7 @@ class Fleet:
         """Refuse to wait for what cannot come."""
         if len(self._failures) >= START_FAILURES:
             raise ExecutorEndedError(
-                f"workers end while they start, {START_FAILURES} in a row: {self._failures[-1]}"
+                f"workers end while they start, {START_FAILURES} in a row: {self._failures[0]}"
             )
         if not nodes:
             raise ExecutorEndedError("the Ray cluster has no machine left")
