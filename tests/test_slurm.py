@@ -13,7 +13,7 @@ from commands import robustdd
 from robustdd_slurm import commands, executor, fleet
 from robustdd_slurm.commands import JobState, JobStates, SilentSlurmError, jobs_now
 from robustdd_slurm.executor import SlurmExecutor
-from robustdd_slurm.fleet import Fleet
+from robustdd_slurm.fleet import JobFleet
 from robustdd_slurm.times import minutes_of
 from small_runs import TRACK
 
@@ -246,7 +246,7 @@ class Cluster:
         monkeypatch.setattr(fleet, "say", self.said.append)
         monkeypatch.setattr(fleet, "cancel", self.states.__delitem__)
         self.folder = tmp_path / "slurm"
-        self.fleet = Fleet(self.driver, most, self.submit, self.folder)
+        self.fleet = JobFleet(self.driver, most, self.submit, self.folder)
 
     def submit(self, count):
         array = f"{len(self.submitted) + 1}"

@@ -24,7 +24,7 @@ from robustdd_bench.runs.execution.queue.driver import QueueDriver
 from robustdd_bench.runs.execution.queue.executor import Lease, Slots
 from robustdd_bench.text.terminal import duration_text, is_terminal, say
 from robustdd_slurm.commands import JobState, missing_commands
-from robustdd_slurm.fleet import Fleet, listed
+from robustdd_slurm.fleet import JobFleet, listed
 from robustdd_slurm.times import minutes_of
 
 INSTALL = "pip install 'robustdd-bench[slurm]'"
@@ -109,7 +109,7 @@ class SlurmExecutor(Executor):
                 "is not there; run it on a login node, or see `robustdd worker --help`"
             )
         self._driver: QueueDriver | None = None
-        self._fleet: Fleet | None = None
+        self._fleet: JobFleet | None = None
         self._gpus, self._threads = 0, 1
 
     def __enter__(self) -> Self:
@@ -131,7 +131,7 @@ class SlurmExecutor(Executor):
         if self._driver is None:
             driver = QueueDriver(out, lease_s=self._options.lease, gone=self._gone)
             folder = driver.queue.root / "slurm"
-            fleet = Fleet(driver, self._options.max_workers, self._submit_jobs, folder)
+            fleet = JobFleet(driver, self._options.max_workers, self._submit_jobs, folder)
             try:
                 fleet.start()
             except ExecutorEndedError:

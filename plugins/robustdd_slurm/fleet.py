@@ -41,7 +41,7 @@ class _Known:
     ran: bool = False
 
 
-class Fleet:
+class JobFleet:
     """Jobs with workers.
 
     Args:

@@ -250,7 +250,13 @@ class PlannedRun(ActiveRun):
             if done:
                 parts.append(f"{stage} {done}/{len(cells)}")
             work = self._context.folder / WORK_FOLDER
-            if stage == "distill" and not done and stage in self.graph.begun and _any_in(work):
+            if (
+                stage == "distill"
+                and not done
+                and stage in self.graph.begun
+                and work.is_dir()
+                and any(work.iterdir())
+            ):
                 parts.append("a checkpoint of the distillation")
         return f"kept in {shown(self._context.folder)}: {', '.join(parts) or 'nothing yet'}"
 
@@ -278,10 +284,6 @@ def message_of(context: RunContext) -> dict[str, Any]:
         "limits": context.limits,
         "fingerprint": context.shared.fingerprint(context.registry),
     }
-
-
-def _any_in(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
 
 
 def _about(plan: Plan) -> dict[str, Any]:
