@@ -418,6 +418,25 @@ def test_leaving_stops_everything_and_can_be_repeated(
             assert process.wait(5) == -signal.SIGKILL, "what is left over is killed"
 
 
+def test_an_interruption_that_the_shell_ignores_is_one_for_the_checks(made_once) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert check(Inline, "leaving") == {}
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Never(Inline):
+    def submit(self, cell, job):
+        return Future()
+
+
+def test_cells_that_do_not_end_are_given_up(made_once, monkeypatch) -> None:
+    monkeypatch.setattr(executor_runs, "LIMIT_S", 1.0)
+    assert "cells do not end: given up after 1 s" in check(Never, "run")["run"]
+
+
 # --- lost workers ----------------------------------------------------------------------------
 
 

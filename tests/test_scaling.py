@@ -16,6 +16,7 @@ from robustdd_bench.executors import Cell, Executor, Receipt
 from robustdd_bench.records.plan import make_plan
 from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.scheduler import ActiveRun, Scheduler
+from robustdd_bench.runs.operations import run_facts
 from robustdd_bench.runs.progress.displays import NullReporter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,11 @@ def scaling():
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
+@pytest.fixture(scope="module")
+def on_paper(scaling):
+    return sys.modules["scaling_cells"]
+
+
 def test_the_page_has_the_tables_of_the_script(scaling) -> None:
     page = scaling.PAGE.read_text(encoding="utf-8")
     made = scaling.tables(scaling.repeated(*scaling.load(), 5), [8, 64, 512])
@@ -40,8 +46,8 @@ def test_the_page_has_the_tables_of_the_script(scaling) -> None:
         scaling.with_tables("no marks", made)
 
 
-def test_the_rates_on_the_page_are_those_of_the_record(scaling) -> None:
-    rates, page = scaling.measured(), scaling.PAGE.read_text(encoding="utf-8")
+def test_the_rates_on_the_page_are_those_of_the_record(scaling, on_paper) -> None:
+    rates, page = on_paper.measured(), scaling.PAGE.read_text(encoding="utf-8")
     for text in (
         f"{rates.training / 1e12:.0f} Tera-operations/s | experts",
         f"{rates.matching / 1e12:.0f} Tera-operations/s | its matching",
@@ -53,8 +59,7 @@ def test_the_rates_on_the_page_are_those_of_the_record(scaling) -> None:
         assert text in page, text
 
 
-def test_cells_are_those_of_the_planning_code(scaling) -> None:
-    """Of two methods that share nothing and of two runs that share experts."""
+def test_cells_are_those_of_the_planning_code(scaling, on_paper) -> None:
     jobs, names = scaling.load()
     found = registry()
     wanted = [
@@ -62,7 +67,7 @@ def test_cells_are_those_of_the_planning_code(scaling) -> None:
         ("mtt", "cifar10-ipc10", "minutes"),
     ]
     plans = [make_plan(found, method=m, track=t, preset=p, device="cpu") for m, t, p in wanted]
-    made = scaling.cells_on_paper(found, plans, scaling.measured())
+    made = on_paper.cells_on_paper(found, plans, on_paper.measured())
     for number, (method, track, _) in enumerate(wanted):
         run = names.index(f"{method} on {track}")
         committed = [job for job in jobs if job.run == run]
@@ -76,6 +81,9 @@ def test_cells_are_those_of_the_planning_code(scaling) -> None:
     stages = [job.stage for job in made if job.run == 1]
     assert stages.count("experts") == 4
     assert stages.count("attacks") == 10, "on a GPU students are attacked together, but for one"
+    calibrating = {"method": "mat", "track": "cifar10-ipc5", "preset": "minutes", "device": "cpu"}
+    counted = run_facts(make_plan(found, **calibrating), found).making
+    assert {"experts": counted.experts, "distill": counted.distill} == on_paper.COUNTED
 
 
 def test_small_boards_take_what_can_be_reckoned_by_hand(scaling) -> None:

@@ -314,11 +314,14 @@ class Runs:
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Interrupt what does not end.
+    """Interrupt what does not end; interruptions work also where the shell had them ignored.
 
     Raises:
         FailedCheckError: it was.
     """
+    before = signal.getsignal(signal.SIGINT)
+    if before in (signal.SIG_IGN, signal.SIG_DFL):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     over = threading.Event()
 
     def interrupt() -> None:
@@ -337,6 +340,8 @@ def _limited() -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
+        if before in (signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(signal.SIGINT, before)
 
 
 def _difference(ours: Path, theirs: Path) -> str:
