@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustdd_bench.filenames import CELLS_FOLDER, SET_FILE
+from robustdd_bench.filenames import CELLS_FOLDER, LOCK_FILE, SET_FILE
+from robustdd_bench.files import TORN
 
 
 class RunFolder:
@@ -43,3 +45,21 @@ class RunFolder:
 def label(group: Sequence[int]) -> str:
     """A group of students in the name of a file or cell: "3" or "0-4"."""
     return str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}"
+
+
+def forget(folder: Path) -> None:
+    """Delete everything in a run's folder but its lock, which is held."""
+    for path in folder.iterdir():
+        if path.name == LOCK_FILE:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def delete_torn(folder: Path) -> None:
+    """Delete half-written files of a process that was killed."""
+    for path in folder.rglob(".*"):
+        if TORN.fullmatch(path.name) and path.is_file():
+            path.unlink()

@@ -29,7 +29,7 @@ from robustdd_bench.filenames import (
     WITNESSES_FILE,
     WORK_FOLDER,
 )
-from robustdd_bench.files import TORN, file_lock, read_json, shown, write_json
+from robustdd_bench.files import file_lock, read_json, shown, write_json
 from robustdd_bench.guard import logged
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.loading import write_data
@@ -43,6 +43,7 @@ from robustdd_bench.runs.execution.failures import failure_of
 from robustdd_bench.runs.execution.graph import CellGraph
 from robustdd_bench.runs.execution.limits import LimitReached
 from robustdd_bench.runs.execution.scheduler import ActiveRun, log_of
+from robustdd_bench.runs.folder import delete_torn, forget
 from robustdd_bench.runs.operations import seconds_of_cells
 from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
 from robustdd_bench.runs.reuse import reuse_set
@@ -140,8 +141,8 @@ class PlannedRun(ActiveRun):
         with contextlib.ExitStack() as stack:
             stack.enter_context(_locked(folder))
             if around.fresh:
-                _forget(folder)
-            _sweep(folder)
+                forget(folder)
+            delete_torn(folder)
             self._context = RunContext(
                 plan,
                 around.registry,
@@ -344,23 +345,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def _forget(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name == LOCK_FILE:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _sweep(folder: Path) -> None:
-    """Delete half-written files of a process that was killed."""
-    for path in folder.rglob(".*"):
-        if TORN.fullmatch(path.name) and path.is_file():
-            path.unlink()
 
 
 def _existing(context: RunContext) -> Finished | None:
