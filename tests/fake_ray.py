@@ -99,6 +99,8 @@ class FakeCluster:
             node, handle.node = handle.node, None
             node.close()
 
+    end = kill
+
     def close(self):
         return
 

@@ -310,6 +310,8 @@ class Cloud:
     def kill(self, handle):
         self.killed.append(handle)
 
+    end = kill
+
 
 def test_a_worker_that_has_too_little_memory_makes_room_for_a_larger_one() -> None:
     cloud = Cloud([machine("a", cpus=1)])

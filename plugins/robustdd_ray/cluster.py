@@ -203,6 +203,12 @@ class Cluster:
                 raise FullStoreError(_first_line(error)) from error
             raise LostHostError(_first_line(error)) from error
 
+    def end(self, handle: Any) -> None:
+        """Let an actor tidy up, and end it."""
+        with contextlib.suppress(LostHostError, FullStoreError):
+            self.call(handle, "close")
+        self.kill(handle)
+
     def kill(self, handle: Any) -> None:
         """End an actor, whatever it does."""
         with contextlib.suppress(Exception):

@@ -48,6 +48,8 @@ NODES_S = 5.0
 KEPT_BYTES = 2**30
 """What the object store keeps of inputs, for the next actor that lacks them."""
 MOST_JOBS = 4096
+TIDY_S = 5.0
+"""Seconds in which actors may tidy up before they are killed."""
 FOLLOWED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Variables that decide last bits: workers have them as the process that plans does."""
 OURS = "ROBUSTDD_"
@@ -280,13 +282,12 @@ class Driver:
         while self._computing and time.monotonic() < until:
             time.sleep(0.02)
         handles = self._fleet.close()
-        closing = [
-            threading.Thread(target=self._close, args=(handle,), daemon=True) for handle in handles
-        ]
+        end = self._cluster.end
+        closing = [threading.Thread(target=end, args=(one,), daemon=True) for one in handles]
         for thread in closing:
             thread.start()
         for thread in closing:
-            thread.join(max(0.0, until + 2.0 - time.monotonic()))
+            thread.join(max(0.0, until + TIDY_S - time.monotonic()))
         for handle in handles:
             self._cluster.kill(handle)
         self._cluster.close()
@@ -294,12 +295,6 @@ class Driver:
     def _interrupt(self, worker: FleetWorker) -> None:
         try:
             self._cluster.call(worker.handle, "interrupt")
-        except (LostHostError, FullStoreError):
-            return
-
-    def _close(self, handle: Any) -> None:
-        try:
-            self._cluster.call(handle, "close")
         except (LostHostError, FullStoreError):
             return
 

@@ -108,6 +108,9 @@ class Machines(Protocol):
     def hello(self, handle: Any, timeout_s: float) -> dict[str, Any] | None:
         """What an actor says of itself; None where it is not there yet."""
 
+    def end(self, handle: Any) -> None:
+        """Let an actor tidy up, and end it."""
+
     def kill(self, handle: Any) -> None:
         """End an actor."""
 
@@ -191,7 +194,7 @@ class Fleet:
                         self._start(need, planned)
                     self._changed.wait(WAIT_S)
             if small is not None:
-                self.drop(small)
+                self.drop(small, lost=False)
             elif not self._handles_used() and time.monotonic() - since > FULL_S:
                 self._say_once("waiting for room in the Ray cluster: others compute there")
 
@@ -264,9 +267,12 @@ class Fleet:
             if handle in self._handles:
                 self._handles.remove(handle)
             self._changed.notify_all()
-        self._machines.kill(handle)
         if first:
             self._say_once(f"not used: {problem}")
+        if about is None:
+            self._machines.kill(handle)
+        else:
+            self._machines.end(handle)
 
     def give(self, worker: FleetWorker) -> None:
         """A worker's cell has ended."""
@@ -274,13 +280,16 @@ class Fleet:
             self._idle.append(worker)
             self._changed.notify_all()
 
-    def drop(self, worker: FleetWorker) -> None:
-        """A worker is lost, or too small."""
+    def drop(self, worker: FleetWorker, *, lost: bool = True) -> None:
+        """A worker is lost, or else too small."""
         with self._changed:
             if worker.handle in self._handles:
                 self._handles.remove(worker.handle)
             self._changed.notify_all()
-        self._machines.kill(worker.handle)
+        if lost:
+            self._machines.kill(worker.handle)
+        else:
+            self._machines.end(worker.handle)
 
     def close(self) -> list[Any]:
         """Let nobody wait any longer.
