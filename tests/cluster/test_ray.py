@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import INTERRUPTIBLE, robustdd
-from engines import arguments, folders, sweep_file, values
+from engines import arguments, assert_same_runs, folders, sweep_file, values
 from ray_machines import Machines
 from small_runs import SETTINGS, files, record_json
 
@@ -125,6 +125,13 @@ def left(machines) -> set[Path]:
     """What drivers have left on the machines that live."""
     found = [path for path in machines.folder.glob("*/robustdd-ray-*/*") if path.is_dir()]
     return {path for path in found if path.parents[1].name not in machines.dead}
+
+
+def test_the_sweep_of_all_engines_is_that_of_one_process(machines, local_sweep, tmp_path) -> None:
+    driver = begin(sweep_file(tmp_path), tmp_path / "out", machines)
+    _, stderr = driver.communicate(timeout=240)
+    assert driver.returncode == 0, stderr
+    assert_same_runs(tmp_path / "out", local_sweep)
 
 
 def test_a_worker_and_a_machine_that_are_killed_in_the_middle_change_no_result(
