@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -145,31 +143,33 @@ def test_a_checkpoint_replaces_the_older_one_whole_and_nothing_else(tmp_path) ->
 def test_a_snapshot_is_of_one_moment_while_files_are_replaced(tmp_path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
-    done = threading.Event()
 
-    def write() -> None:
-        step = 0
-        while not done.is_set():
-            step += 1
-            for name in ("a", "b"):
-                (tmp_path / "next").write_text(str(step))
-                os.replace(tmp_path / "next", folder / name)
-            time.sleep(0.003)
+    def write(step: int) -> None:
+        for name in ("a", "b"):
+            (tmp_path / "next").write_text(f"step {step}")
+            os.replace(tmp_path / "next", folder / name)
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    cache, seen = FileCache(tmp_path / "cache"), 0
-    try:
-        while seen < 5:
-            found = cache.snapshot(tmp_path, folder, tries=100)
-            if found is None or len(found) < 2:
-                continue
-            seen += 1
-            steps = {file.path: int(cache.read(file.sha256, 0)) for file in found}
-            assert steps["work/a"] - steps["work/b"] in (0, 1), "as a kill would leave them"
-    finally:
-        done.set()
-        writer.join()
+    class Disturbed(FileCache):
+        """A method writes after each of the first copies."""
+
+        copies = 0
+
+        def adopt(self, out, path):
+            file = super().adopt(out, path)
+            self.copies += 1
+            if self.copies <= 5:
+                write(self.copies)
+            return file
+
+    write(0)
+    cache = Disturbed(tmp_path / "cache")
+    found = cache.snapshot(tmp_path, folder)
+    assert {file.path: cache.read(file.sha256, 0) for file in found} == {
+        "work/a": b"step 5",
+        "work/b": b"step 5",
+    }
+    cache.copies = -100
+    assert cache.snapshot(tmp_path, folder) is None, "it never stands still"
 
 
 # --- the cache ---------------------------------------------------------------------------------
