@@ -147,12 +147,12 @@ class Daemons:
             self.ask("scancel", "--full", "--signal=KILL", "--user=root")
             self.ask("scancel", "--user=root")
             with contextlib.suppress(AssertionError):
-                _until(lambda: not self.jobs(), "jobs", 15)
+                _until(lambda: not self.jobs(), "jobs", 60)
         for process in reversed(self._processes):
             process.send_signal(signal.SIGTERM)
         for process in reversed(self._processes):
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -171,7 +171,7 @@ class Daemons:
         return found
 
 
-def _until(true, what: str, seconds: float = 30) -> None:
+def _until(true, what: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"{what}: not in {seconds} s"

@@ -34,7 +34,7 @@ def slurm(tmp_path_factory):
     daemons = Daemons(tmp_path_factory.mktemp("slurm"))
     with daemons:
         yield daemons
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while daemons.left() and time.monotonic() < until:
         time.sleep(0.1)
     assert daemons.left() == [], "processes of SLURM or of its jobs are left"
