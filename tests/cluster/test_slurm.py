@@ -26,7 +26,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 SLURM = ["--executor", "slurm", "--executor-set"]
-PATIENCE_S = 100
+PATIENCE_S = 240
 
 
 @pytest.fixture(scope="module")
