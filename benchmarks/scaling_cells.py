@@ -123,11 +123,11 @@ class PaperContext(RunContext):
 
     def groups(self, attack: str) -> list[tuple[int, ...]]:
         """Those of a GPU."""
-        here, self.device = self.device, torch.device("cuda")
+        here, self.plan = self.plan, replace(self.plan, device="cuda")
         try:
             return super().groups(attack)
         finally:
-            self.device = here
+            self.plan = here
 
 
 @contextlib.contextmanager

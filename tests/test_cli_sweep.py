@@ -154,7 +154,7 @@ def test_every_wrong_entry_has_a_line_and_the_call_is_wrong(robustdd, tmp_path):
         (["--board", "x", "--dry-run"], "nothing is published under x"),
         (["--threads", "-1"], "--threads must lie in"),
         (["--device", "gpu"], "unknown device 'gpu'"),
-        (["--executor", "ray"], "unknown executor 'ray'"),
+        (["--executor", "dask"], "unknown executor 'dask'"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_2(args, message, robustdd, tmp_path):

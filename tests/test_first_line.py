@@ -94,7 +94,7 @@ WRONG = {
     "evaluate set.safetensors --seed -1": "--seed must not be negative, not -1",
     "evaluate run --seed 1": "--seed: the seed is the run's; leave the option out",
     "evaluate run --track nowhere": "unknown track 'nowhere'",
-    "evaluate run --executor ray": "unknown executor 'ray'",
+    "evaluate run --executor dask": "unknown executor 'dask'",
     "sweep none.toml": "no file none.toml",
     "sweep run/record.json": "",
     "verify none": "no file none",

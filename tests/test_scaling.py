@@ -136,6 +136,9 @@ class PaperRun(ActiveRun):
     def compute(self, cell):
         raise AssertionError
 
+    def write_data(self, path):
+        raise AssertionError
+
     def end(self, error, stage, cell):
         assert error is None
 

@@ -85,11 +85,11 @@ COMMANDS = {
     ),
     "check-plugin": LazyCommand(
         "robustdd_bench.cli.check:check_plugin",
-        "Hold an installed method or attack against what the benchmark relies on.",
+        "Hold an installed method, attack or executor against what the benchmark relies on.",
     ),
     "new-plugin": LazyCommand(
         "robustdd_bench.cli.check:new_plugin",
-        "Write the package of a new method or attack that passes check-plugin.",
+        "Write the package of a new method, attack or executor that passes check-plugin.",
     ),
 }
 
