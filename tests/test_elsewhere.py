@@ -15,6 +15,7 @@ from robustdd_bench.executors import Executor, Receipt
 from robustdd_bench.records.means import resolve_compile, resolve_device
 from robustdd_bench.runs.context import RunContext
 from robustdd_bench.runs.execution.worker import Worker
+from robustdd_bench.runs.operations import seconds_of_cells
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.planned import message_of
 from robustdd_bench.runs.progress.displays import NullReporter
@@ -72,6 +73,16 @@ def test_its_cells_ask_for_gpus_and_are_those_that_a_gpu_would_compute(method, t
     assert context.groups("pgd") == [(0, 1)], "students are attacked together on a GPU"
     with pytest.raises(RunFailedError, match="needs a CUDA device, and this process has none"):
         run_cell(context, cell, NullReporter())
+
+
+@pytest.mark.parametrize("method", ["mat", "dm", "random"])
+def test_how_long_it_takes_on_gpus_of_others_is_not_known(method, tmp_path) -> None:
+    plan = plan_of(method, device="cuda", elsewhere=True)
+    assert seconds_of_cells(plan, registry()) == {}
+    words = ["--track", str(TRACK), "--device", "cuda", "--executor", "workers"]
+    done = robustdd("run", "--method", method, *words, "--dry-run", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "unknown" in next(line for line in done.stdout.splitlines() if line.startswith("time"))
 
 
 def test_a_sweep_is_planned_for_gpus_elsewhere(tmp_path) -> None:

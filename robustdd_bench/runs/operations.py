@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.config import recorded_config
-from robustdd_bench.errors import RobustDDError
+from robustdd_bench.errors import RobustDDError, RunFailedError
 from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.evaluation.students import total_steps
 from robustdd_bench.guard import blame
@@ -30,6 +30,7 @@ from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import NetworkSpec
+from robustdd_bench.records.means import device_here
 from robustdd_bench.records.plan import Plan, method_entry
 from robustdd_bench.runs.work import threads
 from robustdd_bench.toolkit.operations import (
@@ -263,7 +264,13 @@ def operations(
 
 
 def rate(plan: Plan, registry: Registry) -> float:
-    """Operations per second at which this machine trains the network of a plan's track."""
+    """Operations per second at which this machine trains the network of a plan's track.
+
+    Raises:
+        RunFailedError: the plan is for a GPU, and other machines have it.
+    """
+    if device_here(plan.device) != plan.device:
+        raise RunFailedError("the speed of GPUs of other machines is not known here")
     shape, classes, *_ = _size(plan)
     entry = registry.get("networks", plan.track.network.name)
     with threads(plan.threads):
