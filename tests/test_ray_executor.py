@@ -190,7 +190,8 @@ def test_ctrl_c_fetches_the_checkpoint(nodes, tmp_path) -> None:
     words += ["--out", str(tmp_path / "out"), "--executor", "ray", "--executor-set", "address=x"]
     code = INTERRUPTIBLE.replace(
         "from robustdd_bench.cli",
-        "from robustdd_ray import executor; executor.DRIVER = 'fake_ray'; from robustdd_bench.cli",
+        "from robustdd_ray import executor; executor.DRIVER = 'fake_ray'; "
+        "executor.installed = lambda: True; from robustdd_bench.cli",
     )
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     driver = subprocess.Popen(
@@ -206,7 +207,7 @@ def test_ctrl_c_fetches_the_checkpoint(nodes, tmp_path) -> None:
         assert time.monotonic() < until
         time.sleep(0.05)
     driver.send_signal(signal.SIGINT)
-    _, said = driver.communicate(timeout=60)
+    _, said = driver.communicate(timeout=240)
     assert driver.returncode == 130, said
     assert said.splitlines()[-1].endswith(
         "experts 2/2, a checkpoint of the distillation. Repeat the command to resume."
@@ -227,7 +228,10 @@ def test_ctrl_c_fetches_the_checkpoint(nodes, tmp_path) -> None:
         (["object_store_mb=80", "address=auto"], "object_store_mb is of a local cluster"),
     ],
 )
-def test_wrong_options_are_told_before_anything_is_started(settings, text, tmp_path) -> None:
+def test_wrong_options_are_told_before_anything_is_started(
+    settings, text, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(executor, "installed", lambda: True)
     words = [word for one in settings for word in ("--executor-set", one)]
     out = ["--out", str(tmp_path), "--track", str(TRACK), "--device", "cpu"]
     done = robustdd("run", "--method", "random", *out, "--executor", "ray", *words)
