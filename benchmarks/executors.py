@@ -30,23 +30,22 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
+from bench_results import Measured, Strict, this_commit, this_machine
 from pydantic import Field, model_validator
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from bench_results import Measured, Strict, this_commit, this_machine  # noqa: E402
+from robustdd_bench.config import build_config, config_class, parse_assignments
+from robustdd_bench.errors import PluginWarning, RobustDDError, UsageError
+from robustdd_bench.executors import Cell, Executor, Job, Receipt
+from robustdd_bench.files import write_json
+from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.records.environment import environment
+from robustdd_bench.records.plan import make_plan
+from robustdd_bench.runs.cells import cells_of
+from robustdd_bench.runs.context import RunContext
+from robustdd_bench.runs.pipeline import compute_cells
+from robustdd_bench.runs.progress.displays import NullReporter
 
-from robustdd_bench.config import build_config, config_class, parse_assignments  # noqa: E402
-from robustdd_bench.errors import PluginWarning, RobustDDError, UsageError  # noqa: E402
-from robustdd_bench.executors import Cell, Executor, Job, Receipt  # noqa: E402
-from robustdd_bench.files import write_json  # noqa: E402
-from robustdd_bench.plugins import Registry, collect, get_plugin_manager  # noqa: E402
-from robustdd_bench.records.environment import environment  # noqa: E402
-from robustdd_bench.records.plan import make_plan  # noqa: E402
-from robustdd_bench.runs.cells import cells_of  # noqa: E402
-from robustdd_bench.runs.context import RunContext  # noqa: E402
-from robustdd_bench.runs.pipeline import compute_cells  # noqa: E402
-from robustdd_bench.runs.progress.displays import NullReporter  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 RESULT = HERE / "results" / "executors" / "overhead.json"
 WARM = 20

@@ -23,9 +23,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scaling_cells import Job, chained, load, planned, save
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from scaling_cells import Job, chained, load, planned, save  # noqa: E402
 
 PAGE = HERE.parent / "docs" / "scaling.md"
 BEGIN, END = "<!-- begin simulated -->", "<!-- end simulated -->"

@@ -121,14 +121,6 @@ class PaperContext(RunContext):
         """Names in place of hashes."""
         return self.plan.track.data.dataset, f"{self.plan.track.data.dataset} test"
 
-    def groups(self, attack: str) -> list[tuple[int, ...]]:
-        """Those of a GPU."""
-        here, self.plan = self.plan, replace(self.plan, device="cuda")
-        try:
-            return super().groups(attack)
-        finally:
-            self.plan = here
-
 
 @contextlib.contextmanager
 def unwhitened() -> Iterator[None]:
@@ -153,7 +145,9 @@ def plans(found: Registry) -> list[Plan]:
             text = text.replace('"herding", "full"', '"herding", "k-centre", "full"')
             path = Path(folder, name)
             path.write_text(text, encoding="utf-8")
-            made += [run.plan for run in plan_sweep(path, found, device="cpu").runs]
+            made += [
+                run.plan for run in plan_sweep(path, found, device="cuda", elsewhere=True).runs
+            ]
     return made
 
 

@@ -66,7 +66,10 @@ def test_cells_are_those_of_the_planning_code(scaling, on_paper) -> None:
         ("random", "cifar10-ipc10", "default"),
         ("mtt", "cifar10-ipc10", "minutes"),
     ]
-    plans = [make_plan(found, method=m, track=t, preset=p, device="cpu") for m, t, p in wanted]
+    plans = [
+        make_plan(found, method=m, track=t, preset=p, device="cuda", elsewhere=True)
+        for m, t, p in wanted
+    ]
     made = on_paper.cells_on_paper(found, plans, on_paper.measured())
     for number, (method, track, _) in enumerate(wanted):
         run = names.index(f"{method} on {track}")

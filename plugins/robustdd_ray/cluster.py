@@ -18,7 +18,7 @@ CONNECT_S = 5.0
 CALL_S = 60.0
 """Seconds in which an actor must answer, over what the call may take."""
 LABEL = "ray.io/node-id"
-OVERHEAD = 4
+CONCURRENCY = 4
 """Calls that an actor answers at once."""
 
 
@@ -138,7 +138,7 @@ class Cluster:
             "num_cpus": max(1, need.threads),
             "num_gpus": need.gpus,
             "memory": need.memory,
-            "max_concurrency": OVERHEAD,
+            "max_concurrency": CONCURRENCY,
             # A lost actor is told to the scheduler, which computes its cell again at most twice.
             # Ray's own retries have no such bound: it tries again what lacks memory until it fits.
             "max_restarts": 0,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from robustdd_bench.errors import RunFailedError
 from robustdd_bench.executors import ExecutorEndedError
+from robustdd_bench.records.means import DATA_VARIABLE
 from robustdd_bench.runs.execution.link import Link, LostWorkerError
 from robustdd_bench.runs.execution.transport import (
     PIECE,
@@ -53,7 +54,7 @@ TIDY_S = 5.0
 FOLLOWED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Variables that decide last bits: workers have them as the process that plans does."""
 OURS = "ROBUSTDD_"
-NOT_OURS = ("ROBUSTDD_DATA",)
+NOT_OURS = (DATA_VARIABLE,)
 """Of each machine."""
 
 

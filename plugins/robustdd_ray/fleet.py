@@ -195,10 +195,10 @@ class Fleet:
                     self._changed.wait(WAIT_S)
             if small is not None:
                 self.drop(small, lost=False)
-            elif not self._handles_used() and time.monotonic() - since > FULL_S:
+            elif not self._any_has_come() and time.monotonic() - since > FULL_S:
                 self._say_once("waiting for room in the Ray cluster: others compute there")
 
-    def _handles_used(self) -> bool:
+    def _any_has_come(self) -> bool:
         """Whether any actor of ours has come."""
         return len(self._handles) > self._starting
 

@@ -26,6 +26,7 @@ import filelock
 
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.files import file_lock
+from robustdd_bench.records.means import DATA_VARIABLE
 from robustdd_bench.runs.execution.link import GRACE_S, LostWorkerError, WorkerProcess
 from robustdd_bench.runs.execution.transport import (
     FileCache,
@@ -35,8 +36,6 @@ from robustdd_bench.runs.execution.transport import (
     inside,
 )
 
-DATA_VARIABLE = "ROBUSTDD_DATA"
-"""Where a machine has its datasets; by default in the folder that has the driver's name."""
 KEEP_S = 30.0
 """Seconds between two looks at a checkpoint."""
 EVENTS_S = 0.2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +13,10 @@ from robustdd_bench.cli.shared.execution import device_option
 from robustdd_bench.cli.shared.output import announce
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
-from robustdd_bench.text.terminal import one_line
+from robustdd_bench.records.means import DATA_VARIABLE
+from robustdd_bench.text.terminal import say
 
-DATA_VARIABLE = "ROBUSTDD_DATA"
 MOST_S = 366 * 24 * 3600
-SHORTEST_ID = 6
 
 
 @click.command("worker")
@@ -84,4 +82,4 @@ def worker(
 
 
 def _say(text: str) -> None:
-    print(f"worker: {one_line(text)}", file=sys.stderr, flush=True)
+    say(f"worker: {text}")

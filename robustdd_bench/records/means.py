@@ -13,6 +13,8 @@ DEVICES = ("auto", "cpu", "cuda")
 COMPILE = ("auto", "on", "off")
 JOBS_VARIABLE = "ROBUSTDD_JOBS"
 """The default of `--jobs`."""
+DATA_VARIABLE = "ROBUSTDD_DATA"
+"""Where a worker has its datasets, if not where the process that plans has them."""
 
 
 def torch_version() -> str:

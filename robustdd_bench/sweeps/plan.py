@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from robustdd_bench.records.means import (
     resolve_device,
     resolve_threads,
 )
+from robustdd_bench.records.patterns import begins, fits
 from robustdd_bench.records.plan import (
     Plan,
     make_plan,
@@ -38,9 +38,6 @@ from robustdd_bench.sweeps.file import (
     place,
     read_sweep_file,
 )
-
-SHORTEST_ID = 6
-"""Digits of a run id that may stand for it."""
 
 Found = Literal["new", "started", "running", "failed", "done"]
 
@@ -188,15 +185,11 @@ def _chosen(runs: Sequence[SweepRun], only: Sequence[str]) -> tuple[SweepRun, ..
         return tuple(runs)
     chosen: set[str] = set()
     for pattern in only:
-        method, slash, track = pattern.partition("/")
         fitting = {
-            run.run_id
-            for run in runs
-            if fnmatch.fnmatchcase(run.plan.method, method)
-            and (not slash or fnmatch.fnmatchcase(run.plan.track.name, track))
+            run.run_id for run in runs if fits(pattern, run.plan.method, run.plan.track.name)
         }
-        if not fitting and len(pattern) >= SHORTEST_ID:
-            fitting = {run.run_id for run in runs if run.run_id.startswith(pattern)}
+        if not fitting:
+            fitting = {run.run_id for run in runs if begins(pattern, run.run_id)}
         if not fitting:
             raise UsageError(f"--only {pattern!r} fits no run of the sweep")
         chosen |= fitting

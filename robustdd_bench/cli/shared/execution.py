@@ -142,11 +142,16 @@ def computes_elsewhere(session: Session, options: dict[str, Any]) -> bool:
     Raises:
         PluginError, UsageError: see `chosen_executor`.
     """
-    name = options["executor"]
-    if name is None or (name == PROCESSES and not options["executor_assignments"]):
+    if _means_jobs(options):
         return False
     executor = options["made_executor"] = _named_executor(session, options)
     return bool(executor.elsewhere)
+
+
+def _means_jobs(options: Mapping[str, Any]) -> bool:
+    """Whether `--jobs` alone says how many cells are computed at once, on this machine."""
+    name = options["executor"]
+    return name is None or (name == PROCESSES and not options["executor_assignments"])
 
 
 def chosen_executor(
@@ -167,10 +172,13 @@ def chosen_executor(
     from robustdd_bench.records.means import check_device
     from robustdd_bench.runs.execution.processes import executor_for
 
-    name, gpu = options["executor"], check_device(options["device"] or "auto")
-    if name is None or (name == PROCESSES and not options["executor_assignments"]):
+    if _means_jobs(options):
         return executor_for(
-            options["jobs"], device=device, threads=threads, gpu=gpu, here=name is None
+            options["jobs"],
+            device=device,
+            threads=threads,
+            gpu=check_device(options["device"] or "auto"),
+            here=options["executor"] is None,
         )
     made: Executor | None = options.get("made_executor")
     return _named_executor(session, options) if made is None else made

@@ -25,6 +25,7 @@ from robustdd_bench.executors import Cell, Events, Receipt
 from robustdd_bench.guard import logged
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.records.environment import process
+from robustdd_bench.records.means import DATA_VARIABLE
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.runs.cells import cell_named
 from robustdd_bench.runs.context import RunContext
@@ -101,7 +102,7 @@ class Worker:
         if list(here) != list(planned):
             raise OtherDataError(
                 f"the data under {root} are not those that the run was planned with; see "
-                "--data-root and ROBUSTDD_DATA"
+                f"--data-root and {DATA_VARIABLE}"
             )
 
     def run(

@@ -24,7 +24,7 @@ from robustdd_bench.executors import (
 )
 from robustdd_bench.filenames import ANSWER_FILE, LEASE_FILE
 from robustdd_bench.runs.execution.link import LostWorkerError
-from robustdd_bench.runs.execution.queue.folder import QueueFolder
+from robustdd_bench.runs.execution.queue.folder import VISIBLE_S, QueueFolder
 from robustdd_bench.runs.execution.queue.holder import described, is_gone
 from robustdd_bench.runs.execution.queue.posted import Posted, Refusals
 from robustdd_bench.runs.execution.queue.presence import DEAD_S, Drivers, Presence, State
@@ -33,8 +33,6 @@ LEAST_S, MOST_S = 0.1, 2.0
 """Seconds between two looks at the queue: while things happen, and while nothing does."""
 STOP_S = 15.0
 """Seconds in which workers may give back cells that are cancelled."""
-VISIBLE_S = 60.0
-"""Seconds until files that another machine wrote are seen here; NFS may keep older answers."""
 PATIENCE = 30
 """How often in turn the queue may be unreadable."""
 WORKERS_S = 2.0

@@ -28,6 +28,8 @@ from robustdd_bench.filenames import (
     REQUEST_FILE,
 )
 
+VISIBLE_S = 60.0
+"""Seconds until files that another machine wrote are seen here; NFS may keep older answers."""
 Fields = Mapping[str, Any]
 _UMASK = os.umask(0)
 os.umask(_UMASK)

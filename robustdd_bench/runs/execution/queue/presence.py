@@ -58,11 +58,6 @@ class Presence:
         if time.monotonic() - self._told >= BEAT_S:
             self.tell()
 
-    def leave(self) -> None:
-        """Take the file away."""
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-
 
 class Drivers:
     """The processes that plan, as another process sees them.

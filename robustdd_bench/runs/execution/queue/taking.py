@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.executors import Cell
 from robustdd_bench.guard import plain_text
 from robustdd_bench.plugins import Registry
+from robustdd_bench.records.patterns import begins, fits
 from robustdd_bench.runs.execution.fingerprint import refuse_other
-from robustdd_bench.runs.execution.queue.folder import Attempt, QueueFolder
+from robustdd_bench.runs.execution.queue.folder import VISIBLE_S, Attempt, QueueFolder
 from robustdd_bench.runs.execution.queue.hold import Hold
 from robustdd_bench.runs.execution.queue.holder import this_process
 from robustdd_bench.runs.execution.queue.presence import Drivers, Presence
@@ -24,8 +24,6 @@ from robustdd_bench.text.terminal import duration_text
 
 LEAST_S, MOST_S = 0.2, 2.0
 """Seconds between two looks at the queue."""
-VISIBLE_S = 60.0
-"""Seconds until files that another machine wrote are seen here."""
 
 
 class _UnfitError(Exception):
@@ -285,12 +283,5 @@ def _wait_for_inputs(cell: Cell, planned: str) -> None:
 
 
 def _fits(patterns: Sequence[str], plan: Mapping[str, Any], run_id: str) -> bool:
-    for pattern in patterns:
-        method, slash, track = pattern.partition("/")
-        if run_id.startswith(pattern) and len(pattern) >= 6:
-            return True
-        if fnmatch.fnmatchcase(plan["method"], method) and (
-            not slash or fnmatch.fnmatchcase(plan["track"]["name"], track)
-        ):
-            return True
-    return False
+    method, track = plan["method"], plan["track"]["name"]
+    return any(begins(p, run_id) or fits(p, method, track) for p in patterns)
