@@ -1,5 +1,7 @@
 """The interface of a distillation method: all that its author has to read.
 
+What a method gives back is `DistilledSet`, in a module of its own (protocol/distilled_set.py).
+
 Shapes: N training images, n distilled images, C channels, H height, W width, K classes.
 Pixels are in [0,1] at every boundary; normalisation and ZCA are layers of the network.
 """
@@ -9,10 +11,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -20,10 +20,20 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.attacks import ThreatModel
-from robustdd_bench.errors import RunFailedError, UsageError
-from robustdd_bench.identity import identity
+from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol.distilled_set import DistilledSet
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.seeds import Seeds
+
+__all__ = [
+    "DistillTask",
+    "DistilledSet",
+    "Distiller",
+    "Part",
+    "Progress",
+    "Reporter",
+    "StagedDistiller",
+]
 
 
 class Progress(Protocol):
@@ -188,158 +198,6 @@ class DistillTask:
             chosen.append(index[order.to(index.device)])
         where = torch.cat(chosen)
         return self.pixels(where), self.labels[where]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class DistilledSet:
-    """A distilled set, in pixel space.
-
-    Real images lie in [0,1]; synthetic ones may leave it.
-    """
-
-    images: Tensor
-    """(n,C,H,W) float32."""
-    labels: Tensor
-    """(n,) int64, or (n,K) float32 for soft labels (each row a distribution)."""
-    learning_rate: float | None = None
-    """The learning rate the set wants its students trained with; None: the track's."""
-    augmentation: str | None = None
-    """The augmentation the set wants its students trained with; None: the track's."""
-    preprocessing: Preprocessing | None = None
-    """The preprocessing the set was made for; None: the track's."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values that say where the set comes from."""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __repr__(self) -> str:
-        shape, kind = tuple(self.images.shape[1:]), "soft" if self.soft_labels else "hard"
-        return f"DistilledSet({len(self)} images of {shape}, {kind} labels)"
-
-    @property
-    def soft_labels(self) -> bool:
-        """Whether labels are distributions over classes."""
-        return self.labels.ndim == 2
-
-    def dataset(self) -> torch.utils.data.TensorDataset:
-        """Images (C,H,W) in pixel space with their labels, for a loop of your own."""
-        return torch.utils.data.TensorDataset(self.images, self.labels)
-
-    def check(self, shape_CHW: Sequence[int], num_classes: int, ipc: int | None) -> None:
-        """Raise RunFailedError unless the set is what the track asks for.
-
-        Args:
-            shape_CHW: channels, height and width of one image.
-            num_classes: K.
-            ipc: images per class, or None where any number will do.
-        """
-        images, labels = self.images, self.labels
-        if images.dtype != torch.float32 or tuple(images.shape[1:]) != tuple(shape_CHW):
-            raise RunFailedError(
-                f"the distilled images must be float32 of shape (n, *{tuple(shape_CHW)}), "
-                f"not {images.dtype} of shape {tuple(images.shape)}"
-            )
-        count = len(labels) if labels.ndim else 0
-        if len(images) == 0 or count != len(images):
-            raise RunFailedError(f"{len(images)} distilled images do not go with {count} labels")
-        if not bool(torch.isfinite(images).all()):
-            raise RunFailedError("the distilled images hold NaN or infinity: the method diverged")
-        if self.soft_labels:
-            ok = labels.dtype == torch.float32 and labels.shape[1] == num_classes
-            if not ok or not bool(torch.isfinite(labels).all()):
-                raise RunFailedError(
-                    f"soft labels must be finite float32 of shape (n, {num_classes})"
-                )
-            ones = torch.ones(len(labels), device=labels.device)
-            if bool((labels < 0).any()) or not torch.allclose(labels.sum(1), ones, atol=1e-3):
-                raise RunFailedError(
-                    "each row of the soft labels must be a distribution over classes"
-                )
-            hard = labels.argmax(1)
-        else:
-            if labels.dtype != torch.int64 or labels.ndim != 1:
-                raise RunFailedError(f"hard labels must be int64 of shape (n,), not {labels.dtype}")
-            if bool((labels < 0).any()) or bool((labels >= num_classes).any()):
-                raise RunFailedError(f"labels must lie in 0..{num_classes - 1}")
-            hard = labels
-        counts = torch.bincount(hard, minlength=num_classes).tolist()
-        if ipc is not None and not self.soft_labels and counts != [ipc] * num_classes:
-            raise RunFailedError(
-                f"the track asks for {ipc} images of each class, the set has {counts}"
-            )
-        if ipc is not None and len(images) > ipc * num_classes:
-            raise RunFailedError(f"the set has {len(images)} images, more than {ipc} per class")
-        rate = self.learning_rate
-        if rate is not None and not 0 < rate < float("inf"):
-            raise RunFailedError(
-                f"the learning rate of the set must be positive and finite, not {rate}"
-            )
-
-    def sha256(self) -> str:
-        """A hash of everything in the set that shapes a student."""
-        digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
-            data = tensor.detach().cpu().contiguous()
-            digest.update(f"{data.dtype}{tuple(data.shape)}".encode())
-            digest.update(data.numpy().tobytes())
-        digest.update(json.dumps(self._recipe(), sort_keys=True).encode())
-        return digest.hexdigest()
-
-    def _recipe(self) -> dict[str, Any]:
-        return {
-            "learning_rate": self.learning_rate,
-            "augmentation": self.augmentation,
-            "preprocessing": None if self.preprocessing is None else identity(self.preprocessing),
-        }
-
-    def save(self, path: Path) -> None:
-        """Write the set as safetensors, atomically."""
-        from robustdd_bench.files import write_safetensors
-
-        metadata = {"format": "robustdd-set-1"} | {
-            key: json.dumps(value, sort_keys=True)
-            for key, value in (self._recipe() | {"provenance": dict(self.provenance)}).items()
-        }
-        tensors = {"images": self.images, "labels": self.labels}
-        write_safetensors(path, tensors, metadata)
-
-    @classmethod
-    def load(cls, path: Path) -> DistilledSet:
-        """Read a set written by `save`.
-
-        Raises:
-            UsageError: the file is missing, damaged or of another format.
-        """
-        from robustdd_bench.files import read_safetensors
-
-        tensors, metadata = read_safetensors(path)
-        if metadata.get("format") != "robustdd-set-1" or set(tensors) != {"images", "labels"}:
-            raise UsageError(f"{path} is not a distilled set of robustdd-bench")
-        try:
-            rate, augmentation, spec, provenance = (
-                json.loads(metadata[key], parse_constant=_refuse)
-                for key in ("learning_rate", "augmentation", "preprocessing", "provenance")
-            )
-            # A set may come from a stranger: what a caller computes with has to be what it says.
-            if not (rate is None or (isinstance(rate, int | float) and not isinstance(rate, bool))):
-                raise ValueError("learning_rate must be a number")
-            if not isinstance(augmentation, str | None) or not isinstance(provenance, dict):
-                raise ValueError("augmentation must be a text and provenance an object")
-            return cls(
-                images=tensors["images"],
-                labels=tensors["labels"],
-                learning_rate=rate,
-                augmentation=augmentation,
-                preprocessing=None if spec is None else Preprocessing.from_dict(spec),
-                provenance=provenance,
-            )
-        except (KeyError, TypeError, ValueError, UsageError) as error:
-            raise UsageError(f"{path}: damaged metadata ({error})") from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not allowed")
 
 
 class Distiller(abc.ABC):
