@@ -66,11 +66,21 @@ def settings(kind: type[Kind]) -> type[Kind]:
     Values outside of a field's range, of another type, NaN, infinity and unknown names are a
     `pydantic.ValidationError`, which is a ValueError.
     """
-    make = pydantic.dataclasses.dataclass(
+    return _checked_dataclass(kind, slots=True)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def mixin_settings(kind: type[Kind]) -> type[Kind]:
+    """As `settings`, for a class that is one base of several of a configuration."""
+    return _checked_dataclass(kind, slots=False)
+
+
+def _checked_dataclass(kind: type[Kind], *, slots: bool) -> type[Kind]:
+    make: Any = pydantic.dataclasses.dataclass(
         config=ConfigDict(extra="forbid", allow_inf_nan=False),
         frozen=True,
         kw_only=True,
-        slots=True,
+        slots=slots,
     )
     return cast("type[Kind]", make(kind))
 

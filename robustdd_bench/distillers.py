@@ -119,6 +119,11 @@ class DistillTask:
     """Whether mirrored images keep their label (no for digits)."""
     network_with: Callable[[Preprocessing], Callable[[int], torch.nn.Module]] | None = None
     """`network_with(preprocessing)`: what `network` is, behind another preprocessing layer."""
+    networks: (
+        Callable[[str, Mapping[str, Any], Preprocessing], Callable[[int], torch.nn.Module]] | None
+    ) = None
+    """`networks(name, options, preprocessing)`: as `network`, of any registered network; for
+    teachers. See `registered_network`."""
     compile: bool = False
     """Whether the run computes with compiled kernels (`robustdd_bench.toolkit.fast.blocks`), where
     the method has a use for them; a method that has none may pass over it."""
@@ -141,6 +146,23 @@ class DistillTask:
         return dataclasses.replace(
             self, network=self.network_with(preprocessing), preprocessing=preprocessing
         )
+
+    def registered_network(
+        self, name: str, options: Mapping[str, Any]
+    ) -> Callable[[int], torch.nn.Module]:
+        """`build(seed)`: a fresh network of any registered kind, behind the task's preprocessing.
+
+        Args:
+            name: its registered name.
+            options: of its builder.
+
+        Raises:
+            UsageError: there is no such network, or the caller of the method gave no way to build
+                one.
+        """
+        if self.networks is None:
+            raise UsageError(f"network {name!r} cannot be built here; the task has only its own")
+        return self.networks(name, options, self.preprocessing)
 
     def pixels(self, index: Tensor | None = None) -> Tensor:
         """Training images as float32 in [0,1], all of them or those at `index`."""

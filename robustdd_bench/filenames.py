@@ -10,6 +10,8 @@ METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "run.log"
 REUSE_FILE = "adopted.json"
 """Of which run a set is reused; the name is the first edition's."""
+TEACHER_PREFIX = "teacher."
+"""In front of the names of a teacher's tensors in the file of a set."""
 LOCK_FILE = ".lock"
 """Its lock is held by who writes in the folder."""
 

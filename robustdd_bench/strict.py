@@ -26,6 +26,10 @@ from robustdd_bench.identity import Added, added_fields, same_value
 Model = TypeVar("Model", bound="StrictModel")
 
 
+MAX_TENSORS = 10_000
+"""Of a teacher that is stored with a set."""
+
+
 class StrictModel(BaseModel):
     """No unknown keys, no NaN, no infinity."""
 

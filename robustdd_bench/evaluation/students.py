@@ -1,8 +1,12 @@
 """Students: fresh networks trained on a distilled set, by the track's recipe.
 
-SGD with momentum and weight decay, shuffled batches, one drop of the learning rate; the LAST
-iterate is what is reported, never the best on any split. The whole set lives on the device and no
-step waits for the host. Steps are captured on a GPU; on the CPU compiled kernels may compute them.
+SGD with momentum and weight decay and one drop of the learning rate, or AdamW with a cosine, on
+shuffled batches; the LAST iterate is what is reported, never the best on any split. The whole set
+lives on the device and no step waits for the host. Steps are captured on a GPU; on the CPU compiled
+kernels may compute them.
+
+Where the track asks for it, images are mixed with one another, and a teacher that is stored with
+the set labels what students see (`robustdd_bench.evaluation.teaching`).
 
 Where the track asks for it, training is adversarial: PGD-AT (Madry et al. 2018) or TRADES (Zhang et
 al. 2019). The adversary moves pixels of the set and sees the augmentation drawn for the batch. A
@@ -25,6 +29,8 @@ from torch import Tensor, nn
 from robustdd_bench.attacks import Norm, ThreatModel
 from robustdd_bench.distillers import DistilledSet, Reporter
 from robustdd_bench.errors import RunFailedError
+from robustdd_bench.evaluation.teaching import Mix, draw_mix, taught_loss
+from robustdd_bench.evaluation.updates import Update, rate_at
 from robustdd_bench.protocol.tracks import AdversarialSpec, StudentSpec
 from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch, robust_loss
@@ -75,6 +81,7 @@ def train_student(
     flip: bool,
     reporter: Reporter,
     norm: Norm = "Linf",
+    teacher: nn.Module | None = None,
     compile: bool = False,
 ) -> TrainedStudent:
     """Train one student on a distilled set.
@@ -88,6 +95,8 @@ def train_student(
         flip: whether mirrored images keep their label.
         reporter: progress.
         norm: norm of the adversary, where the recipe has one.
+        teacher: the set's teacher on the student's device, from the input behind the preprocessing
+            layer to logits, where the recipe has students taught by one.
         compile: whether compiled kernels compute the training; the student is the same network.
 
     Raises:
@@ -103,19 +112,20 @@ def train_student(
     )
     noise = seeds.generator("student-adversary", index, device=device)
     images, labels = distilled.images.to(device), distilled.labels.to(device)
-    training = _Training(network, images, labels, spec, norm, noise, reporter, compile)
+    training = _Training(network, images, labels, spec, norm, noise, reporter, compile, teacher)
+    mixing = seeds.generator("student-mix", index)
     steps = total_steps(spec, len(images))
-    drop = int(steps * spec.drop_at)
     batches: list[Tensor] = []
-    now = rate
     with reporter.progress(f"student {index}", steps) as progress:
         for step in range(steps):
-            if step == drop:
-                now = rate * spec.drop_factor
             if not batches:
                 shuffled = torch.randperm(len(images), generator=order).to(device)
                 batches = list(shuffled.split(spec.batch_size))
-            training.step(batches.pop(0), augmenter, now)
+            batch = batches.pop(0)
+            mix = None
+            if spec.mix is not None:
+                mix = draw_mix(spec.mix, len(batch), images.shape[-2:], mixing)
+            training.step(batch, augmenter, mix, rate_at(spec, rate, step, steps))
             progress.advance()
     network.eval()
     final = float(training.loss)
@@ -132,7 +142,7 @@ def train_student(
 
 
 class _Training:
-    """One student's training: SGD with momentum and weight decay, as torch's, on its own weights.
+    """One student's training, on its own weights.
 
     Every tensor stays where it is, so that the step can be captured and replayed.
     """
@@ -147,6 +157,7 @@ class _Training:
         noise: torch.Generator,
         reporter: Reporter,
         compile: bool,
+        teacher: nn.Module | None,
     ) -> None:
         assert isinstance(network, nn.Sequential)
         self._network, self._images, self._labels = network.train(), images, labels
@@ -155,10 +166,11 @@ class _Training:
         self._note = reporter.note
         self._spec, self._norm, self._noise = spec, norm, noise
         self._weights = [p for p in network.parameters() if p.requires_grad]
-        self._velocities = [torch.zeros_like(p) for p in self._weights] if spec.momentum else []
+        self._teacher = teacher if spec.teaching is not None else None
         self.loss = torch.zeros((), device=images.device)
         self._inputs = Inputs(images.device)
-        changed = [p.detach() for p in self._weights] + self._velocities + [self.loss]
+        self._update = Update(spec, [p.detach() for p in self._weights], self._inputs)
+        changed = [p.detach() for p in self._weights] + self._update.state + [self.loss]
         cuda = images.device.type == "cuda"
         self._replayer = Replayer(
             images.device,
@@ -167,16 +179,17 @@ class _Training:
             reporter.note,
         )
 
-    def step(self, batch: Tensor, augmenter: Augmenter, rate: float) -> None:
+    def step(self, batch: Tensor, augmenter: Augmenter, mix: Mix | None, rate: float) -> None:
         """One step on the images at `batch` (B,), with one augmentation of `augmenter`."""
         size = len(batch)
         params = augmenter.params(size, self._images.shape[-2:])
         where = self._inputs.put("batch", batch)
         augment = put_drawn(self._inputs, params)
-        key = size, params.family, rate
+        mix = mix and mix.put(self._inputs)
+        key = size, params.family, *self._update.ready(rate)
         if self._fast is not None:
             self._hold(self._fast, where[:SAMPLE])
-        self._replayer.run(key, lambda: self._step(where, augment, rate))
+        self._replayer.run(key, lambda: self._step(where, augment, mix))
 
     def _hold(self, fast: nn.Sequential, where: Tensor) -> None:
         """Hold the first compiled gradients against eager ones, and compute with those."""
@@ -195,11 +208,15 @@ class _Training:
             self._network = fast
         self._fast = None
 
-    def _step(self, where: Tensor, augment: Augment | None, rate: float) -> None:
+    def _step(self, where: Tensor, augment: Augment | None, mix: Mix | None) -> None:
         spec, network = self._spec, self._network
         x, y = self._images[where], self._labels[where]
         model = _Augmented(network[0], network[1], augment)
-        if spec.adversarial is None:
+        if mix is not None or self._teacher is not None:
+            view = model.view(x)
+            view = view if mix is None else mix.images(view)
+            loss = taught_loss(network[1](view), view, y, mix, spec.teaching, self._teacher)
+        elif spec.adversarial is None:
             loss = F.cross_entropy(model(x), y)
         else:
             loss = _adversarial_loss(
@@ -208,15 +225,7 @@ class _Training:
         gradients = torch.autograd.grad(loss, self._weights, allow_unused=True)
         with torch.no_grad():
             self.loss.copy_(loss)
-            for i, (weight, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
-                if gradient is None:
-                    continue
-                move = gradient
-                if spec.weight_decay:
-                    move = move.add(weight, alpha=spec.weight_decay)
-                if spec.momentum:
-                    move = self._velocities[i].mul_(spec.momentum).add_(move)
-                weight.add_(move, alpha=-rate)
+            self._update.apply(gradients)
 
 
 class _Augmented:
@@ -227,11 +236,13 @@ class _Augmented:
         self._body = body
         self._augment = augment
 
+    def view(self, pixels: Tensor) -> Tensor:
+        """What the network behind the preprocessing layer sees."""
+        features: Tensor = self._preprocess(pixels)
+        return features if self._augment is None else self._augment(features)
+
     def __call__(self, pixels: Tensor) -> Tensor:
-        features = self._preprocess(pixels)
-        if self._augment is not None:
-            features = self._augment(features)
-        logits: Tensor = self._body(features)
+        logits: Tensor = self._body(self.view(pixels))
         return logits
 
 

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import TEACHER_PREFIX
 from robustdd_bench.identity import identity
 from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.protocol.teachers import Teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -38,6 +40,9 @@ class DistilledSet:
     """The augmentation the set wants its students trained with; None: the track's."""
     preprocessing: Preprocessing | None = None
     """The preprocessing the set was made for; None: the track's."""
+    teacher: Teacher | None = None
+    """A network that labels every view of an image, for tracks whose students are taught so; other
+    tracks take the labels above."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that say where the set comes from."""
 
@@ -101,6 +106,8 @@ class DistilledSet:
             )
         if ipc is not None and len(images) > ipc * num_classes:
             raise RunFailedError(f"the set has {len(images)} images, more than {ipc} per class")
+        if self.teacher is not None:
+            self.teacher.check()
         rate = self.learning_rate
         if rate is not None and not 0 < rate < float("inf"):
             raise RunFailedError(
@@ -115,6 +122,8 @@ class DistilledSet:
             digest.update(f"{data.dtype}{tuple(data.shape)}".encode())
             digest.update(data.numpy().tobytes())
         digest.update(json.dumps(self._recipe(), sort_keys=True).encode())
+        if self.teacher is not None:
+            digest.update(self.teacher.sha256().encode())
         return digest.hexdigest()
 
     def _recipe(self) -> dict[str, Any]:
@@ -133,6 +142,9 @@ class DistilledSet:
             for key, value in (self._recipe() | {"provenance": dict(self.provenance)}).items()
         }
         tensors = {"images": self.images, "labels": self.labels}
+        if self.teacher is not None:
+            metadata["teacher"] = json.dumps(self.teacher.spec(), sort_keys=True)
+            tensors |= {TEACHER_PREFIX + name: t for name, t in self.teacher.weights.items()}
         write_safetensors(path, tensors, metadata)
 
     @classmethod
@@ -145,7 +157,9 @@ class DistilledSet:
         from robustdd_bench.files import read_safetensors
 
         tensors, metadata = read_safetensors(path)
-        if metadata.get("format") != "robustdd-set-1" or set(tensors) != {"images", "labels"}:
+        names = {name for name in tensors if not name.startswith(TEACHER_PREFIX)}
+        whole = names == {"images", "labels"} and (len(tensors) > 2) == ("teacher" in metadata)
+        if metadata.get("format") != "robustdd-set-1" or not whole:
             raise UsageError(f"{path} is not a distilled set of robustdd-bench")
         try:
             rate, augmentation, spec, provenance = (
@@ -163,10 +177,27 @@ class DistilledSet:
                 learning_rate=rate,
                 augmentation=augmentation,
                 preprocessing=None if spec is None else Preprocessing.from_dict(spec),
+                teacher=_teacher(tensors, metadata.get("teacher")),
                 provenance=provenance,
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise UsageError(f"{path}: damaged metadata ({error})") from error
+
+
+def _teacher(tensors: Mapping[str, Tensor], text: str | None) -> Teacher | None:
+    if text is None:
+        return None
+    spec = json.loads(text, parse_constant=_refuse)
+    if not isinstance(spec, dict) or set(spec) != {"network", "options"}:
+        raise ValueError("teacher must name its network and options")
+    if not isinstance(spec["network"], str) or not isinstance(spec["options"], dict):
+        raise ValueError("the teacher's network must be a text and its options an object")
+    weights = {
+        name.removeprefix(TEACHER_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(TEACHER_PREFIX)
+    }
+    return Teacher(network=spec["network"], options=spec["options"], weights=weights)
 
 
 def _refuse(constant: str) -> None:

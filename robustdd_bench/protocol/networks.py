@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -21,7 +21,12 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
 def convnet(
-    shape_CHW: Sequence[int], num_classes: int, *, depth: Depth = 3, width: Width = 128
+    shape_CHW: Sequence[int],
+    num_classes: int,
+    *,
+    depth: Depth = 3,
+    width: Width = 128,
+    norm: Literal["instance", "batch", "none"] = "instance",
 ) -> nn.Sequential:
     """The ConvNet of dataset distillation (Gidaris and Komodakis 2018; Zhao et al. 2021).
 
@@ -34,9 +39,11 @@ def convnet(
         num_classes: K.
         depth: number of blocks; height and width must be divisible by 2**depth.
         width: channels of each block.
+        norm: "instance" as in the field; "batch" for teachers whose running statistics are
+            matched; "none".
 
     Raises:
-        UsageError: the image is too small for that depth.
+        UsageError: the image is too small for that depth, or there is no such norm.
     """
     channels, height, width_px = shape_CHW
     if depth < 1 or width < 1:
@@ -50,13 +57,24 @@ def convnet(
     for _ in range(depth):
         layers += [
             nn.Conv2d(channels, width, 3, padding=1),
-            nn.GroupNorm(width, width),
+            *_norm(norm, width),
             nn.ReLU(),
             HalvingPool(),
         ]
         channels = width
     features = width * (height >> depth) * (width_px >> depth)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, num_classes))
+
+
+def _norm(norm: str, width: int) -> list[nn.Module]:
+    kinds: dict[str, list[nn.Module]] = {
+        "instance": [nn.GroupNorm(width, width)],
+        "batch": [nn.BatchNorm2d(width)],
+        "none": [],
+    }
+    if norm not in kinds:
+        raise UsageError(f"convnet has no norm {norm!r}; choose from {', '.join(kinds)}")
+    return kinds[norm]
 
 
 Builder = Callable[..., nn.Module]
@@ -115,7 +133,7 @@ class NetworkFactory:
                 network = self._build(self._shape, self._classes, **self._options)
             except TypeError as error:
                 raise UsageError(
-                    f"the track's network options do not fit: {plain_text(error)}"
+                    f"{self._what}: its options do not fit: {plain_text(error)}"
                 ) from error
             if not isinstance(network, nn.Module):
                 raise TypeError(f"it gives {type(network).__name__}, not a torch.nn.Module")
@@ -187,3 +205,71 @@ class Networks:
                 layer=self._layers.get(preprocessing),
             )
         return self._factories[preprocessing]
+
+
+class Found(Protocol):
+    """A registered network: its builder, and the plugin it is from."""
+
+    @property
+    def plugin(self) -> str:
+        """Name of the plugin."""
+
+    def load(self) -> Any:
+        """The builder."""
+
+
+class RegisteredNetworks:
+    """Any registered network behind any preprocessing layer, for teachers.
+
+    It holds training images and nothing else of the data, so that a method may hold it.
+
+    Args:
+        find: gives a network's entry by its name, or raises UsageError.
+        num_classes: K.
+        train_images: (N,C,H,W).
+        device: where networks live.
+        layers: preprocessing layers that are fitted already.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str], Found],
+        num_classes: int,
+        train_images: Tensor,
+        device: torch.device,
+        layers: Mapping[Preprocessing, nn.Module] | None = None,
+    ) -> None:
+        self._find = find
+        self._classes = num_classes
+        self._images = train_images
+        self._device = device
+        self._layers = dict(layers or {})
+
+    def __call__(
+        self, name: str, options: Mapping[str, Any], preprocessing: Preprocessing
+    ) -> NetworkFactory:
+        """The factory of a network.
+
+        Args:
+            name: its registered name.
+            options: of its builder.
+            preprocessing: its first layer.
+
+        Raises:
+            UsageError: there is no such network, or the layer does not fit the images.
+        """
+        entry = self._find(name)
+        factory = NetworkFactory(
+            entry.load(),
+            options,
+            self._images.shape[1:],
+            self._classes,
+            preprocessing,
+            self._images,
+            self._device,
+            entry.plugin,
+            f"network {name!r}",
+            layer=self._layers.get(preprocessing),
+        )
+        self._layers.setdefault(preprocessing, factory.layer)
+        return factory

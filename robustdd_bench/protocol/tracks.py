@@ -114,10 +114,44 @@ class AdversarialSpec(StrictModel):
     """Weight of the divergence of TRADES."""
 
 
-class StudentSpec(StrictModel):
-    """Training of the students: SGD with momentum, one drop of the learning rate."""
+class TeachingSpec(StrictModel):
+    """Students that are taught by the teacher of a set, view by view.
 
-    ADDED: ClassVar = {"adversarial": "0.1.0", "own_rate": "0.1.0"}
+    Every view (augmented, and mixed as the recipe says) is labelled by the teacher of the set:
+    q = softmax(teacher(view) / temperature). A set without a teacher is trained on with its own
+    labels, mixed in the same shares as its images.
+    """
+
+    temperature: float = Field(default=20.0, gt=0, le=1000)
+    """Of teacher and student."""
+    loss: Literal["kl", "cross-entropy"] = "kl"
+    """"kl": temperature**2 KL(q || p), p = softmax(student(view) / temperature) (Hinton et al.
+    2015); "cross-entropy": - sum q log p with the student's own softmax, at temperature 1."""
+    max_bytes: int = Field(default=64 * 2**20, ge=1, le=2**30)
+    """What a stored teacher may weigh."""
+
+
+class MixSpec(StrictModel):
+    """Mixing of the images of a batch with one another, one share lambda a batch."""
+
+    kind: Literal["cutmix", "mixup"] = "cutmix"
+    """"cutmix": a rectangle of another image (Yun et al. 2019); "mixup": lambda x + (1 - lambda) x'
+    (Zhang et al. 2018)."""
+    alpha: float = Field(default=1.0, ge=0.05, le=4)
+    """lambda is drawn from Beta(alpha, alpha)."""
+
+
+class StudentSpec(StrictModel):
+    """Training of the students: by default SGD with momentum, one drop of the learning rate."""
+
+    ADDED: ClassVar = {
+        "adversarial": "0.1.0",
+        "own_rate": "0.1.0",
+        "optimiser": "0.2.0",
+        "schedule": "0.2.0",
+        "mix": "0.2.0",
+        "teaching": "0.2.0",
+    }
 
     count: int = Field(default=5, ge=1, le=1000)
     epochs: int = Field(ge=1, le=1_000_000)
@@ -137,6 +171,20 @@ class StudentSpec(StrictModel):
     own_rate: bool = True
     """Whether a set's own learning rate goes before the track's. Not where students are another
     architecture than the one it was learned on."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """"adamw" (Loshchilov and Hutter 2019) with betas .9 and .999; it has no `momentum`."""
+    schedule: Literal["drop", "cosine"] = "drop"
+    """"cosine": from the learning rate to 0, step by step, instead of the drop."""
+    mix: MixSpec | None = None
+    """None: images are not mixed."""
+    teaching: TeachingSpec | None = None
+    """None: students are trained on the labels of the set, though it has a teacher."""
+
+    @model_validator(mode="after")
+    def _natural(self) -> StudentSpec:
+        if self.adversarial is not None and (self.teaching is not None or self.mix is not None):
+            raise ValueError("students that are mixed or taught are trained naturally")
+        return self
 
 
 class ThreatSpec(StrictModel):
@@ -233,6 +281,10 @@ class Track(StrictModel):
     def family(self) -> str:
         """Name of the track whose seeds and presets it has."""
         return self.base or self.name
+
+    def attack(self, name: str) -> AttackSpec:
+        """What the suite says of an attack."""
+        return next(spec for spec in self.attacks if spec.name == name)
 
     def levels(self, attack: AttackSpec) -> tuple[float, ...]:
         """The eps that an attack of the suite is run at."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from robustdd_bench.executors import Commit, Process
 from robustdd_bench.plugins import NAME_PATTERN
-from robustdd_bench.strict import StrictModel
+from robustdd_bench.strict import MAX_TENSORS, StrictModel
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 BITS_PATTERN = r"^[0-9]{1,7}:[A-Za-z0-9+/]*={0,2}$"
@@ -55,8 +56,27 @@ class DataInfo(RecordPart):
     evaluation_sha256: str = Sha256
 
 
+class TeacherInfo(RecordPart):
+    """The network that is stored with a set and labels what students see."""
+
+    network: str = Name
+    options: dict[str, Any]
+    sha256: str = Sha256
+    tensors: dict[str, tuple[Annotated[int, Field(ge=0, le=2**31)], ...]] = Field(
+        min_length=1, max_length=MAX_TENSORS
+    )
+    """The shape of each; all are float32."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the tensors weigh."""
+        return 4 * sum(math.prod(shape) for shape in self.tensors.values())
+
+
 class SetInfo(RecordPart):
     """The distilled set."""
+
+    ADDED: ClassVar = {"teacher": "0.2.0"}
 
     sha256: str = Sha256
     images: int = Field(gt=0)
@@ -67,6 +87,7 @@ class SetInfo(RecordPart):
     preprocessing: dict[str, Any] | None
     pixel_min: float
     pixel_max: float
+    teacher: TeacherInfo | None = None
     provenance: dict[str, Any]
 
 

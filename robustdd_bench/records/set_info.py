@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.identity import identity
-from robustdd_bench.records.parts import SetInfo
+from robustdd_bench.protocol.teachers import Teacher
+from robustdd_bench.records.parts import SetInfo, TeacherInfo
 
 
 def set_info(distilled: DistilledSet, num_classes: int) -> SetInfo:
@@ -33,7 +35,17 @@ def set_info(distilled: DistilledSet, num_classes: int) -> SetInfo:
         else identity(distilled.preprocessing),
         pixel_min=float(distilled.images.min()),
         pixel_max=float(distilled.images.max()),
+        teacher=distilled.teacher and _teacher_info(distilled.teacher),
         provenance=dict(distilled.provenance),
+    )
+
+
+def _teacher_info(teacher: Teacher) -> TeacherInfo:
+    return TeacherInfo(
+        network=teacher.network,
+        options=dict(teacher.options),
+        sha256=teacher.sha256(),
+        tensors={name: tuple(shape) for name, shape in teacher.shapes().items()},
     )
 
 
@@ -60,5 +72,11 @@ def plain_set(found: DistilledSet, like: Tensor) -> DistilledSet:
         learning_rate=found.learning_rate,
         augmentation=found.augmentation,
         preprocessing=found.preprocessing,
+        teacher=found.teacher and _plain_teacher(found.teacher, plain),
         provenance=dict(found.provenance),
     )
+
+
+def _plain_teacher(found: Teacher, plain: Callable[[str, Any], Tensor]) -> Teacher:
+    weights = {str(name): plain(f"teacher's {name}", w) for name, w in found.weights.items()}
+    return Teacher(network=str(found.network), options=dict(found.options), weights=weights)

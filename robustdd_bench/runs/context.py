@@ -9,7 +9,7 @@ import contextlib
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from robustdd_bench.guard import blame, blame_stranger
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.datasets import ImageData, Split, stratified_holdout
 from robustdd_bench.protocol.loading import load_data, read_data
-from robustdd_bench.protocol.networks import Networks
+from robustdd_bench.protocol.networks import Networks, RegisteredNetworks
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.protocol.tracks import AttackSpec, NetworkSpec
+from robustdd_bench.protocol.tracks import NetworkSpec
 from robustdd_bench.records.means import device_here
 from robustdd_bench.records.plan import Plan, method_entry
 from robustdd_bench.runs.folder import RunFolder
@@ -255,6 +255,7 @@ class RunContext(RunFolder):
         networks = self._networks(track.network, layers={self.preprocessing: layer})
         work = self.folder / WORK_FOLDER
         work.mkdir(parents=True, exist_ok=True)
+        facts = self.num_classes, self.train.images, self.device
         return DistillTask(
             images=self.train.images,
             labels=self.train.labels,
@@ -271,6 +272,9 @@ class RunContext(RunFolder):
             data_sha256=self.data_hashes[0],
             allow_flip=track.data.flip,
             network_with=networks,
+            networks=RegisteredNetworks(
+                partial(self.registry.get, "networks"), *facts, {self.preprocessing: layer}
+            ),
             compile=self.compile,
         )
 
@@ -341,14 +345,10 @@ class RunContext(RunFolder):
         """The group that a student is in."""
         return next(group for group in self.groups(attack) if index in group)
 
-    def attack_spec(self, name: str) -> AttackSpec:
-        """What the track says of an attack."""
-        return next(spec for spec in self.plan.track.attacks if spec.name == name)
-
     def earlier(self, name: str) -> list[str]:
         """The attacks whose outcomes an attack needs: on survivors, those before it."""
         names = [attack.name for attack in self.plan.attacks]
-        return names[: names.index(name)] if self.attack_spec(name).on == "survivors" else []
+        return names[: names.index(name)] if self.plan.track.attack(name).on == "survivors" else []
 
     def student_network(self, distilled: DistilledSet, seed: int) -> nn.Module:
         """A fresh student, behind the set's preprocessing or else the track's."""

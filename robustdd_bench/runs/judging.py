@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robustdd_bench.attacks import Attack
 from robustdd_bench.distillers import DistilledSet, Reporter
+from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.prediction import classified
 from robustdd_bench.evaluation.robustness import AttackOutcome, attack_students
 from robustdd_bench.evaluation.students import TrainedStudent, train_student
+from robustdd_bench.guard import blame_stranger, plain_text
 from robustdd_bench.runs.context import RunContext
 
 
@@ -32,9 +35,31 @@ def trained_student(
         flip=plan.track.data.flip,
         reporter=reporter,
         norm=plan.track.threat.norm,
+        teacher=teacher_network(context, distilled),
         compile=context.compile,
     )
     return student, right_bits(context, student.network)
+
+
+def teacher_network(context: RunContext, distilled: DistilledSet) -> nn.Module | None:
+    """The teacher of a set on the device, where the track's students are taught by one.
+
+    Raises:
+        UsageError: its network is not installed, or its weights are not those of the network.
+    """
+    teacher = distilled.teacher
+    if teacher is None or context.plan.track.students.teaching is None:
+        return None
+    entry = context.registry.get("networks", teacher.network)
+    with blame_stranger(entry.plugin, f"network {teacher.network!r}"):
+        try:
+            with torch.device("meta"):  # the options are a stranger's: nothing is allocated
+                body = entry.load()(context.shape_CHW, context.num_classes, **teacher.options)
+        except TypeError as error:
+            raise UsageError(
+                f"the set's teacher: its options do not fit: {plain_text(error)}"
+            ) from error
+        return teacher.load_into(body).to(context.device)
 
 
 def right_bits(context: RunContext, network: nn.Module) -> Tensor:

@@ -26,8 +26,9 @@ from robustdd_bench.files import read_json, write_json, write_safetensors
 from robustdd_bench.records.environment import PeakMemory, process
 from robustdd_bench.records.set_info import plain_set
 from robustdd_bench.runs.context import RunContext
-from robustdd_bench.runs.judging import attacked, trained_student
+from robustdd_bench.runs.judging import attacked, teacher_network, trained_student
 from robustdd_bench.runs.progress.reporter import RunReporter
+from robustdd_bench.text.terminal import size_text
 from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.fast.allocator import keep_memory
 
@@ -155,9 +156,21 @@ def _distill(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
         distilled = plain_set(distilled, context.train.images)
     ipc = None if context.reference else plan.track.data.ipc
     distilled.check(context.shape_CHW, context.num_classes, ipc)
+    _check_weight(context, distilled)
     _check_recipe(context, distilled)
     distilled.save(cell.output)
     return counter.done()
+
+
+def _check_weight(context: RunContext, distilled: DistilledSet) -> None:
+    """Refuse a teacher that weighs more than the track allows."""
+    teaching, teacher = context.plan.track.students.teaching, distilled.teacher
+    if teaching is None or teacher is None or teacher.stored_bytes <= teaching.max_bytes:
+        return
+    raise RunFailedError(
+        f"the teacher weighs {size_text(teacher.stored_bytes)}, and the track allows "
+        f"{size_text(teaching.max_bytes)}; choose a smaller one"
+    )
 
 
 def _check_recipe(context: RunContext, distilled: DistilledSet) -> None:
@@ -168,6 +181,7 @@ def _check_recipe(context: RunContext, distilled: DistilledSet) -> None:
         if distilled.augmentation is not None:
             Augmenter(distilled.augmentation, torch.Generator())
         context.student_network(distilled, 0)
+        teacher_network(context, distilled)
     except (RobustDDError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise PluginError(
@@ -203,7 +217,7 @@ def _attacks(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
     assert cell.attack is not None
     plan, name, students = context.plan, cell.attack, cell.students
     networks = [context.student(r) for r in students]
-    attack, spec = context.attack(name), context.attack_spec(name)
+    attack, spec = context.attack(name), plan.track.attack(name)
     clean = [unpack_bits(context.student_facts(r)["clean"]) for r in students]
     before = [
         [found for other in context.earlier(name) for found in read_outcomes(context, other, r)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.filenames import TEACHER_PREFIX
 from robustdd_bench.files import parse_json
 from robustdd_bench.records.parts import DataInfo, SetInfo
 from robustdd_bench.records.record import Record
@@ -28,9 +29,11 @@ MAX_HEADER = 2**20
 def expected_tensors(data: DataInfo, found: SetInfo) -> dict[str, tuple[str, list[int]]]:
     """Type and shape, as safetensors names them, of the tensors that a record speaks of."""
     soft = found.labels == "soft"
+    shapes = {} if found.teacher is None else found.teacher.tensors
     return {
         "images": ("F32", [found.images, *data.shape]),
         "labels": (("F32", [found.images, data.num_classes]) if soft else ("I64", [found.images])),
+        **{TEACHER_PREFIX + name: ("F32", list(shape)) for name, shape in shapes.items()},
     }
 
 

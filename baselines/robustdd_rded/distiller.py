@@ -1,0 +1,107 @@
+"""RDED (Sun et al. 2024, arXiv 2312.03526): the crops that a teacher is surest of.
+
+No image is optimised. Of each class `candidates` real images are drawn, the surest of `crops`
+random crops of each is kept, the surest images are chosen, and `factor`**2 of them fill an image of
+the set. The teacher is stored with the set and labels every view of it, where the track has
+students taught by one. On CIFAR the published scripts take a ConvNet-3 with batch norm and `factor`
+1, so that images are enlarged crops of real ones.
+
+Deviations from the published code: students see the track's augmentation (published: tiles in
+another order, random resized crops, flips); images are kept as float32, not as JPEG; a teacher is
+trained here (published: weights that were pretrained).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from robustdd_bench.config import settings
+from robustdd_bench.distillers import DistilledSet, DistillTask, Reporter
+from robustdd_bench.errors import UsageError
+from robustdd_bench.protocol.teachers import Teacher
+from robustdd_bench.toolkit.teachers.config import TeacherConfig, TeacherRecipe
+from robustdd_bench.toolkit.teachers.method import TeacherDistiller
+from robustdd_bench.toolkit.teachers.selection import mosaics, surest_crops
+
+
+class RDED(TeacherDistiller):
+    """Realistic, diverse and efficient dataset distillation."""
+
+    CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
+
+    @settings
+    class Config(TeacherConfig):
+        """Teacher and choice of crops; defaults of the published scripts for CIFAR."""
+
+        candidates: Annotated[int, Field(ge=1, le=10_000_000)] = 300
+        """Real images of each class that are looked at, or all of them if there are fewer."""
+        crops: Annotated[int, Field(ge=1, le=10_000)] = 5
+        """Random crops of each of them."""
+        smallest_crop: Annotated[float, Field(gt=0, le=1)] = 0.08
+        """Smallest share of an image's area in a crop."""
+        factor: Annotated[int, Field(ge=1, le=16)] = 1
+        """Tiles along an edge of an image."""
+        labels: Literal["teacher", "hard"] = "teacher"
+        """"teacher": the teacher is stored with the set, for tracks whose students are taught by
+        one; "hard": it is not, and every track trains on the classes of the images."""
+
+    @classmethod
+    def quick_config(cls) -> Any:
+        """One epoch of a small teacher; for `robustdd check-plugin`."""
+        return cls.Config(teacher_depth=1, teacher_width=4, teacher_epochs=1, candidates=8, crops=2)
+
+    def recipe(self, task: DistillTask) -> TeacherRecipe:
+        """Natural training."""
+        config: RDED.Config = self.config
+        return config.teacher_recipe()
+
+    def with_teacher(
+        self,
+        task: DistillTask,
+        reporter: Reporter,
+        network: nn.Module,
+        teacher: Teacher,
+        key: str,
+    ) -> DistilledSet:
+        """Choose the crops, class by class.
+
+        Raises:
+            UsageError: a class has fewer candidates than tiles are needed.
+        """
+        config: RDED.Config = self.config
+        ipc, shape = task.required_ipc(), task.images.shape[-2:]
+        wanted = ipc * config.factor**2
+        images = []
+        with reporter.progress("choosing crops", task.num_classes) as bar:
+            for k, index in enumerate(task.class_indices()):
+                source = task.seeds.generator("candidates", k)
+                order = torch.randperm(len(index), generator=source)[: config.candidates]
+                if len(order) < wanted:
+                    raise UsageError(
+                        f"{wanted} tiles of class {k} are needed and {len(order)} images are "
+                        "looked at; raise candidates, or lower factor"
+                    )
+                tiles = surest_crops(
+                    task,
+                    network,
+                    index[order.to(index.device)],
+                    k,
+                    count=wanted,
+                    crops=config.crops,
+                    smallest=config.smallest_crop,
+                    size=[side // config.factor for side in shape],
+                    seeds=task.seeds,
+                )
+                images.append(mosaics(tiles, ipc, config.factor, shape))
+                bar.advance()
+        return DistilledSet(
+            images=torch.cat(images),
+            labels=torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc),
+            teacher=teacher if config.labels == "teacher" else None,
+        )

@@ -1,0 +1,160 @@
+"""Controls: the images of another method, and a teacher that was trained adversarially.
+
+A method such as GUARD hands on images and a robust teacher's labels at once, so a robust student
+does not say in which of them the robustness lies. Here the images are those of `random` or of MAT,
+the same for the same seed and settings, and the teacher is trained by PGD-AT. On a track whose
+students are taught by a teacher they are taught by this one; on any other track the set is that of
+the method itself.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from robustdd_coresets.plain import Random
+from robustdd_mat.distiller import MAT
+
+from robustdd_bench.config import mixin_settings, settings
+from robustdd_bench.distillers import DistilledSet, DistillTask, Part, Reporter, StagedDistiller
+from robustdd_bench.errors import UsageError
+from robustdd_bench.toolkit.teachers.config import TeacherConfig, TeacherRecipe
+from robustdd_bench.toolkit.teachers.training import TeacherStore
+
+
+@mixin_settings
+class RobustTeacherConfig(TeacherConfig):
+    """A teacher that was trained adversarially."""
+
+    teacher_flavour: Literal["pgd", "fast", "natural"] = "pgd"
+    """Adversarial training of the teacher: "pgd", "fast" (one step of 1.25 eps), or "natural"."""
+    teacher_eps: Annotated[float, Field(ge=-1, le=100)] = -1.0
+    """Radius of its adversary, in pixel units; -1: the track's headline eps."""
+    teacher_attack_steps: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Steps of its adversary; "fast" takes one."""
+    teacher_attack_step_size: Annotated[float, Field(gt=0, le=1000)] = 0.25
+    """Their size as a share of eps; "fast" takes 1.25."""
+
+    def robust_recipe(self, task: DistillTask) -> TeacherRecipe:
+        """The recipe that these settings mean on a task."""
+        if self.teacher_flavour == "natural":
+            return self.teacher_recipe()
+        eps = task.threat.eps if self.teacher_eps < 0 else self.teacher_eps
+        fast = self.teacher_flavour == "fast"
+        return self.teacher_recipe(
+            penalty=self.teacher_flavour,
+            norm=task.threat.norm,
+            eps=eps,
+            attack_steps=1 if fast else self.teacher_attack_steps,
+            attack_step_size=eps * (1.25 if fast else self.teacher_attack_step_size),
+        )
+
+
+class RobustLabels(StagedDistiller):
+    """The images of a method, with a teacher."""
+
+    METHOD: ClassVar[str]
+    """Name of the method, which its seeds depend on."""
+
+    @abc.abstractmethod
+    def inner(self) -> Any:
+        """The method, with its part of the configuration."""
+
+    def _store(self, task: DistillTask) -> TeacherStore:
+        return TeacherStore(task, self.config.robust_recipe(task))
+
+    def _inner_task(self, task: DistillTask) -> DistillTask:
+        return dataclasses.replace(task, seeds=dataclasses.replace(task.seeds, method=self.METHOD))
+
+    def parts(self, task: DistillTask) -> Sequence[Part]:
+        """The teacher, and the parts of the method."""
+        inner, store = self.inner(), self._store(task)
+        own = inner.parts(self._inner_task(task)) if isinstance(inner, StagedDistiller) else ()
+        return (store.part, *own)
+
+    def make_part(self, part: Part, task: DistillTask, reporter: Reporter) -> None:
+        """Train the teacher, or what the method wants."""
+        store = self._store(task)
+        if part == store.part:
+            store.train(reporter)
+        else:
+            self.inner().make_part(part, self._inner_task(task), reporter)
+
+    def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
+        """Make the method's set, and add the teacher.
+
+        Raises:
+            UsageError: the method made its set for another preprocessing than the track's, behind
+                which the teacher does not stand.
+        """
+        store = self._store(task)
+        made: DistilledSet = self.inner().distill(self._inner_task(task), reporter)
+        if made.preprocessing not in (None, task.preprocessing):
+            raise UsageError(
+                "the teacher stands behind the track's preprocessing; set preprocessing=track"
+            )
+        if not store.part.output.exists():  # called by hand
+            store.train(reporter)
+        return dataclasses.replace(made, teacher=store.load()[1])
+
+
+def _inner_config(kind: type[Any], config: Any) -> Any:
+    """The fields of a method's own configuration."""
+    return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})
+
+
+class RandomRobustLabels(RobustLabels):
+    """Random training images with the labels of a robust teacher."""
+
+    METHOD: ClassVar[str] = "random"
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_random.toml")
+
+    @settings
+    class Config(RobustTeacherConfig):
+        """The teacher."""
+
+    @classmethod
+    def quick_config(cls) -> Any:
+        """One epoch of a small teacher; for `robustdd check-plugin`."""
+        return cls.Config(
+            teacher_depth=1, teacher_width=4, teacher_epochs=1, teacher_attack_steps=2
+        )
+
+    def inner(self) -> Random:
+        """Random images."""
+        return Random(Random.Config())
+
+
+class MATRobustLabels(RobustLabels):
+    """MAT's images with the labels of a robust teacher."""
+
+    METHOD: ClassVar[str] = "mat"
+    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_mat.toml")
+
+    @settings
+    class Config(RobustTeacherConfig, MAT.Config):
+        """The teacher, and everything that MAT has."""
+
+    @classmethod
+    def quick_config(cls) -> Any:
+        """A small teacher, few experts and few steps; for `robustdd check-plugin`."""
+        return cls.Config(
+            teacher_depth=1,
+            teacher_width=4,
+            teacher_epochs=1,
+            teacher_attack_steps=2,
+            experts=1,
+            start_epochs=1,
+            match_epochs=1,
+            student_steps=2,
+            iterations=2,
+            attack_steps=1,
+        )
+
+    def inner(self) -> MAT:
+        """MAT."""
+        return MAT(_inner_config(MAT.Config, self.config))
