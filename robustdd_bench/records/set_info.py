@@ -34,6 +34,7 @@ def set_info(distilled: DistilledSet, num_classes: int) -> SetInfo:
         pixel_min=float(distilled.images.min()),
         pixel_max=float(distilled.images.max()),
         provenance=dict(distilled.provenance),
+        mosaic=distilled.mosaic,
     )
 
 
@@ -61,4 +62,5 @@ def plain_set(found: DistilledSet, like: Tensor) -> DistilledSet:
         augmentation=found.augmentation,
         preprocessing=found.preprocessing,
         provenance=dict(found.provenance),
+        mosaic=found.mosaic,
     )
