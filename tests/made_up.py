@@ -117,6 +117,7 @@ def set_of(record: Record) -> DistilledSet:
         augmentation=said.augmentation,
         preprocessing=said.preprocessing and Preprocessing.from_dict(said.preprocessing),
         provenance=said.provenance,
+        mosaic=said.mosaic,
     )
 
 

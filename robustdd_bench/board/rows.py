@@ -50,6 +50,9 @@ MARKS: Mapping[str, str] = {
     "checked here; a division of its own.",
     "beyond pixels": "Some of its images leave [0,1], as no photograph does; students are trained "
     "on them as they are, and attacked within [0,1].",
+    "mosaics": "Each of its images is a grid of small ones; students train on these, enlarged to "
+    "full size, and so on more images than it stores. Images per class count stored ones, as the "
+    "field counts them.",
     "near test images": "Some of its images are much closer to a test image than to any training "
     "image, so that they look like copies.",
     "training images": "All of its images are training images, as a selection's are.",
@@ -174,7 +177,14 @@ def row_content(
         runs=runs,
         other_runs=others,
         confirmed=_confirmed((*runs, *others)),
+        training_images=_decoded(standing),
     )
+
+
+def _decoded(standing: Standing) -> int | None:
+    """How many images mosaics decode to; None where nothing is a mosaic."""
+    sets = [record.distilled for record in standing.records if record.distilled is not None]
+    return max((s.training_images for s in sets if s.mosaic > 1), default=None)
 
 
 def _confirmed(runs: Sequence[RunContent]) -> ConfirmedContent | None:
@@ -332,6 +342,8 @@ def _marks(standing: Standing) -> list[str]:
             found.add("own preprocessing")
         if distilled.pixel_min < 0 or distilled.pixel_max > 1:
             found.add("beyond pixels")
+        if distilled.mosaic > 1:
+            found.add("mosaics")
         if record.overlap is not None and record.overlap.near_test:
             found.add("near test images")
         if record.overlap is not None and record.overlap.exact_train == record.overlap.images:

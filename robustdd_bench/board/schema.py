@@ -176,7 +176,7 @@ class RunContent(StrictModel):
 class RowContent(StrictModel):
     """A method with one configuration over its seeds."""
 
-    ADDED: ClassVar = {"other_runs": "0.2.0", "confirmed": "0.2.0"}
+    ADDED: ClassVar = {"other_runs": "0.2.0", "confirmed": "0.2.0", "training_images": "0.2.0"}
 
     id: str
     """Names the row on its track for links; stable while its runs stand."""
@@ -216,6 +216,8 @@ class RowContent(StrictModel):
     other_runs: tuple[RunContent, ...] = ()
     """Runs of seeds that the track does not rank; not counted."""
     confirmed: ConfirmedContent | None = None
+    training_images: int | None = None
+    """How many images students train on, where these are not the stored ones: of mosaics."""
 
 
 class AttackContent(StrictModel):

@@ -22,7 +22,7 @@ PADDING_PX = 2
 def distilled_grid(distilled: DistilledSet, num_classes: int, columns: int = MAX_COLUMNS) -> Tensor:
     """One row for each of the first classes, at most `columns` images in it.
 
-    Images are enlarged to at least 32 pixels.
+    Images are enlarged to at least 32 pixels. Mosaics are shown as they are stored.
 
     Returns:
         uint8 (3,H,W). Pixels outside [0,1] are clipped, for the picture only.

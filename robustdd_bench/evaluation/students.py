@@ -66,7 +66,7 @@ def weights_sha256(network: nn.Module) -> str:
 
 
 def total_steps(spec: StudentSpec, images: int) -> int:
-    """Optimiser steps of a student on a set of so many images."""
+    """Optimiser steps of a student that trains on so many images (of mosaics: their tiles)."""
     steps = spec.epochs * -(-images // spec.batch_size)
     return steps if spec.max_steps is None else min(steps, spec.max_steps)
 
@@ -88,7 +88,8 @@ def train_student(
 
     Args:
         network: `nn.Sequential(preprocessing, network)`, freshly initialised, on its device.
-        distilled: the set; its own learning rate and augmentation go before the track's.
+        distilled: the set; its own learning rate and augmentation go before the track's. Mosaics
+            are taken apart first.
         spec: the track's recipe.
         seeds: seeds without the method, so that all methods share them.
         index: which student.
@@ -111,7 +112,7 @@ def train_student(
         flip=flip,
     )
     noise = seeds.generator("student-adversary", index, device=device)
-    images, labels = distilled.images.to(device), distilled.labels.to(device)
+    images, labels = (tensor.to(device) for tensor in distilled.decoded())
     training = _Training(network, images, labels, spec, norm, noise, reporter, compile, teacher)
     mixing = seeds.generator("student-mix", index)
     steps = total_steps(spec, len(images))

@@ -96,7 +96,7 @@ def describe(distilled: DistilledSet) -> dict[str, Any]:
         "pixel_max": float(images.max()),
         "pixels_outside": float(((images < -slack) | (images > 1 + slack)).double().mean()),
         "provenance": dict(distilled.provenance),
-    }
+    } | ({} if distilled.mosaic == 1 else {"mosaic": distilled.mosaic})
 
 
 def _preprocessing(choices: Choices) -> Preprocessing | None:

@@ -19,8 +19,13 @@ from torch import Tensor
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.filenames import TEACHER_PREFIX
 from robustdd_bench.identity import identity
+from robustdd_bench.protocol.mosaics import check_mosaic, decode_mosaics, repeat_labels
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.teachers import Teacher
+
+_FORMAT = "robustdd-set-1"
+_FORMAT_OF_MOSAICS = "robustdd-set-2"
+"""Versions before 0.2 know no mosaics: they refuse these, where they would train on whole ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -45,9 +50,25 @@ class DistilledSet:
     tracks take the labels above."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that say where the set comes from."""
+    mosaic: int = 1
+    """Tiles a side of each image. Students do not see the images but their tiles, enlarged: see
+    `robustdd_bench.protocol.mosaics`. The images per class of a track count stored images."""
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def training_images(self) -> int:
+        """How many images students train on; more than are stored where these are mosaics."""
+        return len(self) * self.mosaic**2
+
+    def decoded(self) -> tuple[Tensor, Tensor]:
+        """What students train on: images (m,C,H,W) in pixel space, m `training_images`, and labels.
+
+        Where the images are no mosaics, they are what is stored.
+        """
+        images = decode_mosaics(self.images, self.mosaic)
+        return images, repeat_labels(self.labels, self.mosaic)
 
     def __repr__(self) -> str:
         shape, kind = tuple(self.images.shape[1:]), "soft" if self.soft_labels else "hard"
@@ -59,8 +80,11 @@ class DistilledSet:
         return self.labels.ndim == 2
 
     def dataset(self) -> torch.utils.data.TensorDataset:
-        """Images (C,H,W) in pixel space with their labels, for a loop of your own."""
-        return torch.utils.data.TensorDataset(self.images, self.labels)
+        """Images (C,H,W) in pixel space with their labels, for a loop of your own.
+
+        Mosaics are taken apart: these are the images that students train on.
+        """
+        return torch.utils.data.TensorDataset(*self.decoded())
 
     def check(self, shape_CHW: Sequence[int], num_classes: int, ipc: int | None) -> None:
         """Raise RunFailedError unless the set is what the track asks for.
@@ -76,6 +100,10 @@ class DistilledSet:
                 f"the distilled images must be float32 of shape (n, *{tuple(shape_CHW)}), "
                 f"not {images.dtype} of shape {tuple(images.shape)}"
             )
+        try:
+            check_mosaic(images.shape[-2:], self.mosaic)
+        except UsageError as error:
+            raise RunFailedError(str(error)) from error
         count = len(labels) if labels.ndim else 0
         if len(images) == 0 or count != len(images):
             raise RunFailedError(f"{len(images)} distilled images do not go with {count} labels")
@@ -127,17 +155,19 @@ class DistilledSet:
         return digest.hexdigest()
 
     def _recipe(self) -> dict[str, Any]:
-        return {
+        recipe: dict[str, Any] = {
             "learning_rate": self.learning_rate,
             "augmentation": self.augmentation,
             "preprocessing": None if self.preprocessing is None else identity(self.preprocessing),
         }
+        # Left out where it is 1, so that sets from before there were mosaics keep their hash.
+        return recipe if self.mosaic == 1 else recipe | {"mosaic": self.mosaic}
 
     def save(self, path: Path) -> None:
         """Write the set as safetensors, atomically."""
         from robustdd_bench.files import write_safetensors
 
-        metadata = {"format": "robustdd-set-1"} | {
+        metadata = {"format": _FORMAT if self.mosaic == 1 else _FORMAT_OF_MOSAICS} | {
             key: json.dumps(value, sort_keys=True)
             for key, value in (self._recipe() | {"provenance": dict(self.provenance)}).items()
         }
@@ -159,7 +189,7 @@ class DistilledSet:
         tensors, metadata = read_safetensors(path)
         names = {name for name in tensors if not name.startswith(TEACHER_PREFIX)}
         whole = names == {"images", "labels"} and (len(tensors) > 2) == ("teacher" in metadata)
-        if metadata.get("format") != "robustdd-set-1" or not whole:
+        if metadata.get("format") not in (_FORMAT, _FORMAT_OF_MOSAICS) or not whole:
             raise UsageError(f"{path} is not a distilled set of robustdd-bench")
         try:
             rate, augmentation, spec, provenance = (
@@ -171,6 +201,10 @@ class DistilledSet:
                 raise ValueError("learning_rate must be a number")
             if not isinstance(augmentation, str | None) or not isinstance(provenance, dict):
                 raise ValueError("augmentation must be a text and provenance an object")
+            mosaic = json.loads(metadata.get("mosaic", "1"), parse_constant=_refuse)
+            check_mosaic((0, 0), mosaic)
+            if (mosaic != 1) != (metadata["format"] == _FORMAT_OF_MOSAICS):
+                raise ValueError(f"mosaic {mosaic} does not go with format {metadata['format']}")
             return cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
@@ -179,6 +213,7 @@ class DistilledSet:
                 preprocessing=None if spec is None else Preprocessing.from_dict(spec),
                 teacher=_teacher(tensors, metadata.get("teacher")),
                 provenance=provenance,
+                mosaic=mosaic,
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise UsageError(f"{path}: damaged metadata ({error})") from error

@@ -76,10 +76,11 @@ class TeacherInfo(RecordPart):
 class SetInfo(RecordPart):
     """The distilled set."""
 
-    ADDED: ClassVar = {"teacher": "0.2.0"}
+    ADDED: ClassVar = {"mosaic": "0.2.0", "teacher": "0.2.0"}
 
     sha256: str = Sha256
     images: int = Field(gt=0)
+    """Stored images."""
     images_per_class: tuple[int, ...]
     labels: Literal["hard", "soft"]
     learning_rate: float | None
@@ -89,12 +90,20 @@ class SetInfo(RecordPart):
     pixel_max: float
     teacher: TeacherInfo | None = None
     provenance: dict[str, Any]
+    mosaic: int = Field(default=1, ge=1)
+    """Tiles a side of each image; students train on the tiles, enlarged to full size."""
+
+    @property
+    def training_images(self) -> int:
+        """How many images students train on."""
+        return self.images * self.mosaic**2
 
 
 class OverlapInfo(RecordPart):
     """How many images of the set are copies of others; see `robustdd_bench.evaluation.overlap`."""
 
     images: int = Field(gt=0)
+    """Those that students train on: of mosaics, the tiles."""
     exact_test: int = Field(ge=0)
     """Exact copies of images that students are judged on, and of no training image."""
     near_test: int = Field(ge=0)

@@ -170,7 +170,8 @@ class Record(RecordPart):
             if self.aggregates is None or self.data is None or self.distilled is None:
                 raise ValueError("a complete record needs data, distilled set and aggregates")
             _check_set(self.distilled, self.data, self)
-            if self.overlap is not None and self.overlap.images != self.distilled.images:
+            trained = self.distilled.training_images
+            if self.overlap is not None and self.overlap.images != trained:
                 raise ValueError("overlap.images is not the number of images of the set")
             _check_students(self.students, self.data, self.track)
             _check_flags(self.flags, len(self.students))

@@ -37,6 +37,7 @@ def set_info(distilled: DistilledSet, num_classes: int) -> SetInfo:
         pixel_max=float(distilled.images.max()),
         teacher=distilled.teacher and _teacher_info(distilled.teacher),
         provenance=dict(distilled.provenance),
+        mosaic=distilled.mosaic,
     )
 
 
@@ -74,6 +75,7 @@ def plain_set(found: DistilledSet, like: Tensor) -> DistilledSet:
         preprocessing=found.preprocessing,
         teacher=found.teacher and _plain_teacher(found.teacher, plain),
         provenance=dict(found.provenance),
+        mosaic=found.mosaic,
     )
 
 

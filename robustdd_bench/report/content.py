@@ -173,4 +173,5 @@ def _set_text(record: Record) -> str:
     assert found is not None
     rate = "" if found.learning_rate is None else f", its own learning rate {found.learning_rate:g}"
     pixels = f"pixels from {found.pixel_min:.2f} to {found.pixel_max:.2f}"
-    return f"{found.images} images, {found.labels} labels{rate}; {pixels}"
+    mosaics = f" (mosaics of {found.training_images})" if found.mosaic > 1 else ""
+    return f"{found.images} images{mosaics}, {found.labels} labels{rate}; {pixels}"

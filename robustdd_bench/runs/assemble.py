@@ -234,7 +234,7 @@ def overlap_info(context: RunContext) -> OverlapInfo | None:
     """Which images of the set are copies of others; None for a reference, which may be the data."""
     if context.reference:
         return None
-    images = context.distilled().images.to(context.device)
+    images = context.distilled().decoded()[0].to(context.device)
     found = overlap(images, context.train.images, context.whole_evaluation.images)
     return OverlapInfo(**dataclasses.asdict(found))
 

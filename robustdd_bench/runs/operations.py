@@ -71,7 +71,7 @@ class RunFacts:
     """Images that students are judged on."""
     making: MakingOperations
     images: int
-    """Of the set."""
+    """That students train on."""
     student: ImageCosts
     """A student behind the set's preprocessing."""
     experts: int = 0
@@ -118,7 +118,8 @@ def run_facts(plan: Plan, registry: Registry) -> RunFacts:
     with blame(plan.plugin, f"method {plan.method!r}, operations"):
         making = distiller.operations(facts)
     experts = getattr(config, "experts", 0)
-    return RunFacts(plan, shape, test, making, images, student.behind(layer), experts)
+    trained = images * getattr(config, "mosaic", 1) ** 2
+    return RunFacts(plan, shape, test, making, trained, student.behind(layer), experts)
 
 
 def _size(plan: Plan) -> tuple[tuple[int, ...], int, int, int]:

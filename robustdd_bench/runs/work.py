@@ -209,7 +209,7 @@ def _students(context: RunContext, cell: Cell, reporter: Reporter) -> Work:
     write_safetensors(
         cell.output, student.network.state_dict(), {"student": json.dumps(facts, sort_keys=True)}
     )
-    images = student.steps * min(plan.track.students.batch_size, len(distilled))
+    images = student.steps * min(plan.track.students.batch_size, distilled.training_images)
     return Work(images, "images")
 
 

@@ -59,7 +59,7 @@ class DataAtHand:
             )
             return []
         try:
-            images = read_set(folder / SET_FILE, record).images
+            images, _ = read_set(folder / SET_FILE, record).decoded()
         except UsageError:
             return []  # `reasons_against` says what is wrong with the file
         found = overlap(images, data.train.images, data.test.images)

@@ -12,7 +12,7 @@ from robustdd_bench.board.publish import Published, current, newest
 from robustdd_bench.board.rows import track_content, track_order
 from robustdd_bench.board.standings import standings
 from robustdd_bench.board.views.captions import RULE, accuracy_note
-from robustdd_bench.board.views.tables import board_tables, confirmed_notes
+from robustdd_bench.board.views.tables import board_tables, row_notes
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import atomic_write
 from robustdd_bench.protocol.suite import worst_case_over
@@ -33,7 +33,7 @@ def section(runs: list[Published], root: Path) -> str:
             if len(tables) > 1 or division != PLAIN:
                 parts.append(f"{division_title(division)}:\n")
             parts.append(markdown_table(table))
-        made_again = "".join(f" {note}" for note in confirmed_notes(track.rows))
+        made_again = "".join(f" {note}" for note in row_notes(track.rows))
         parts.append(f"{accuracy_note(track, f'{track.norm} eps')} {_where(records)}{made_again}\n")
         commands = "\n".join(row.command for row in track.rows)
         parts.append(f"```console\n{commands}\n```\n")

@@ -86,7 +86,7 @@ def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent])
         "Bold: at the headline ε the methods of rank 1, elsewhere the highest mean, untested. "
         f"{_place_note(rows)} {UNRANKED}",
         label=_label(track, division),
-        notes=(_suite(track), RULE, *confirmed_notes(rows)),
+        notes=(_suite(track), RULE, *row_notes(rows)),
     )
 
 
@@ -140,15 +140,23 @@ def _suite(track: TrackContent) -> str:
     return f"{track.track}@{track.version}: {note}."
 
 
-def confirmed_notes(rows: Sequence[RowContent]) -> tuple[str, ...]:
-    """Which rows were made again and how far that led from them; which seeds are not counted."""
+def row_notes(rows: Sequence[RowContent]) -> tuple[str, ...]:
+    """Which rows are mosaics, which were made again and how far that led from them; which seeds are
+    not counted.
+    """
+    mosaics = [
+        f"{row.method} trains on {row.training_images} images from {row.images} stored ones"
+        for row in rows
+        if row.training_images is not None
+    ]
     confirmed = [f"{row.method} {row.confirmed}" for row in rows if row.confirmed is not None]
     others = [
         f"{row.method} {', '.join(str(run.seed) for run in row.other_runs)}"
         for row in rows
         if row.other_runs
     ]
-    notes = [f"Made again: {'; '.join(confirmed)}."] if confirmed else []
+    notes = [f"Mosaics: {'; '.join(mosaics)}."] if mosaics else []
+    notes += [f"Made again: {'; '.join(confirmed)}."] if confirmed else []
     notes += [f"Seeds that are not ranked and not counted: {'; '.join(others)}."] if others else []
     return tuple(notes)
 
