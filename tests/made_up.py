@@ -13,6 +13,7 @@ from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.drawing.figures import save_distilled
 from robustdd_bench.evaluation.outcomes import pack_bits
 from robustdd_bench.protocol.preprocessing import Preprocessing
+from robustdd_bench.records.parts import TeacherInfo
 from robustdd_bench.records.record import Record, aggregate_students, make_record, write_record
 from robustdd_bench.records.set_info import set_info
 from robustdd_bench.seeds import Seeds
@@ -31,6 +32,7 @@ def made_up(
     reference: bool = False,
     preprocessing: dict | None = None,
     provenance: dict | None = None,
+    teacher: dict | None = None,
     **config,
 ) -> Record:
     """A record of the track `fast` whose networks are right as told.
@@ -82,6 +84,7 @@ def made_up(
                 "labels": labels,
                 "preprocessing": preprocessing,
                 "provenance": provenance or record.distilled.provenance,
+                "teacher": teacher and TeacherInfo.model_validate(teacher),
             }
         ),
         "students": tuple(students),

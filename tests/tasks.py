@@ -1,7 +1,7 @@
 """Tiny distillation tasks by hand, and reporters that remember or interrupt."""
 
 import contextlib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -9,8 +9,9 @@ from torch import nn
 
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.distillers import DistillTask
+from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import load_digits
-from robustdd_bench.protocol.networks import NetworkFactory, convnet
+from robustdd_bench.protocol.networks import NetworkFactory, RegisteredNetworks, convnet
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.seeds import Seeds, isolated_rng
 from robustdd_bench.toolkit.fast.capture import Replayer
@@ -169,4 +170,7 @@ def digits_task(
         data_sha256="0" * 64,
         allow_flip=allow_flip,
         network_with=networks,
+        networks=RegisteredNetworks(
+            partial(collect(get_plugin_manager()).get, "networks"), classes, images, device
+        ),
     )

@@ -16,7 +16,9 @@ from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.tracks import (
     AdversarialSpec,
+    MixSpec,
     NetworkSpec,
+    TeachingSpec,
     Track,
     eps_label,
     load_track,
@@ -77,6 +79,9 @@ def test_the_registered_summary_is_that_of_the_file_and_says_what_the_track_is(n
         assert variant == f"transfer-{track.student_network.name}"
         students = track.summary.partition(" for the method, ")[2].partition(" for the students")
         assert variant == f"transfer-{students[0].lower()}"
+    elif variant == "teacher":
+        assert track.students.teaching is not None
+        assert "labels by a teacher" in track.summary
     elif variant:
         assert track.students.adversarial is not None
         title = {"pgd": "PGD-AT", "trades": "TRADES"}[track.students.adversarial.flavour]
@@ -141,6 +146,14 @@ def test_a_variant_differs_from_its_track_only_in_its_students(name: str) -> Non
         assert variant["students"].pop("own_rate") is False
         for key in ("learning_rate", "epochs"):  # each architecture has its own
             plain["students"][key] = variant["students"][key]
+    elif track.students.teaching is not None:
+        kept = {"count", "batch_size", "augmentation"}  # the rest is the field's recipe
+        assert track.students.mix is not None
+        assert not track.students.own_rate
+        for students in (variant["students"], plain["students"]):
+            for key in students.keys() - kept:
+                del students[key]
+        changed = {"name": "convnet"}
     else:
         changed = variant["students"].pop("adversarial")
     assert variant.pop("base") == base.name == track.family
@@ -350,7 +363,21 @@ def test_an_eps_is_written_as_the_field_writes_it(eps: float, label: str) -> Non
     assert parse_eps(label) == pytest.approx(eps)
 
 
-OPTIONAL = {"student_network": NetworkSpec(), "adversarial": AdversarialSpec(eps=0.1)}
+OPTIONAL = {
+    "student_network": NetworkSpec(),
+    "adversarial": AdversarialSpec(eps=0.1),
+    "mix": MixSpec(),
+    "teaching": TeachingSpec(),
+}
+LITERALS = {
+    "Linf": "L2",
+    "normalise": "zca",
+    "pgd": "trades",
+    "sgd": "adamw",
+    "drop": "cosine",
+    "cutmix": "mixup",
+    "kl": "cross-entropy",
+}
 
 
 def _neighbours(value: Any) -> Iterator[Any]:
@@ -371,7 +398,7 @@ def _neighbours(value: Any) -> Iterator[Any]:
     elif isinstance(value, int | float):
         yield value + 1
     elif isinstance(value, str):
-        yield {"Linf": "L2", "normalise": "zca", "pgd": "trades"}.get(value, f"{value}x")
+        yield LITERALS.get(value, f"{value}x")
     elif isinstance(value, tuple):
         yield (*value, 99.0)
     else:
@@ -381,12 +408,14 @@ def _neighbours(value: Any) -> Iterator[Any]:
 def test_the_hash_changes_with_every_field() -> None:
     track = load_track("cifar10-ipc1", REGISTRY)
     students = [*_neighbours(NetworkSpec()), *_neighbours(AdversarialSpec(eps=0.1, flavour="pgd"))]
+    kinds = {AdversarialSpec: "adversarial", MixSpec: "mix", TeachingSpec: "teaching"}
+    students += [*_neighbours(MixSpec()), *_neighbours(TeachingSpec())]
     others = list(_neighbours(track))
     others += [
         track.model_copy(update={"student_network": spec})
         if isinstance(spec, NetworkSpec)
         else track.model_copy(
-            update={"students": track.students.model_copy(update={"adversarial": spec})}
+            update={"students": track.students.model_copy(update={kinds[type(spec)]: spec})}
         )
         for spec in students
     ]

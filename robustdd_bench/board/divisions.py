@@ -2,7 +2,9 @@
 
 Three properties of a set decide its division; what differs in any of them is never ranked together.
 
-- **labels**: a soft label tells more than an image's class does.
+- **labels**: a soft label tells more than an image's class does, and a teacher that is stored with
+  the set and labels every view of an image tells more than one label does. The teacher counts on
+  tracks whose students are taught by it; elsewhere it is not used.
 - **own preprocessing**: a layer in front of the student that the set brings changes the function
   that is attacked, not the images alone.
 - **imported**: a set that was made elsewhere comes without the run that made it; what it was tuned
@@ -20,6 +22,8 @@ from robustdd_bench.records.record import Record
 
 PLAIN = "hard"
 """The division of sets with hard labels and nothing of their own; the first of a board."""
+TEACHER = "teacher"
+"""Labels of sets whose teacher labels what students see."""
 OWN_PREPROCESSING = "own preprocessing"
 IMPORTED = "imported"
 _QUALIFIERS = (OWN_PREPROCESSING, IMPORTED)
@@ -30,7 +34,13 @@ def division_of(record: Record) -> str:
     distilled = record.distilled
     if distilled is None:  # a failed run
         return PLAIN
-    return ", ".join([distilled.labels, *_qualifiers(record, distilled)])
+    labels = TEACHER if is_taught(distilled, record.track) else distilled.labels
+    return ", ".join([labels, *_qualifiers(record, distilled)])
+
+
+def is_taught(distilled: SetInfo, track: Track) -> bool:
+    """Whether students of a set are taught by its teacher."""
+    return distilled.teacher is not None and track.students.teaching is not None
 
 
 def _qualifiers(record: Record, distilled: SetInfo) -> Iterable[str]:
@@ -69,10 +79,15 @@ def in_order(names: Iterable[str]) -> list[str]:
 def division_title(division: str) -> str:
     """How a division is called above its table, e.g. "Hard labels, own preprocessing"."""
     labels, *qualifiers = division.split(", ")
-    return ", ".join([f"{labels.capitalize()} labels", *qualifiers])
+    named = _labels(labels)
+    return ", ".join([named[:1].upper() + named[1:], *qualifiers])
 
 
 def remark(division: str) -> str:
     """What tells a division from the plain one, e.g. "soft labels, imported"; "" for that."""
     labels, *qualifiers = division.split(", ")
-    return ", ".join([f"{labels} labels"] * (labels != "hard") + qualifiers)
+    return ", ".join([_labels(labels)] * (labels != "hard") + qualifiers)
+
+
+def _labels(labels: str) -> str:
+    return "labels by a teacher" if labels == TEACHER else f"{labels} labels"

@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from robustdd_bench.board.confirmations import deviation
-from robustdd_bench.board.divisions import IMPORTED, has_own_preprocessing
+from robustdd_bench.board.divisions import IMPORTED, has_own_preprocessing, is_taught
 from robustdd_bench.board.publish import Published
 from robustdd_bench.board.ranking import Division, Ranked, divisions
 from robustdd_bench.board.schema import (
@@ -30,7 +31,7 @@ from robustdd_bench.board.standings import Standing
 from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
 from robustdd_bench.evaluation.statistics.means import mean
 from robustdd_bench.filenames import SET_FILE, SET_PICTURE
-from robustdd_bench.protocol.tracks import NetworkSpec, PreprocessingSpec
+from robustdd_bench.protocol.tracks import NetworkSpec, PreprocessingSpec, Track
 from robustdd_bench.records.parts import StageTime
 from robustdd_bench.records.record import Record
 
@@ -42,6 +43,8 @@ MARKS: Mapping[str, str] = {
     "reference": "An end of the scale rather than a distilled set; it has no rank.",
     "soft labels": "Its labels are distributions over classes, which tell more than a class does; "
     "a division of its own.",
+    "teacher": "A network that is stored with the set labels every view of an image; a division of "
+    "its own.",
     "own rate": "The set brings the learning rate that its students are trained with.",
     "own augmentation": "The set brings the augmentation that its students are trained with.",
     "own preprocessing": "The set's students see images behind the preprocessing it was made for, "
@@ -88,7 +91,6 @@ def track_content(runs: Sequence[Published], root: Path) -> TrackContent:
     first = records[0]
     track, data = first.track, first.data
     assert data is not None
-    adversarial = track.students.adversarial
     return TrackContent(
         track=track.name,
         version=track.version,
@@ -102,7 +104,7 @@ def track_content(runs: Sequence[Published], root: Path) -> TrackContent:
         network=_network(track.network),
         student_network=_network(track.student_network or track.network),
         preprocessing=_preprocessing(track.preprocessing),
-        training=adversarial.flavour if adversarial else "natural",
+        training=_training(track),
         students=track.students,
         norm=track.threat.norm,
         headline_eps=track.threat.headline,
@@ -126,6 +128,12 @@ def track_content(runs: Sequence[Published], root: Path) -> TrackContent:
             for row in division.rows
         ),
     )
+
+
+def _training(track: Track) -> Literal["natural", "pgd", "trades", "teacher"]:
+    if track.students.adversarial is not None:
+        return track.students.adversarial.flavour
+    return "natural" if track.students.teaching is None else "teacher"
 
 
 def row_content(
@@ -178,6 +186,7 @@ def row_content(
         other_runs=others,
         confirmed=_confirmed((*runs, *others)),
         training_images=_decoded(standing),
+        stored_bytes=_stored(standing),
     )
 
 
@@ -185,6 +194,18 @@ def _decoded(standing: Standing) -> int | None:
     """How many images mosaics decode to; None where nothing is a mosaic."""
     sets = [record.distilled for record in standing.records if record.distilled is not None]
     return max((s.training_images for s in sets if s.mosaic > 1), default=None)
+
+
+def _stored(standing: Standing) -> int | None:
+    """What the largest set of a row weighs, where students may be taught by a stored teacher."""
+    if standing.records[0].track.students.teaching is None:
+        return None
+    found = [
+        record.distilled.stored_bytes(record.data.shape, record.data.num_classes)
+        for record in standing.records
+        if record.distilled is not None and record.data is not None
+    ]
+    return max(found, default=None)
 
 
 def _confirmed(runs: Sequence[RunContent]) -> ConfirmedContent | None:
@@ -317,6 +338,8 @@ def _marks(standing: Standing) -> list[str]:
         found.add("reference")
     if first.distilled is not None and first.distilled.labels == "soft":
         found.add("soft labels")
+    if first.distilled is not None and is_taught(first.distilled, first.track):
+        found.add("teacher")
     if IMPORTED in standing.division.split(", "):
         found.add("imported")
     if len({record.seed for record in standing.records}) == 1:

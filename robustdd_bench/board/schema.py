@@ -176,7 +176,12 @@ class RunContent(StrictModel):
 class RowContent(StrictModel):
     """A method with one configuration over its seeds."""
 
-    ADDED: ClassVar = {"other_runs": "0.2.0", "confirmed": "0.2.0", "training_images": "0.2.0"}
+    ADDED: ClassVar = {
+        "other_runs": "0.2.0",
+        "confirmed": "0.2.0",
+        "training_images": "0.2.0",
+        "stored_bytes": "0.2.0",
+    }
 
     id: str
     """Names the row on its track for links; stable while its runs stand."""
@@ -218,6 +223,9 @@ class RowContent(StrictModel):
     confirmed: ConfirmedContent | None = None
     training_images: int | None = None
     """How many images students train on, where these are not the stored ones: of mosaics."""
+    stored_bytes: int | None = None
+    """What images, labels and teacher of a set weigh, on tracks whose students are taught by a
+    teacher; the largest of the row."""
 
 
 class AttackContent(StrictModel):
@@ -250,8 +258,8 @@ class TrackContent(StrictModel):
     student_network: str
     """As text with options; the same as `network` but on transfer tracks."""
     preprocessing: str
-    training: Literal["natural", "pgd", "trades"]
-    """How students are trained."""
+    training: Literal["natural", "pgd", "trades", "teacher"]
+    """How students are trained; "teacher": naturally, on labels by the teacher of a set."""
     students: StudentSpec
     norm: Literal["Linf", "L2"]
     headline_eps: float

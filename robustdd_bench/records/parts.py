@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -92,6 +93,17 @@ class SetInfo(RecordPart):
     provenance: dict[str, Any]
     mosaic: int = Field(default=1, ge=1)
     """Tiles a side of each image; students train on the tiles, enlarged to full size."""
+
+    def stored_bytes(self, shape: Sequence[int], num_classes: int) -> int:
+        """What images, labels and teacher weigh.
+
+        Args:
+            shape: of one image.
+            num_classes: K.
+        """
+        label = 4 * num_classes if self.labels == "soft" else 8
+        teacher = 0 if self.teacher is None else self.teacher.stored_bytes
+        return self.images * (4 * math.prod(shape) + label) + teacher
 
     @property
     def training_images(self) -> int:

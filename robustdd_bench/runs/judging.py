@@ -51,10 +51,11 @@ def teacher_network(context: RunContext, distilled: DistilledSet) -> nn.Module |
     if teacher is None or context.plan.track.students.teaching is None:
         return None
     entry = context.registry.get("networks", teacher.network)
+    facts = context.shape_CHW, context.num_classes  # before, since they may read the data
     with blame_stranger(entry.plugin, f"network {teacher.network!r}"):
         try:
             with torch.device("meta"):  # the options are a stranger's: nothing is allocated
-                body = entry.load()(context.shape_CHW, context.num_classes, **teacher.options)
+                body = entry.load()(*facts, **teacher.options)
         except TypeError as error:
             raise UsageError(
                 f"the set's teacher: its options do not fit: {plain_text(error)}"

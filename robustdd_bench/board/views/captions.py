@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustdd_bench.board.ranking import LEAST_SEEDS
 from robustdd_bench.board.schema import SpreadContent, TrackContent
 from robustdd_bench.board.standings import Spread
+from robustdd_bench.drawing.rendering import setting
 from robustdd_bench.evaluation.statistics.comparison import CONFIDENCE, RESAMPLES
 from robustdd_bench.protocol.suite import suite_note
 
@@ -70,3 +71,34 @@ def comparison_note(seeds: int, same_division: bool) -> str:
             f"Ranks separate no pair with fewer than {LEAST_SEEDS} seeds in common, as this one."
         )
     return " ".join(said)
+
+
+_TRAINED = {
+    "natural": "trained naturally",
+    "pgd": "trained adversarially (PGD-AT)",
+    "trades": "trained adversarially (TRADES)",
+    "teacher": "trained naturally, on labels by the teacher of a set where it has one",
+}
+
+
+def recipe(track: TrackContent) -> str:
+    """How the students of a track are trained, in one line."""
+    spec = track.students
+    adam = spec.optimiser == "adamw"
+    own = " unless the set brings its own" if spec.own_rate else ""
+    cosine = ", falling to 0 as a cosine"
+    drop = f", × {setting(spec.drop_factor)} after {round(100 * spec.drop_at)} %"
+    words = [
+        f"{spec.epochs} epochs of {'AdamW' if adam else 'SGD'}, batch {spec.batch_size}",
+        f"learning rate {setting(spec.learning_rate)}{own}"
+        f"{cosine if spec.schedule == 'cosine' else drop}",
+        *([] if adam else [f"momentum {setting(spec.momentum)}"]),
+        f"weight decay {setting(spec.weight_decay)}",
+        f"augmentation {spec.augmentation}",
+    ]
+    if spec.mix is not None:
+        words.append(f"{spec.mix.kind} with Beta({setting(spec.mix.alpha)})")
+    if spec.teaching is not None:
+        loss = "KL divergence" if spec.teaching.loss == "kl" else "cross-entropy"
+        words.append(f"{loss} at temperature {setting(spec.teaching.temperature)}")
+    return f"{_TRAINED[track.training]}: {', '.join(words)}"

@@ -20,6 +20,7 @@ from robustdd_bench.board.views.captions import (
     UNCORRECTED,
     deviation,
     pairs_note,
+    recipe,
 )
 from robustdd_bench.drawing.rendering import (
     TEMPLATES,
@@ -30,6 +31,7 @@ from robustdd_bench.drawing.rendering import (
     png_uri,
 )
 from robustdd_bench.protocol.suite import suite_note, worst_case_over
+from robustdd_bench.text.terminal import size_text
 
 PAGE_NAME = "index.html"
 OWN_TEMPLATES = Path(__file__).with_name("templates")
@@ -62,6 +64,8 @@ def page(content: BoardContent, root: Path) -> str:
         division=division_title,
         remark=remark,
         names=_names,
+        recipe=recipe,
+        size=lambda count: "–" if count is None else size_text(count),
     )
     pictures, rules = _pictures(content, root)
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + rules
@@ -108,7 +112,12 @@ def divisions(track: TrackContent) -> list[tuple[str, list[RowContent], list[Row
 def _filters(tracks: Iterable[TrackContent]) -> Mapping[str, list[tuple[str, str]]]:
     """What can be chosen, by property: value and text; properties with one value are left out."""
     tracks = list(tracks)
-    training = {"natural": "naturally", "pgd": "by PGD-AT", "trades": "by TRADES"}
+    training = {
+        "natural": "naturally",
+        "pgd": "by PGD-AT",
+        "trades": "by TRADES",
+        "teacher": "on labels by a teacher",
+    }
     found = {
         "dataset": [(name, name) for name in sorted({track.dataset for track in tracks})],
         "ipc": [(str(n), str(n)) for n in sorted({track.ipc for track in tracks})],

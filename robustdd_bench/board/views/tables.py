@@ -28,6 +28,7 @@ from robustdd_bench.text.tables import (
     plain,
     with_deviation,
 )
+from robustdd_bench.text.terminal import size_text
 
 NORMS = {"Linf": "ℓ∞", "L2": "ℓ₂"}
 
@@ -48,9 +49,12 @@ def _divisions(track: TrackContent) -> Iterable[tuple[str, list[RowContent]]]:
 
 
 def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent]) -> Table:
+    weighed = track.training == "teacher"
+    stored = [Column("stored_bytes", "stored", minor=True)] * weighed
     columns = [
         *_place_columns(),
         Column("images", "images", minor=True),
+        *stored,
         Column("seeds", "seeds", minor=True),
         Column("norm", None),
         Column("headline_eps", None),
@@ -69,6 +73,7 @@ def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent])
         cells = [
             *_place_cells(track, division, row),
             plain(row.images),
+            *([_weight(row)] * weighed),
             listed(row.seeds),
             *map(plain, (track.norm, track.headline_eps, track.evaluation_examples)),
             *accuracies,
@@ -88,6 +93,12 @@ def _board_table(track: TrackContent, division: str, rows: Sequence[RowContent])
         label=_label(track, division),
         notes=(_suite(track), RULE, *row_notes(rows)),
     )
+
+
+def _weight(row: RowContent) -> TableCell:
+    """What is stored of a set: in full for programs, in round numbers for readers."""
+    size = row.stored_bytes
+    return plain(None) if size is None else TableCell(size_text(size), {"": size})
 
 
 def _score_table(track: TrackContent, division: str, rows: Sequence[RowContent]) -> Table:

@@ -52,22 +52,41 @@ def surest_crops(
     Returns:
         (count,C,*size), pixels in [0,1].
     """
-    layer, body = split_network(network)
     source = seeds.generator("crops", label)
-    best = torch.full((len(index),), float("inf"), device=task.device)
-    tiles = torch.zeros((len(index), task.images.shape[1], *size), device=task.device)
     pixels, shape = task.pixels(index), task.images.shape[-2:]
-    target = torch.full((len(index),), label, device=task.device)
+    tried = []
     for _ in range(crops):
         drawn = [random_crop(shape, smallest, source, _SQUARE) for _ in range(len(index))]
-        tried = torch.cat([crop(pixels[i : i + 1], size) for i, crop in enumerate(drawn)])
-        with torch.no_grad():
-            logits = body(padded(layer(tried), shape))
-            loss = F.cross_entropy(logits, target, reduction="none")
-        better = loss < best
-        best = torch.where(better, loss, best)
-        tiles = torch.where(better.view(-1, 1, 1, 1), tried, tiles)
-    return tiles[best.argsort(stable=True)[:count]].clamp(0, 1)
+        tried.append(torch.cat([crop(pixels[i : i + 1], size) for i, crop in enumerate(drawn)]))
+    # Antialiased weights add up to 1, but for rounding.
+    return surest(network, torch.stack(tried).clamp_(0, 1), label, count, shape)
+
+
+def surest(
+    network: nn.Module, tried: Tensor, label: int, count: int, shape_HW: Sequence[int]
+) -> Tensor:
+    """Of each image the crop with the smallest cross-entropy, and of these the smallest ones.
+
+    Args:
+        network: the teacher, pixels to logits.
+        tried: crops (T,M,C,h,w) of M images, in pixel space.
+        label: the class of all of them.
+        count: how many to give, at most M.
+        shape_HW: height and width of what the teacher sees.
+
+    Returns:
+        (count,C,h,w), the surest first.
+    """
+    layer, body = split_network(network)
+    losses = []
+    with torch.no_grad():
+        for crops in tried:
+            logits = body(padded(layer(crops), shape_HW))
+            target = torch.full((len(crops),), label, device=crops.device)
+            losses.append(F.cross_entropy(logits, target, reduction="none"))
+    best, which = torch.stack(losses).min(0)
+    chosen = tried[which, torch.arange(tried.shape[1], device=tried.device)]
+    return chosen[best.argsort(stable=True)[:count]]
 
 
 def padded(x: Tensor, shape_HW: Sequence[int]) -> Tensor:
