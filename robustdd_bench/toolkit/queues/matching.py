@@ -168,7 +168,7 @@ class _QueueMatching(Distillation):
         self._replayer = Replayer(
             device,
             [*self._queue.changing(), self._gradient, self._loss],
-            (self._noise,) if device.type == "cuda" and objective.attack is not None else (),
+            () if objective.attack is None else (self._noise,),
             reporter.note,
         )
 
