@@ -11,8 +11,10 @@ import torch
 from attack_models import quick_attack, registered_attacks
 from robustdd_dc.distillers import DSA
 from robustdd_dm.distiller import DM
+from robustdd_idm.distiller import IDM
 from robustdd_mat.distiller import MAT
 from robustdd_mtt.distiller import MTT
+from robustdd_rome.distiller import ROME
 from simulated_device import CUDA, simulated_gpu
 from small_runs import plan_of, run
 from tasks import SMALL, RecordingReporter, digits_task
@@ -39,6 +41,7 @@ RECIPE = ExpertRecipe(
     ema=0.9,
     augmentation=DSA_FAMILIES,
 )
+QUEUE = {"iterations": 3, "batch_real": 8, "fresh_every": 2, "networks_max": 4, "train_steps": 2}
 GRADIENTS = {"iterations": 2, "outer": 2, "inner": 1, "batch_real": 8, "batch_train": 6}
 
 
@@ -79,6 +82,8 @@ def test_experts(flavour, norm, uint8, tmp_path) -> None:
 DISTILLERS = {
     "dsa": DSA(DSA.Config(**GRADIENTS)),
     "dm": DM(DM.Config(iterations=4, batch_real=8)),
+    "idm": IDM(IDM.Config(**QUEUE)),
+    "rome": ROME(ROME.Config(**QUEUE, attack_steps=2)),
     "mat": MAT(MAT.Config(**SMALL, attack_steps=2, joint_weight=0.5, joint_batch=8)),
     "labels, batches, zca": MTT(
         MTT.Config(

@@ -95,15 +95,24 @@ def features(network: nn.Module, x_BCHW: Tensor) -> Tensor:
     Raises:
         UsageError: the network has no linear layer, or does not use it.
     """
+    return features_and_logits(network, x_BCHW)[0]
+
+
+def features_and_logits(network: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The same features (B,F), and what the network makes of them (B,K), in one pass.
+
+    Raises:
+        UsageError: the network has no linear layer, or does not use it.
+    """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise UsageError("features are the input of the last nn.Linear; this network has none")
     seen: list[Tensor] = []
     handle = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        network(x_BCHW)
+        logits: Tensor = network(x_BCHW)
     finally:
         handle.remove()
     if not seen:
         raise UsageError("features are the input of the last nn.Linear, which was never called")
-    return seen[-1].flatten(1)
+    return seen[-1].flatten(1), logits
