@@ -61,11 +61,11 @@ QUICK: dict[str, dict[str, object]] = {
     "cw": {"steps": 15, "binary_steps": 3, "initial_c": 0.1, "learning_rate": 0.05},
     "cw-targeted": {"steps": 15, "binary_steps": 3, "initial_c": 0.1, "learning_rate": 0.05},
     "ddn": {"steps": 30},
-    "fab-t": {"steps": 10, "targets": 2},
+    "fab-t": {"steps": 8, "targets": 2},
     "jitter": {"steps": 10},
     "pgd-targeted": {"steps": 10},
-    "spsa": {"queries": 200, "pairs": 8},
-    "vmi-fgsm": {"steps": 8, "neighbours": 2},
+    "spsa": {"queries": 100, "pairs": 6},
+    "vmi-fgsm": {"steps": 6, "neighbours": 1},
 }
 """Settings for promises that hold with any number of steps."""
 

@@ -49,8 +49,8 @@ ONE_ROUND = {
     "apgd-t": {"targets": 1},
     "square": {"queries": 50},
     "deepfool": {"check_every": 0, "steps": 8},
-    "fab-t": {"targets": 1, "steps": 8},
-    "spsa": {"check_every": 0},
+    "fab-t": {"targets": 1, "steps": 3},
+    "spsa": {"check_every": 0, "queries": 40, "pairs": 4},
 }
 HEADLINE = {"Linf": 0.1, "L2": 0.6}
 

@@ -10,9 +10,10 @@ each step. It sees nothing but the logits. The probes x +- d D_i are not clipped
 authors' code.
 
 Deviations. The rate of Adam is in eps (`rate`; the paper's .01 is .32 of its eps of 8/255), so that
-one setting suits every eps, and in L2 it is spread over the pixels. Each point is judged, which
-costs one more query, and the best one is returned. Examples that are broken leave from time to
-time. Signs differ between examples.
+one setting suits every eps. The paper has no L2: there a step of that length goes along Adam's mean
+of the gradients, since its division by pixel would turn it away from the steepest direction. Each
+point is judged, which costs one more query, and the best one is returned. Examples that are broken
+leave from time to time. Signs differ between examples.
 
 Shapes: B examples, C channels, H height, W width.
 """
@@ -20,7 +21,6 @@ Shapes: B examples, C channels, H height, W width.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Best, judge, margin
+from robustdd_attacks.common import Best, direction, judge, margin
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask, Model, rows
 from robustdd_bench.config import settings
 from robustdd_bench.seeds import ExampleGenerator
@@ -37,7 +37,7 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 
 
 class SPSA(Attack):
-    """Adam along estimated gradients; Linf and L2, targeted or not."""
+    """Steps along estimated gradients; Linf and L2, targeted or not."""
 
     CITATION: ClassVar[str] = papers.SPSA
 
@@ -55,7 +55,7 @@ class SPSA(Attack):
         delta: Annotated[float, Field(gt=0, le=10)] = 0.01
         """How far a probe is from the point in each pixel."""
         rate: Annotated[float, Field(gt=0, le=1000)] = 0.3
-        """Adam's, in eps: how far a pixel moves in a step (Linf), or all together (L2)."""
+        """Length of a step in eps: how far a pixel moves (Linf), or all together (L2)."""
         check_every: Annotated[int, Field(ge=0, le=1_000_000)] = 5
         """After how many steps broken examples leave, the only time that the host waits for the
         device; 0: never."""
@@ -81,8 +81,6 @@ class SPSA(Attack):
         # One query judges the image itself, and one each point after it.
         steps = (config.queries - 1) // (2 * config.pairs + 1)
         rate = config.rate * task.threat.eps
-        if task.threat.norm == "L2":
-            rate /= math.sqrt(images[0].numel()) if len(images) else 1.0
         best, places = Best(images), torch.arange(len(images), device=images.device)
         # How far a stream moves depends on when its example leaves; no other draw follows.
         streams = ExampleGenerator(task.generator.bits(()), task.generator.index)
@@ -94,9 +92,12 @@ class SPSA(Attack):
             gradient = estimate(both, part, x, config.pairs, config.delta)
             mean = _BETA_1 * mean + (1 - _BETA_1) * gradient
             square = _BETA_2 * square + (1 - _BETA_2) * gradient.square()
-            root = (square / (1 - _BETA_2**step)).sqrt()
-            move = rate / (1 - _BETA_1**step) * mean / (root + _EPSILON)
-            x = part.threat.project(x + move.nan_to_num(0.0), part.images)
+            if part.threat.norm == "Linf":
+                root = (square / (1 - _BETA_2**step)).sqrt()
+                move = mean / (1 - _BETA_1**step) / (root + _EPSILON)
+            else:
+                move = direction(mean, "L2")
+            x = part.threat.project(x + rate * move.nan_to_num(0.0), part.images)
             held.offer(x, *judge(part.model(x), part.labels, part.threat.targeted))
             if config.check_every and step % config.check_every == 0 and step < steps:
                 left = (~held.success).nonzero().squeeze(1)

@@ -14,9 +14,8 @@ make it smaller. No outcome sees that here, since the first point that is miscla
 it is left out. As in `pgd`, the best iterate of all restarts is returned, and examples that are
 broken leave before the next restart.
 
-Logits that keep their ratios have no
-direction, so nothing moves: with two classes whose logits are each other's negative that is so
-everywhere.
+Logits that keep their ratios have no direction, so nothing moves: with two classes whose logits
+are each other's negative that is so everywhere.
 
 Shapes: B examples, K classes.
 """
