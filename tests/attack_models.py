@@ -59,7 +59,13 @@ def shipped_order() -> Strength:
 QUICK: dict[str, dict[str, object]] = {
     "autoattack": {"attacks": ("apgd-ce",)},
     "cw": {"steps": 15, "binary_steps": 3, "initial_c": 0.1, "learning_rate": 0.05},
+    "cw-targeted": {"steps": 15, "binary_steps": 3, "initial_c": 0.1, "learning_rate": 0.05},
     "ddn": {"steps": 30},
+    "fab-t": {"steps": 8, "targets": 2},
+    "jitter": {"steps": 10},
+    "pgd-targeted": {"steps": 10},
+    "spsa": {"queries": 100, "pairs": 6},
+    "vmi-fgsm": {"steps": 6, "neighbours": 1},
 }
 """Settings for promises that hold with any number of steps."""
 

@@ -19,11 +19,19 @@ from robustdd_bench.attacks import RoutedModel, ThreatModel
 COUNT, INNER, BOUNDARY = 40, 30, 30
 EPS = {"Linf": 0.1, "L2": 0.6}
 FLOOR = 0.95
-WEAK = {"noise", "fgsm"}
+WEAK = {"noise", "fgsm", "fgsm-targeted"}
 """Attacks that need not find it."""
-ONE_NORM = {"ddn": ("L2",), "cw": ("L2",), "deepfool": ()}
+ONE_NORM = {
+    "ddn": ("L2",),
+    "cw": ("L2",),
+    "cw-targeted": ("L2",),
+    "cw-linf": ("Linf",),
+    "deepfool": (),
+    "jitter": (),
+}
 """Norms in which an attack is held to it; both where nothing is said. DeepFool stops at the first
-crossing of a linear boundary and promises no convergence."""
+crossing of a linear boundary and promises no convergence. Jitter divides the logits by the largest
+of them: those of two classes that are each other's negative are then 1 and -1 everywhere."""
 NORMS = ("Linf", "L2")
 
 TESTED = [
@@ -147,7 +155,8 @@ def test_the_planted_point_is_an_adversarial_example_in_the_ball_and_samples_are
 
 @pytest.mark.parametrize(("name", "norm"), TESTED)
 def test_a_strong_attack_finds_what_was_planted(name, norm):
-    settings = {"steps": 60, "binary_steps": 5} if name == "cw" else {}  # the rest is patience
+    patience = {"cw": {"steps": 60, "binary_steps": 5}, "vmi-fgsm": {"neighbours": 5}}
+    settings = patience.get(name.removesuffix("-targeted"), {})  # the rest is patience
     assert share_found(make_attack(name, **settings), norm) >= FLOOR
 
 

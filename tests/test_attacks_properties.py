@@ -39,12 +39,18 @@ ROUNDS = {
     "apgd-dlr": {"restarts": 3, "steps": 5},
     "apgd-t": {"targets": 3, "steps": 5},
     "square": {"restarts": 2, "queries": 20},
+    "fab-t": {"targets": 2, "restarts": 2, "steps": 4},
+    "jitter": {"restarts": 3, "steps": 3},
+    "cw-linf": {"restarts": 3, "steps": 3},
+    "spsa": {"queries": 120, "pairs": 4, "check_every": 2},
 }
 # An attack may wait for the device between two rounds only: here there is no more than one.
 ONE_ROUND = {
     "apgd-t": {"targets": 1},
     "square": {"queries": 50},
     "deepfool": {"check_every": 0, "steps": 8},
+    "fab-t": {"targets": 1, "steps": 3},
+    "spsa": {"check_every": 0, "queries": 40, "pairs": 4},
 }
 HEADLINE = {"Linf": 0.1, "L2": 0.6}
 

@@ -28,5 +28,18 @@ def robustdd_register_attacks(register: Register) -> None:
     )
     register("cw", "robustdd_attacks.cw:CW", "Carlini and Wagner's L2 attack, with a search over c")
     register("ddn", "robustdd_attacks.ddn:DDN", "decoupled direction and norm: least L2 distance")
+    register("fab-t", "robustdd_attacks.fab.attack:FABT", "FAB: least distance, target by target")
+    register("vmi-fgsm", "robustdd_attacks.ascents.vmi:VMIFGSM", "MIM with gradients of neighbours")
+    register("jitter", "robustdd_attacks.ascents.jitter:Jitter", "PGD on noisy, rescaled outputs")
+    register("cw-linf", "robustdd_attacks.ascents.margin:CWLinf", "PGD on the margin of C&W; Linf")
+    register("spsa", "robustdd_attacks.spsa:SPSA", "gradients estimated from pairs of outputs")
     register("autoattack", "robustdd_attacks.autoattack:AutoAttack", "AutoAttack, by pyautoattack")
     register("transfer", "robustdd_attacks.transfer:Transfer", "PGD on the other students")
+    for name, kind, base in (
+        ("fgsm-targeted", "TargetedFGSM", "FGSM"),
+        ("pgd-targeted", "TargetedPGD", "PGD"),
+        ("mim-targeted", "TargetedMIM", "MIM"),
+        ("apgd-targeted", "TargetedAPGD", "APGD-CE"),
+        ("cw-targeted", "TargetedCW", "C&W in L2"),
+    ):
+        register(name, f"robustdd_attacks.targeted:{kind}", f"{base} towards a wrong class")

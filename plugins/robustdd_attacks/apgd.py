@@ -28,7 +28,6 @@ returned is the best point by success first and that score second, whatever loss
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -37,15 +36,12 @@ from pydantic import Field
 from torch import Tensor
 
 from robustdd_attacks import papers
-from robustdd_attacks.common import Best, direction, in_ball, judge, restarts
+from robustdd_attacks.common import Best, Loss, direction, in_ball, judge, margin, restarts
 from robustdd_bench.attacks import Attack, AttackResult, AttackTask
 from robustdd_bench.config import settings
 
 MOMENTUM = 0.75  # the paper's alpha
 RISES = 0.75  # the paper's rho
-
-Loss = Callable[[Tensor], Tensor]
-"""Logits (B,K) to what is to be made large (B,)."""
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -67,10 +63,7 @@ def dlr(logits_BK: Tensor, labels_B: Tensor, targeted: bool) -> Tensor:
 
     Towards a label, the class to leave is the strongest of the others.
     """
-    own = labels_B.unsqueeze(1)
-    rival = logits_BK.scatter(1, own, -torch.inf).amax(1)
-    ahead = rival - logits_BK.gather(1, own).squeeze(1)
-    return (-ahead if targeted else ahead) / _spread(logits_BK, targeted)
+    return margin(logits_BK, labels_B, targeted) / _spread(logits_BK, targeted)
 
 
 def dlr_towards(logits_BK: Tensor, labels_B: Tensor, targets_B: Tensor) -> Tensor:

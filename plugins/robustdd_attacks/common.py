@@ -41,14 +41,31 @@ def judge(logits_BK: Tensor, labels_B: Tensor, targeted: bool) -> tuple[Tensor, 
     return (hit, -score) if targeted else (~hit, score)
 
 
+Loss = Callable[[Tensor], Tensor]
+"""Logits (B,K) to what is to be made large (B,)."""
+
+
+def margin(logits_BK: Tensor, labels_B: Tensor, targeted: bool) -> Tensor:
+    """By how much the best other class leads over the label (B,); if `targeted`, the reverse."""
+    own = labels_B.unsqueeze(1)
+    rival = logits_BK.scatter(1, own, -torch.inf).amax(1)
+    ahead = rival - logits_BK.gather(1, own).squeeze(1)
+    return -ahead if targeted else ahead
+
+
 def ascent(
-    model: Model, x_BCHW: Tensor, labels_B: Tensor, targeted: bool
+    model: Model, x_BCHW: Tensor, labels_B: Tensor, targeted: bool, loss: Loss | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the score in the pixels (B,C,H,W), success (B,) and score (B,), all detached."""
+    """Gradient of the score in the pixels (B,C,H,W), success (B,) and score (B,), all detached.
+
+    With a `loss` the gradient is that of the loss; success and score are the same.
+    """
     with torch.enable_grad():
         x_BCHW = x_BCHW.detach().requires_grad_()
-        success, score = judge(model(x_BCHW), labels_B, targeted)
-        (gradient,) = torch.autograd.grad(score.sum(), x_BCHW)
+        logits = model(x_BCHW)
+        success, score = judge(logits, labels_B, targeted)
+        value = score if loss is None else loss(logits)
+        (gradient,) = torch.autograd.grad(value.sum(), x_BCHW)
     return gradient, success, score.detach()
 
 
@@ -68,15 +85,19 @@ def on_sphere(images_BCHW: Tensor, generator: ExampleGenerator) -> Tensor:
     return direction(generator.normal(images_BCHW.shape[1:], images_BCHW.dtype), "L2")
 
 
+def offsets(images_BCHW: Tensor, norm: Norm, radius: float, generator: ExampleGenerator) -> Tensor:
+    """Vectors drawn uniformly from the ball of a radius, in pixel units; (B,C,H,W)."""
+    shape, dtype = images_BCHW.shape[1:], images_BCHW.dtype
+    if norm == "Linf":
+        return generator.uniform(shape, -radius, radius, dtype)
+    # By logarithms: pow rounds otherwise at the end of a batch than inside it.
+    share = (generator.uniform((1, 1, 1), dtype=dtype).log() / shape.numel()).exp()
+    return radius * share * on_sphere(images_BCHW, generator)
+
+
 def in_ball(images_BCHW: Tensor, threat: ThreatModel, generator: ExampleGenerator) -> Tensor:
     """Points drawn uniformly from the ball of the threat model, then clipped to [0,1]."""
-    shape, dtype = images_BCHW.shape[1:], images_BCHW.dtype
-    if threat.norm == "Linf":
-        delta = generator.uniform(shape, -threat.eps, threat.eps, dtype)
-    else:
-        # By logarithms: pow rounds otherwise at the end of a batch than inside it.
-        radius = (generator.uniform((1, 1, 1), dtype=dtype).log() / shape.numel()).exp()
-        delta = threat.eps * radius * on_sphere(images_BCHW, generator)
+    delta = offsets(images_BCHW, threat.norm, threat.eps, generator)
     return threat.project(images_BCHW + delta, images_BCHW)
 
 
@@ -127,6 +148,7 @@ def ascend(
     steps: int,
     step: float,
     smooth: Callable[[Tensor], Tensor] = torch.Tensor.detach,
+    loss: Loss | None = None,
 ) -> Best:
     """Projected steps of one length, in the directions of the gradients; the best point visited.
 
@@ -138,11 +160,12 @@ def ascend(
         steps: how many steps to take.
         step: length of each, in the norm of the threat model.
         smooth: makes of each gradient (B,C,H,W) in turn what the step follows.
+        loss: what the gradients are of; None: the score of `judge`.
     """
     model, threat, targeted = task.model, task.threat, task.threat.targeted
     best, x = Best(task.images), start_BCHW
     for _ in range(steps):
-        gradient, success, score = ascent(model, x, task.labels, targeted)
+        gradient, success, score = ascent(model, x, task.labels, targeted, loss)
         best.offer(x, success, score)
         move = step * direction(smooth(gradient), threat.norm)
         x = threat.project(x + move, task.images)

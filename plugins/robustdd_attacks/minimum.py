@@ -72,11 +72,7 @@ class MinimumNorm(Attack):
             norm=threat.norm,
             targeted=threat.targeted,
         )
-        # The nearest point lies so close to the boundary that the rounding of a projection which
-        # has nothing to do could carry it back.
-        within = (found.distance <= threat.eps)[:, None, None, None]
-        drawn_back = threat.project(found.adversarial, images)
-        return AttackResult(images=torch.where(within, found.adversarial, drawn_back))
+        return AttackResult(images=drawn_back(found, images, threat))
 
     def check(self, norm: Norm, targeted: bool) -> None:
         """Raise a UsageError if the attack has no version for this."""
@@ -86,6 +82,14 @@ class MinimumNorm(Attack):
             raise UsageError(f"{name} minimises {known} only; choose another attack for {norm}")
         if targeted and not self.targets:
             raise UsageError(f"{name} has no targeted version; choose another attack")
+
+
+def drawn_back(found: Minimum, images: Tensor, threat: ThreatModel) -> Tensor:
+    """What was found where it lies within eps, and else that point drawn back; (B,C,H,W)."""
+    # The nearest point lies so close to the boundary that the rounding of a projection which
+    # has nothing to do could carry it back.
+    within = (found.distance <= threat.eps)[:, None, None, None]
+    return torch.where(within, found.adversarial, threat.project(found.adversarial, images))
 
 
 def distance(moved_BCHW: Tensor, images_BCHW: Tensor, norm: Norm) -> Tensor:

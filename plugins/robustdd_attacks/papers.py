@@ -123,4 +123,42 @@ TRANSFER = r"""
 }
 """
 
+VMI = r"""
+@inproceedings{wang2021enhancing,
+  author        = {Wang, Xiaosen and He, Kun},
+  title         = {Enhancing the Transferability of Adversarial Attacks through Variance Tuning},
+  booktitle     = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern
+                 Recognition},
+  pages         = {1924--1933},
+  year          = {2021},
+  eprint        = {2103.15571},
+  archiveprefix = {arXiv},
+}
+"""
+
+JITTER = r"""
+@misc{schwinn2021exploring,
+  author        = {Schwinn, Leo and Raab, Ren{\'e} and Nguyen, An and Zanca, Dario and Eskofier,
+                 Bjoern},
+  title         = {Exploring Misclassifications of Robust Neural Networks to Enhance Adversarial
+                 Attacks},
+  year          = {2021},
+  eprint        = {2105.10304},
+  archiveprefix = {arXiv},
+}
+"""
+
+SPSA = r"""
+@inproceedings{uesato2018adversarial,
+  author        = {Uesato, Jonathan and O'Donoghue, Brendan and Kohli, Pushmeet and van den Oord,
+                 Aaron},
+  title         = {Adversarial Risk and the Dangers of Evaluating Against Weak Attacks},
+  booktitle     = {Proceedings of the 35th International Conference on Machine Learning},
+  pages         = {5025--5034},
+  year          = {2018},
+  eprint        = {1802.05666},
+  archiveprefix = {arXiv},
+}
+"""
+
 AUTOATTACK = APGD + FAB + SQUARE
