@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistillTask
 from robustdd_bench.protocol.preprocessing import Preprocessing
-from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
+from robustdd_bench.toolkit.trajectories.recipe import ExpertRecipe
 
 
 @settings
@@ -117,6 +118,29 @@ class TrajectoryConfig:
             return task.behind(Preprocessing(self.preprocessing))
         mean, std = channel_statistics(task)
         return task.behind(Preprocessing("normalise", mean, std))
+
+
+@settings
+class FlatConfig(TrajectoryConfig):
+    """Trajectory matching on flat experts, those of FTD (Du et al. 2023)."""
+
+    rho: Annotated[float, Field(ge=0, le=1000)] = 0.01
+    """Radius of the experts' ascent; 0: experts trained by plain gradient descent."""
+    gsam_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.3
+    """Weight of the surrogate gap in the experts' training."""
+    adaptive: bool = True
+    """Whether the ascent is scaled by the weights' own sizes, as the published code does."""
+    image_ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the average of the images, which is then the set; 0: the last images are."""
+
+    def flat_recipe(self, task: DistillTask) -> ExpertRecipe:
+        """Natural training of flat experts, only the epochs needed."""
+        return dataclasses.replace(
+            self.recipe(task),
+            gsam_rho=self.rho,
+            gsam_alpha=self.gsam_alpha,
+            gsam_adaptive=self.adaptive,
+        )
 
 
 def channel_statistics(task: DistillTask) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -39,6 +39,7 @@ class AdjointEngine:
             which find nothing of an earlier replay.
         note: told why steps are not captured although the device could, or not compiled although
             the network is.
+        direct: compute what TESLA takes for the gradient, not the exact one.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class AdjointEngine:
         *,
         momentum: float = 0.0,
         keep: int = 0,
+        direct: bool = False,
         note: Callable[[str], object] | None = None,
     ) -> None:
         self._network = network
         self._momentum = momentum
         self._keep = keep
+        self._direct = direct
         self._note = note
         self._captured: _Captured | None = None
         self._held = not network.compiled
@@ -73,8 +76,9 @@ class AdjointEngine:
             found = self._captured
             if found is None or not found.fits(images, labels, len(steps)):
                 found = self._captured = _Captured(
-                    self._network, images, labels, start, len(steps), self._momentum, self._note
-                )
+                    self._network, images, labels, start, len(steps), self._momentum, self._direct,
+                    self._note,
+                )  # fmt: skip
             if found.replayer.static:
                 return found.gradients(images, labels, alpha, start, outer, steps)
         return adjoint_gradients(
@@ -87,6 +91,7 @@ class AdjointEngine:
             steps,
             momentum=self._momentum,
             keep=self._keep,
+            direct=self._direct,
         )
 
     def _hold(self, images: Tensor, labels: Tensor, start: Tensor, step: Step) -> None:
@@ -113,10 +118,12 @@ class _Captured:
         start: Tensor,
         count: int,
         momentum: float,
+        direct: bool,
         note: Callable[[str], object] | None,
     ) -> None:
         self._network = network
         self._momentum = momentum
+        self._direct = direct
         self._images = torch.empty_like(images)
         self._labels = torch.empty_like(labels)
         self._alpha = torch.empty((), dtype=start.dtype, device=start.device)
@@ -204,11 +211,14 @@ class _Captured:
         self._d_alpha.copy_(self._d_alpha - self._velocity @ self._lam)
         self._nu.copy_(self._nu - self._alpha * self._lam)
         products = step_products(
-            self._network, self._theta, self._images, self._labels, step, self._nu
-        )
-        self._lam.add_(products[0])
+            self._network, self._theta, self._images, self._labels, step, self._nu,
+            direct=self._direct,
+        )  # fmt: skip
+        if not self._direct:
+            self._lam.add_(products[0])
+            products = products[1:]
         self._nu.mul_(self._momentum)
-        for total, product in zip((self._d_images, self._d_labels), products[1:], strict=False):
+        for total, product in zip((self._d_images, self._d_labels), products, strict=False):
             assert total is not None
             if step.index is None:
                 total.add_(product)

@@ -5,7 +5,8 @@ steps on the synthetic set and moves images and learning rate along the exact gr
 |theta_N - phi_{t+M}|^2 / |phi_t - phi_{t+M}|^2 (Cazenavette et al. 2022, eq. 2 to 4).
 
 What is learned, images, alpha and labels, is in `robustdd_bench.toolkit.trajectories.learned`, the
-hyper-parameters in `robustdd_bench.toolkit.trajectories.config`.
+hyper-parameters in `robustdd_bench.toolkit.trajectories.config`, what methods do otherwise than MTT
+in `robustdd_bench.toolkit.trajectories.rules`.
 
 Randomness of iteration i is a function of (seed, i), so that resuming needs no generator state.
 """
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -42,7 +45,9 @@ from robustdd_bench.toolkit.trajectories.experts import (
     Trajectories,
     family_seeds,
 )
-from robustdd_bench.toolkit.trajectories.learned import Learned
+from robustdd_bench.toolkit.trajectories.learned import Learned, label_logits
+from robustdd_bench.toolkit.trajectories.rules import Rules
+from robustdd_bench.toolkit.trajectories.starting import Experts
 from robustdd_bench.toolkit.trajectories.unroll import OuterLoss, Step, matching_loss
 
 __all__ = [
@@ -64,6 +69,7 @@ class TrajectoryMatcher(Distillation):
         trajectories: the experts.
         outer: the outer loss as a function of (iteration, start, target); by default the
             matching loss.
+        rules: what the method does otherwise than MTT.
     """
 
     def __init__(
@@ -72,8 +78,10 @@ class TrajectoryMatcher(Distillation):
         task: DistillTask,
         trajectories: Trajectories,
         outer: OuterFactory | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self.config = config
+        self.rules = rules or Rules()
         self.task = task
         self.trajectories = trajectories
         self.seeds = family_seeds(task.seeds)
@@ -88,16 +96,41 @@ class TrajectoryMatcher(Distillation):
         # The recipes' learning rates hold in the network's input space, behind the preprocessing.
         self.layer, body = split_network(task.network(self.seeds.seed("student-shape")))
         self.network = FlatNetwork(nn.Sequential(nn.Identity(), body), compile=task.compile)
+        self._unknown_images = 0
         self._outer = outer or (lambda _, start, target: matching_loss(start, target))
 
     def initial_images(self) -> tuple[Tensor, Tensor]:
         """Images (K*ipc,C,H,W) the distillation starts from, in input space; labels (K*ipc,)."""
         generator = self.seeds.generator("initial-images")
-        images, labels = self.task.real_images(self.ipc, generator)
+        if self.rules.correct_images and self.config.init == "real":
+            known = self._experts().correct_images(self.task, self.ipc, generator)
+            where, self._unknown_images = known
+            images, labels = self.task.pixels(where), self.task.labels[where]
+        else:
+            images, labels = self.task.real_images(self.ipc, generator)
         if self.config.init == "noise":
             images = torch.rand(images.shape, generator=generator).to(images)
         with torch.no_grad():
             return self.layer(images).clone(), labels
+
+    def _experts(self) -> Experts:
+        """The experts at the epoch that labels come from."""
+        last = self.trajectories.epochs
+        epoch = last if self.rules.label_epoch < 0 else min(self.rules.label_epoch, last)
+        weights = [
+            functools.partial(self.trajectories.at, k, epoch) for k in range(len(self.trajectories))
+        ]
+        return Experts(self.network.eager(), self.layer, weights)
+
+    def initial_logits(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Logits (n,K) that soft labels start from, or None for hard labels' own."""
+        if not self.rules.expert_labels and not self.rules.assigned_labels:
+            return None
+        if not self.rules.correct_images:
+            return self._experts().first_logits(images)
+        confidence = self.config.label_confidence
+        fallback = label_logits(labels, self.task.num_classes, confidence)
+        return self._experts().mean_logits(images, labels, fallback)
 
     def _key(self) -> str:
         """What a checkpoint must agree with to be gone on from."""
@@ -110,7 +143,9 @@ class TrajectoryMatcher(Distillation):
         config = self.config
         generator = self.seeds.generator("matching", iteration)
         expert = int(torch.randint(len(self.trajectories), (), generator=generator))
-        epoch = int(torch.randint(config.start_epochs, (), generator=generator))
+        low = self.rules.min_start_epoch
+        high = self.rules.start_bound(iteration, config.start_epochs)
+        epoch = low + int(torch.randint(high - low, (), generator=generator))
         augmenter = Augmenter(self.task.augmentation, generator, flip=self.task.allow_flip)
         indices: list[Tensor] = []
         steps = []
@@ -133,6 +168,10 @@ class TrajectoryMatcher(Distillation):
         start = self.trajectories.at(expert, epoch)
         target = self.trajectories.at(expert, epoch + self.config.match_epochs)
         alpha = self._learned.alpha
+        if self.rules.assigned_labels:
+            with torch.no_grad():
+                logits = self.network.eager()(target, self._learned.images)
+            self._learned.assign(logits.softmax(1))
         result = self._engine.gradients(
             self._learned.images,
             self._learned.labels,
@@ -143,7 +182,10 @@ class TrajectoryMatcher(Distillation):
         )
         self._learned.step(result)
         self._reporter.work(self.config.student_steps, "student steps")
-        return {"loss": result.loss, "alpha": alpha}
+        values = {"loss": result.loss, "alpha": alpha}
+        if not math.isinf(self.rules.loss_limit):
+            values["moved"] = (result.loss <= self.rules.loss_limit).float()
+        return values
 
     def state(self) -> dict[str, Tensor]:
         """What is learned, and the state of its optimisers."""
@@ -151,12 +193,14 @@ class TrajectoryMatcher(Distillation):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
+        images, labels = self.initial_images()
+        logits = self.initial_logits(images, labels)
         classes = self.task.num_classes
-        self._learned = Learned(self.config, *self.initial_images(), classes, state)
+        self._learned = Learned(self.config, images, labels, classes, state, self.rules, logits)
 
     def current(self) -> DistilledSet:
         """The set, in pixel space."""
-        pixels = to_pixels(self.layer, self._learned.images.detach())
+        pixels = to_pixels(self.layer, self._learned.reported.detach())
         return DistilledSet(images=pixels, labels=self._learned.labels)
 
     def run(self, reporter: Reporter) -> DistilledSet:
@@ -167,8 +211,15 @@ class TrajectoryMatcher(Distillation):
         """
         config = self.config
         self.restore({})
+        if self._unknown_images:
+            reporter.note(
+                f"no expert classifies {self._unknown_images} of the images that the set starts "
+                "from correctly: random ones take their place; train the experts longer"
+            )
         self._reporter = reporter
-        self._engine = AdjointEngine(self.network, keep=config.keep_graphs, note=reporter.note)
+        self._engine = AdjointEngine(
+            self.network, keep=config.keep_graphs, direct=self.rules.direct, note=reporter.note
+        )
         made = iterate(
             self,
             self.task,
@@ -213,6 +264,10 @@ class TrajectoryDistiller(StagedDistiller):
     def outer(self, task: DistillTask) -> OuterFactory | None:
         """The outer loss, or None for the matching loss."""
 
+    def rules(self) -> Rules:
+        """What the matching does otherwise than MTT's; MTT's unless a method says more."""
+        return Rules()
+
     def parts(self, task: DistillTask) -> Sequence[Part]:
         """The experts.
 
@@ -235,7 +290,8 @@ class TrajectoryDistiller(StagedDistiller):
         if remark:
             reporter.note(remark)
         experts = ExpertStore(own, self.recipe(own)).load(self.config.experts)
-        made = TrajectoryMatcher(self.config, own, experts, self.outer(own)).run(reporter)
+        rules = self.rules()
+        made = TrajectoryMatcher(self.config, own, experts, self.outer(own), rules).run(reporter)
         if own.preprocessing == task.preprocessing:
             return made
         return dataclasses.replace(made, preprocessing=own.preprocessing)

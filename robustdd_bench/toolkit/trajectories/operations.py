@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from robustdd_bench.toolkit.operations import Facts, ImageCosts, MakingOperations
 from robustdd_bench.toolkit.trajectories.config import TrajectoryConfig
-from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
+from robustdd_bench.toolkit.trajectories.recipe import ExpertRecipe
+from robustdd_bench.toolkit.trajectories.rules import Rules
 
 GUARD = 512 * 10
 """Image steps of the guard of single-step adversarial training, each epoch."""
@@ -19,14 +20,19 @@ def expert_operations(recipe: ExpertRecipe, train: int, costs: ImageCosts) -> fl
         costs: of its network.
     """
     recipe = recipe.canonical()
-    operations = recipe.epochs * train * costs.step(recipe.flavour, recipe.attack_steps)
+    passes = 2 if recipe.gsam_rho else 1
+    operations = passes * recipe.epochs * train * costs.step(recipe.flavour, recipe.attack_steps)
     if recipe.flavour == "fast":
         operations += recipe.epochs * (GUARD * costs.pixels + GUARD / 10 * costs.forward)
     return operations + train * costs.forward
 
 
 def matching_operations(
-    config: TrajectoryConfig, recipe: ExpertRecipe, facts: Facts, joint: float = 0.0
+    config: TrajectoryConfig,
+    recipe: ExpertRecipe,
+    facts: Facts,
+    joint: float = 0.0,
+    rules: Rules | None = None,
 ) -> MakingOperations:
     """Operations of a method that matches trajectories.
 
@@ -35,10 +41,15 @@ def matching_operations(
         recipe: how its experts are trained.
         facts: what it works on.
         joint: further operations of an iteration.
+        rules: of the method; by default MTT's.
     """
+    rules = rules or Rules()
+    if rules.assigned_labels:
+        joint += facts.images * facts.input.forward
     batch = config.student_batch
     images = batch if 0 < batch < facts.images else facts.images
-    step = images * (facts.input.weights + facts.input.products)
+    products = facts.input.matched if rules.direct else facts.input.products
+    step = images * (facts.input.weights + products)
     return MakingOperations(
         experts=config.experts * expert_operations(recipe, facts.train, facts.network),
         distill=config.iterations * (config.student_steps * step + joint),

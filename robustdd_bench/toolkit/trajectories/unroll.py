@@ -18,8 +18,17 @@ walks back, with lambda = dL/dtheta_{i+1} and nu = dL/dv_{i+1}:
     lambda      <- lambda + p
     nu          <- mu nu
 
-Nothing is left out: unlike TESLA (Cui et al. 2023), the paths from x through later theta_j are in
-lambda. `keep` trades memory for time: the graphs of the last `keep` steps are kept from the forward
+Nothing is left out. TESLA (Cui et al. 2023) takes another vector for the gradient, `direct` here:
+it leaves out "lambda <- lambda + p". With mu = 0 what remains is
+
+    dL/dx[b_i] ~ -alpha d<g_i, lambda_N>/dx[b_i],    dL/dalpha ~ -<sum_i g_i, lambda_N>,
+
+where the exact form has lambda_{i+1} = (1 - alpha H_{i+1}) ... (1 - alpha H_{N-1}) lambda_N in
+place of lambda_N, H_j the Hessian of step j in the weights. What is missing are all paths on which
+x or alpha reach theta_N through the gradient of a later step: every term with a factor H_j. It is
+exact for one step, or where the loss has no curvature.
+
+`keep` trades memory for time: the graphs of the last `keep` steps are kept from the forward
 pass instead of being computed again; the result is the same.
 
 Shapes: n distilled images, P parameters, N steps, K classes.
@@ -103,9 +112,9 @@ class _Graph:
     labels: Tensor
     gradient: Tensor
 
-    def products(self, nu: Tensor) -> tuple[Tensor, ...]:
+    def products(self, nu: Tensor, direct: bool = False) -> tuple[Tensor, ...]:
         """Of `nu` with the gradient: in the weights, the images and, if they are soft, labels."""
-        wanted = [self.theta, self.images]
+        wanted = [self.images] if direct else [self.theta, self.images]
         if self.labels.is_floating_point():
             wanted.append(self.labels)
         return torch.autograd.grad(self.gradient, wanted, nu)
@@ -135,10 +144,20 @@ def step_gradient(
 
 
 def step_products(
-    network: FlatNetwork, theta: Tensor, images: Tensor, labels: Tensor, step: Step, nu: Tensor
+    network: FlatNetwork,
+    theta: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    step: Step,
+    nu: Tensor,
+    *,
+    direct: bool = False,
 ) -> tuple[Tensor, ...]:
-    """The products of `nu` (P,) with g_i: p (P,), q (B,C,H,W) and, for soft labels, r (B,K)."""
-    return _step_graph(network, theta, images, labels, step).products(nu)
+    """The products of `nu` (P,) with g_i: p (P,), q (B,C,H,W) and, for soft labels, r (B,K).
+
+    With `direct` without p.
+    """
+    return _step_graph(network, theta, images, labels, step).products(nu, direct)
 
 
 def adjoint_gradients(
@@ -153,6 +172,7 @@ def adjoint_gradients(
     momentum: float = 0.0,
     keep: int = 0,
     tape_bytes: int = TAPE_BYTES,
+    direct: bool = False,
 ) -> Gradients:
     """The exact gradient of `outer(theta_N)` by the adjoint recursion.
 
@@ -168,9 +188,10 @@ def adjoint_gradients(
         keep: for how many of the last steps the graph is kept instead of computed twice.
         tape_bytes: how much a compiled network may keep of the forward steps, in all, so that it
             is not computed twice; the result is the same, bit for bit.
+        direct: leave out what TESLA leaves out (the module's description).
 
     Returns:
-        Loss and gradients, equal to full unrolling up to rounding.
+        Loss and gradients; but for `direct` equal to full unrolling up to rounding.
     """
     images, labels, alpha = images.detach(), labels.detach(), alpha.detach()
     count = len(steps)
@@ -211,17 +232,18 @@ def adjoint_gradients(
             tape = network.tape
             with contextlib.nullcontext() if tape is None else tape.reading(tapes.pop(i)):
                 graph = _step_graph(network, thetas[i], images, labels, step)
-        products = graph.products(nu)
-        lam = lam + products[0]
+        products = graph.products(nu, direct)
+        if not direct:
+            lam, products = lam + products[0], products[1:]
         nu = momentum * nu
         if step.index is None:
-            d_images += products[1]
+            d_images += products[0]
             if d_labels is not None:
-                d_labels += products[2]
+                d_labels += products[1]
         else:
-            d_images.index_add_(0, step.index, products[1])
+            d_images.index_add_(0, step.index, products[0])
             if d_labels is not None:
-                d_labels.index_add_(0, step.index, products[2])
+                d_labels.index_add_(0, step.index, products[1])
     return Gradients(value.detach(), d_images, d_labels, d_alpha, end.detach())
 
 
