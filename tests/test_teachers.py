@@ -464,3 +464,18 @@ def test_relabelled_sets_have_the_presets_of_their_method():
         for track, values in tables.items():
             kept = {k: v for k, v in values.items() if not k.startswith("teacher")}
             assert kept == own[preset][track], (preset, track)
+
+
+def test_the_method_of_the_page_makes_a_set_with_a_teacher(tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "teachers.md"
+    code = page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    names: dict = {}
+    exec(code, names)
+    task = digits_task(tmp_path)
+    # A ConvNet-3 needs larger images than these.
+    wider = dataclasses.replace(
+        task, networks=lambda name, options, kind: task.networks(name, options | {"depth": 1}, kind)
+    )
+    made = names["Mine"](None).distill(wider, RecordingReporter())
+    made.check((1, 8, 8), 4, 2)
+    assert made.teacher.network == "convnet"
