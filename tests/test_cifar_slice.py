@@ -76,6 +76,33 @@ METHODS = {
         over_random=0.06,
     ),
 }
+TEACHER = {"teacher_width": 16, "teacher_epochs": 10, "teacher_lr": 0.05, "teacher_batch": 64}
+RECOVERY = {"iterations": 100, "image_lr": 0.2}
+# Judged by their hard labels, as on any track without teaching.
+METHODS |= {
+    "sre2l": Case(settings=TEACHER | RECOVERY, metric="loss", share=0.5, over_random=-0.04),
+    "guard": Case(
+        settings=TEACHER
+        | RECOVERY
+        | {"teacher_epochs": 4, "curvature_h": 1.0, "curvature_lambda": 20.0},
+        metric="loss",
+        share=0.5,
+        over_random=-0.06,
+    ),
+    "rded": Case(settings=TEACHER | {"smallest_crop": 0.5}, over_random=-0.06),
+    "random-robust-labels": Case(
+        settings=TEACHER | {"teacher_flavour": "fast", "teacher_epochs": 3}, over_random=0.0
+    ),
+    "mat-robust-labels": Case(
+        settings=TRAJECTORY
+        | {"eps": 1 / 255, "attack_steps": 1}
+        | TEACHER
+        | {"teacher_flavour": "fast", "teacher_epochs": 3},
+        metric="loss",
+        share=0.6,
+        over_random=0.06,
+    ),
+}
 CHANCE = 1 / 3
 
 

@@ -479,3 +479,39 @@ def test_the_method_of_the_page_makes_a_set_with_a_teacher(tmp_path):
     made = names["Mine"](None).distill(wider, RecordingReporter())
     made.check((1, 8, 8), 4, 2)
     assert made.teacher.network == "convnet"
+
+
+def test_operations_are_counted_from_the_teacher_itself():
+    from robustdd_bench.protocol.networks import convnet
+    from robustdd_bench.toolkit.operations import Facts, ImageCosts
+    from robustdd_bench.toolkit.teachers.operations import TeacherOperations
+
+    none = ImageCosts(1.0, 1.0, 1.0)
+    facts = Facts(
+        classes=4,
+        ipc=2,
+        images=8,
+        pixels=64,
+        train=100,
+        threat=digits_task(Path()).threat,
+        augmentation="none",
+        input=none,
+        network=none,
+        shape=(1, 8, 8),
+        build=lambda name, options: convnet((1, 8, 8), 4, **options),
+    )
+
+    def counted(**fields):
+        return TeacherOperations(facts, dataclasses.replace(RECIPE, **fields))
+
+    # A convolution of 9 values to 4 channels at 64 places, and a linear layer of 64 values.
+    forward = 2 * (64 * 4 * 9 + 4 * 16 * 4)
+    assert counted().forward() == forward
+    natural = counted().training()
+    assert counted(epochs=6).training() == 2 * natural
+    assert 2 * forward * 300 <= natural <= 3 * forward * 300
+    pgd = counted(penalty="pgd", attack_steps=5).training()
+    assert pgd == natural + 5 * 300 * counted().pixels()
+    assert counted(penalty="cure").training() > counted(penalty="difference").training() > natural
+    made = SRe2L(SRe2L.Config(teacher_depth=1, teacher_width=4, iterations=7)).operations(facts)
+    assert made.distill == 7 * 8 * counted().pixels()

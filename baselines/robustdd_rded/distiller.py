@@ -24,8 +24,10 @@ from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, DistillTask, Reporter
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol.teachers import Teacher
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.teachers.config import TeacherConfig, TeacherRecipe
 from robustdd_bench.toolkit.teachers.method import TeacherDistiller
+from robustdd_bench.toolkit.teachers.operations import TeacherOperations
 from robustdd_bench.toolkit.teachers.selection import mosaics, surest_crops
 
 
@@ -60,6 +62,14 @@ class RDED(TeacherDistiller):
         """Natural training."""
         config: RDED.Config = self.config
         return config.teacher_recipe()
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        config: RDED.Config = self.config
+        counted = TeacherOperations(facts, config.teacher_recipe())
+        looked_at = facts.classes * min(config.candidates, facts.train // facts.classes)
+        distill = looked_at * config.crops * counted.forward()
+        return MakingOperations(experts=counted.training(), distill=distill)
 
     def with_teacher(
         self,

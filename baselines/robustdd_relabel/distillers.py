@@ -13,7 +13,7 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 from robustdd_coresets.plain import Random
@@ -22,7 +22,9 @@ from robustdd_mat.distiller import MAT
 from robustdd_bench.config import mixin_settings, settings
 from robustdd_bench.distillers import DistilledSet, DistillTask, Part, Reporter, StagedDistiller
 from robustdd_bench.errors import UsageError
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.teachers.config import TeacherConfig, TeacherRecipe
+from robustdd_bench.toolkit.teachers.operations import TeacherOperations
 from robustdd_bench.toolkit.teachers.training import TeacherStore
 
 
@@ -69,6 +71,13 @@ class RobustLabels(StagedDistiller):
 
     def _inner_task(self, task: DistillTask) -> DistillTask:
         return dataclasses.replace(task, seeds=dataclasses.replace(task.seeds, method=self.METHOD))
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        recipe = self.config.robust_recipe(cast(DistillTask, facts))
+        own: MakingOperations = self.inner().operations(facts)
+        training = TeacherOperations(facts, recipe).training()
+        return MakingOperations(experts=own.experts + training, distill=own.distill)
 
     def parts(self, task: DistillTask) -> Sequence[Part]:
         """The teacher, and the parts of the method."""

@@ -33,6 +33,7 @@ from robustdd_bench.protocol.tracks import NetworkSpec
 from robustdd_bench.records.means import device_here
 from robustdd_bench.records.plan import Plan, method_entry
 from robustdd_bench.runs.work import threads
+from robustdd_bench.toolkit.inputspace import split_network
 from robustdd_bench.toolkit.operations import (
     CountedDistiller,
     Facts,
@@ -114,6 +115,8 @@ def run_facts(plan: Plan, registry: Registry) -> RunFacts:
         augmentation=track.students.augmentation,
         input=plain,
         network=plain.behind(layer),
+        shape=tuple(shape),
+        build=functools.partial(_network, registry, tuple(shape), classes),
     )
     with blame(plan.plugin, f"method {plan.method!r}, operations"):
         making = distiller.operations(facts)
@@ -147,6 +150,17 @@ def _costs(
 ) -> ImageCosts:
     build = registry.get("networks", spec.name).load()
     return network_costs(build, spec.options, shape, classes, twice=twice)
+
+
+def _network(
+    registry: Registry, shape: tuple[int, ...], classes: int, name: str, options: Mapping[str, Any]
+) -> nn.Module:
+    """A registered network without preprocessing, on the CPU."""
+    entry = registry.get("networks", name)
+    none, images = Preprocessing("none"), torch.zeros(1, *shape)
+    cpu = torch.device("cpu")
+    factory = NetworkFactory(entry.load(), options, shape, classes, none, images, cpu, entry.plugin)
+    return split_network(factory(0))[1]
 
 
 def student_operations(it: RunFacts) -> float:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -75,6 +76,11 @@ class Facts:
     """The method's network in its input space."""
     network: ImageCosts
     """The method's network behind its preprocessing."""
+    shape: tuple[int, ...] = ()
+    """C, H, W of an image."""
+    build: Callable[[str, Mapping[str, Any]], nn.Module] | None = None
+    """`build(name, options)`: a registered network without preprocessing, on the CPU; for
+    teachers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

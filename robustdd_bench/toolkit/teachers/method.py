@@ -6,7 +6,7 @@ import abc
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 from torch import nn
@@ -16,7 +16,9 @@ from robustdd_bench.distillers import DistilledSet, DistillTask, Part, Reporter,
 from robustdd_bench.identity import identity
 from robustdd_bench.protocol.teachers import Teacher
 from robustdd_bench.toolkit.loop import iterate
+from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.teachers.config import TeacherRecipe
+from robustdd_bench.toolkit.teachers.operations import TeacherOperations
 from robustdd_bench.toolkit.teachers.recovery import Recovery, RecoveryConfig
 from robustdd_bench.toolkit.teachers.training import TeacherStore
 
@@ -92,6 +94,12 @@ class RecoveringDistiller(TeacherDistiller):
             iterations=3,
             checkpoint_seconds=0.0,
         )
+
+    def operations(self, facts: Facts) -> MakingOperations:
+        """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
+        counted = TeacherOperations(facts, self.recipe(cast(DistillTask, facts)))
+        steps = self.config.iterations * facts.images
+        return MakingOperations(experts=counted.training(), distill=steps * counted.pixels())
 
     def with_teacher(
         self,
