@@ -95,9 +95,9 @@ METHODS |= {
     ),
     "mat-robust-labels": Case(
         settings=TRAJECTORY
-        | {"eps": 1 / 255, "attack_steps": 1}
+        | {"eps": 1 / 255, "attack_steps": 1, "experts": 2, "iterations": 40}
         | TEACHER
-        | {"teacher_flavour": "fast", "teacher_epochs": 3},
+        | {"teacher_flavour": "fast", "teacher_epochs": 2},
         metric="loss",
         share=0.6,
         over_random=0.06,
