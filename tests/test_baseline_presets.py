@@ -1,4 +1,4 @@
-"""The presets of DC, DSA, DM and the coresets: every table fits, every value says its source."""
+"""The presets of the baselines: every table fits, every value says its source."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from robustdd_bench.records.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = collect(get_plugin_manager())
-BASELINES = ["dc", "dsa", "dm", "k-centre", "herding"]
+BASELINES = ["dc", "dsa", "dm", "idm", "rome", "k-centre", "herding"]
 METHODS = {
     name: REGISTRY.get("distillers", name).load()
     for name in [*BASELINES, "k-means", "random", "full"]

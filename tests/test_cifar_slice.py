@@ -53,6 +53,16 @@ class Case:
 
 GRADIENT = {"iterations": 40, "outer": 2, "inner": 5, "lr_img": 1.0, "batch_real": 64}
 FEATURES = {"epochs": 5}
+QUEUE = {
+    "iterations": 60,
+    "batch_real": 32,
+    "networks_max": 5,
+    "fresh_every": 15,
+    "train_networks": 1,
+    "train_steps": 5,
+    "train_batch": 64,
+    "lr_img": 0.2,
+}
 # Measured (seed 0, one thread, torch 2.15, mean of 3 students on 900 test images): random .452,
 # chance .333; full .737, k-means .550, k-centre .420, herding .521, dc .510, dsa .590, dm .564,
 # mtt .606, mat .579.
@@ -68,6 +78,8 @@ METHODS = {
     "dm": Case(
         settings={"iterations": 100, "batch_real": 64}, metric="loss", share=0.7, over_random=0.06
     ),
+    "idm": Case(settings=QUEUE, over_random=0.03),
+    "rome": Case(settings=QUEUE | {"eps": 2 / 255, "attack_steps": 3}, over_random=0.0),
     "mtt": Case(settings=TRAJECTORY, metric="loss", share=0.6, over_random=0.08),
     "mat": Case(
         settings=TRAJECTORY | {"eps": 1 / 255, "attack_steps": 1},

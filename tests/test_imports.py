@@ -360,7 +360,7 @@ def test_real_pixels_that_were_whitened_are_not_outside_for_their_rounding(tmp_p
         ("dc", {"space": "raw", "labels": "soft"}, "--labels soft: in format dc it is always hard"),
         ("idc", {"space": "zca"}, "--space zca: in format idc it is always raw"),
         ("idc", {"index": 1}, "--index means nothing for format idc"),
-        ("dc", {"space": "raw", "factor": 2}, "--factor means nothing for format dc"),
+        ("datm", {"space": "raw", "factor": 2}, "--factor means nothing for format datm"),
         ("mtt", {"classes": "sorted"}, "--classes means nothing for format mtt"),
         ("idc", {"learning_rate": "fast"}, "--learning-rate takes a positive number or `track`"),
         ("idc", {"learning_rate": "-1"}, "--learning-rate takes a positive number"),
@@ -382,3 +382,16 @@ def test_a_compressed_archive_is_read_like_another(tmp_path):
     content = rezipped(torch_bytes([IMAGES, LABELS]), lambda _, data: data, compression=8)
     (tmp_path / "data.pt").write_bytes(content)
     assert same(read(tmp_path / "data.pt", "idc"))
+
+
+@pytest.mark.parametrize("name", ["dc", "beard"])
+def test_a_factor_makes_mosaics_of_dc_files_and_keeps_the_stored_images(name, tmp_path):
+    path = write_dc(tmp_path / "res.pt", (normalised(IMAGES), LABELS))
+    made = read(path, name, factor=2, **NORMALISED)
+    assert same(made)
+    assert (made.mosaic, made.training_images) == (2, 4 * len(IMAGES))
+    assert describe(made)["mosaic"] == 2
+    assert made.provenance["imported"]["options"]["factor"] == 2
+    assert read(path, name, **NORMALISED).mosaic == 1
+    with pytest.raises(UsageError, match="needs images whose sides 5 divides"):
+        read(path, name, factor=5, **NORMALISED)

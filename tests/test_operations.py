@@ -102,10 +102,21 @@ def test_experts(tmp_path, flavour, preprocessing, monkeypatch):
     )
 
 
+QUEUE = {
+    "iterations": 3,
+    "batch_real": 12,
+    "augmentation": "none",
+    "fresh_every": 2,
+    "networks_max": 4,
+    "train_steps": 2,
+    "train_batch": 16,
+}
 CONFIGS = {
     "mtt": SMALL,
     "mat": SMALL | {"joint_weight": 0.5, "joint_batch": 16, "attack_steps": 2, "eps": 0.1},
     "dm": {"iterations": 2, "batch_real": 12, "augmentation": "none"},
+    "idm": QUEUE,
+    "rome": QUEUE | {"attack_steps": 2, "mosaic": 1},
     "dc": {"iterations": 2, "outer": 3, "inner": 2, "batch_real": 12},
     "herding": {"epochs": 2},
     "k-means": {"iterations": 1, "restarts": 2},

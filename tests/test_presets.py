@@ -126,7 +126,7 @@ def test_other_numbers_of_images_have_the_data_sets_own_table(registry):
     assert five == config(registry, "mtt", "paper", "cifar10-ipc10")
 
 
-PRINTED = {"dc": 0.1, "dsa": 0.1, "dm": 1.0}
+PRINTED = {"dc": 0.1, "dsa": 0.1, "dm": 1.0, "idm": 0.2, "rome": 0.2}
 
 
 @pytest.mark.parametrize("track", [*TRACKS, "cifar10-ipc5"])

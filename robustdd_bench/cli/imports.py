@@ -61,7 +61,8 @@ _OPTIONS = (
     click.option(
         "--factor",
         type=click.IntRange(1, 8),
-        help="idc: take each image apart into FACTOR x FACTOR images. Without it: leave it whole.",
+        help="idc: take each image apart into FACTOR x FACTOR images. dc, beard: each is a mosaic "
+        "of so many (IDM, BACON, ROME: 2). Without it: whole images.",
     ),
     click.option(
         "--classes",
@@ -129,7 +130,7 @@ def import_for_track(
     data = _data(track, registry, options) if choices.space == "zca" else None
     made = read_foreign(path, choices, data)
     facts = describe(made)
-    if choices.factor > 1 and set(facts["images_per_class"]) != {track.data.ipc}:
+    if choices.factor > choices.mosaic and set(facts["images_per_class"]) != {track.data.ipc}:
         needed = max(facts["images_per_class"])
         raise UsageError(
             f"--factor {choices.factor}: taken apart, the set has {needed} images of a class, and "

@@ -44,7 +44,7 @@ def import_set(path: Path, choices: Choices, train_images: Tensor | None = None)
         Augmentation.parse(choices.augmentation)
     found = READERS[choices.format](path, choices)
     images, labels = found.images, found.labels
-    if choices.factor > 1:
+    if choices.factor > choices.mosaic:
         images, labels = decode(images, labels, choices.factor)
     preprocessing = _preprocessing(choices)
     made = DistilledSet(
@@ -53,6 +53,7 @@ def import_set(path: Path, choices: Choices, train_images: Tensor | None = None)
         learning_rate=choices.learning_rate if choices.rate == "call" else found.learning_rate,
         augmentation=choices.augmentation,
         preprocessing=preprocessing,
+        mosaic=choices.mosaic,
         provenance={
             "imported": {
                 "format": choices.format,

@@ -44,14 +44,14 @@ FORMATS: Mapping[str, Format] = {
         space=None,
         labels="hard",
         rate=TRACK,
-        takes=frozenset({"index"}),
+        takes=frozenset({"index", "factor"}),
     ),
     "beard": Format(
         summary="BEARD's pool: DC's layout, of MTT images_best.pt and labels_best.pt",
         space=None,
         labels="hard",
         rate=TRACK,
-        takes=frozenset({"index"}),
+        takes=frozenset({"index", "factor"}),
     ),
     "mtt": Format(
         summary="images_*.pt and labels_*.pt of MTT, TESLA and FTD",
@@ -116,7 +116,13 @@ class Choices:
     augmentation: str | None = None
     index: int | None = None
     factor: int = 1
+    """Parts a side that each image is cut into: by students (`mosaic`), or here, of IDC."""
     classes: str | None = None
+
+    @property
+    def mosaic(self) -> int:
+        """Tiles a side of the set's images; those of IDC are taken apart as they are read."""
+        return 1 if self.format == "idc" else self.factor
 
     def described(self) -> dict[str, Any]:
         """What a set's provenance says of them, as JSON values."""
@@ -160,7 +166,7 @@ def choose(
         learning_rate: a number, or `TRACK`.
         augmentation: what students are augmented with; None: what the track says.
         index: which of the sets in the file, from 0.
-        factor: parts a side of each image of IDC.
+        factor: parts a side of each image, of IDC or of mosaics such as IDM's.
         classes: "sorted", or a file of folder names in the order of the classes.
 
     Raises:
