@@ -13,6 +13,11 @@ REUSE_FILE = "adopted.json"
 LOCK_FILE = ".lock"
 """Its lock is held by who writes in the folder."""
 
+MATRIX_FILE = "transfer.json"
+MATRIX_PICTURE = "transfer.png"
+PAIRS_FOLDER = "pairs"
+"""Of a transfer matrix: what is known of each pair of runs."""
+
 CELLS_FOLDER = "cells"
 WORK_FOLDER = "work"
 SNAPSHOTS_FOLDER = "snapshots"
