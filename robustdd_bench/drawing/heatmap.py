@@ -48,7 +48,7 @@ def heatmap_png(
     side = min(_CELL_INCH * n, _MOST_INCH)
     longest = max(map(len, labels))
     figure = Figure(
-        figsize=(max(side + 1.9 + 0.085 * longest, 5.6), max(side + 2.0, 3.4)),
+        figsize=(max(side + 1.9 + 0.085 * longest, 4.6), side + 2.0),
         dpi=150,
         layout="constrained",
     )

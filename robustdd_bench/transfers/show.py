@@ -108,9 +108,9 @@ def matrix_png(matrix: TransferMatrix) -> bytes:
         matrix.labels,
         [one.mean for one in matrix.clean],
         title=f"{matrix.attack}, {matrix.norm} eps {eps_label(matrix.eps)}, "
-        f"{matrix.examples} images",
+        f"{matrix.examples} images\nboxed: white box",
         row_title="examples made on the students of",
-        column_title="judged on the students of (boxed: white box)",
+        column_title="judged on the students of",
         below_title="(clean)",
         scale_title="accuracy, %",
     )

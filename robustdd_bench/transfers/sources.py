@@ -92,7 +92,7 @@ def load_runs(
             raise UsageError(f"{paths[i]} is named twice")
     records = [_read(path) for path in paths]
     for path, record in zip(paths[1:], records[1:], strict=True):
-        _check_alike(path, record, paths[0], records[0])
+        check_alike(path, record, paths[0], records[0])
     chosen, shared, runs = resolve_device(device), SharedData(), []
     for path, record, label in zip(paths, records, _labels(records), strict=True):
         plan = dataclasses.replace(record.plan(), device=chosen)
@@ -132,7 +132,7 @@ def _again(path: Path, record: Record) -> str:
     return f"train them again{split}: robustdd evaluate {path} --out DIR"
 
 
-def _check_alike(path: Path, record: Record, first: Path, other: Record) -> None:
+def check_alike(path: Path, record: Record, first: Path, other: Record) -> None:
     """Raise UsageError unless examples of one run can be tried on the other."""
     assert record.data is not None
     assert other.data is not None
@@ -182,9 +182,7 @@ def common_eps(runs: Sequence[TransferRun], eps: float | None) -> float:
     headlines = sorted({run.record.track.threat.headline for run in runs})
     if len(headlines) > 1:
         several = " and ".join(map(eps_label, headlines))
-        raise UsageError(
-            f"the tracks of the runs have the headline eps {several}: give one (--eps)"
-        )
+        raise UsageError(f"the runs' tracks have the headline eps {several}; give one (--eps)")
     return headlines[0]
 
 
