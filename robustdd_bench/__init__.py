@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         load_set,
         run,
         train_student,
+        transfer,
     )
     from robustdd_bench.entrance import Records, Run
     from robustdd_bench.runs.single import AttackResults, Student
+    from robustdd_bench.transfers.matrix import TransferMatrix
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,7 @@ __all__ = [
     "Records",
     "Run",
     "Student",
+    "TransferMatrix",
     "attack",
     "evaluate",
     "load_records",
@@ -35,6 +38,7 @@ __all__ = [
     "load_set",
     "run",
     "train_student",
+    "transfer",
 ]
 
 find_old_names()

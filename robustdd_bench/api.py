@@ -57,6 +57,8 @@ from robustdd_bench.runs.progress.displays import (
 )
 from robustdd_bench.runs.reuse import plan_again
 from robustdd_bench.runs.single import AttackResults, Student
+from robustdd_bench.transfers.call import TransferOptions, matrix_of
+from robustdd_bench.transfers.matrix import TransferMatrix
 
 if TYPE_CHECKING:
     import numpy
@@ -358,6 +360,23 @@ def attack(
         context = _bench(str(track or DEFAULT_TRACK), seed, device, compile, Path(data_root))
         network = network.to(context.device)
     return single.attack(context, network, index, levels=levels, attacks=attacks, sources=sources)
+
+
+def transfer(
+    runs: Sequence[str | Path | Run], **options: Unpack[TransferOptions]
+) -> TransferMatrix:
+    """Try adversarial examples made on the students of each run on those of every run.
+
+    Args:
+        runs: folders of runs that have their students, or what `run` and `evaluate` gave.
+        **options: see `TransferOptions`.
+
+    Raises:
+        UsageError: the runs do not belong together, one has no students, or an option is wrong.
+        PluginError: the attack failed.
+    """
+    paths = [one.folder if isinstance(one, Run) else Path(one) for one in runs]
+    return matrix_of(paths, registry(), options)
 
 
 def _levels(eps: float | Sequence[float]) -> list[float]:

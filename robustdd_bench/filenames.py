@@ -15,6 +15,11 @@ TEACHER_PREFIX = "teacher."
 LOCK_FILE = ".lock"
 """Its lock is held by who writes in the folder."""
 
+MATRIX_FILE = "transfer.json"
+MATRIX_PICTURE = "transfer.png"
+PAIRS_FOLDER = "pairs"
+"""Of a transfer matrix: what is known of each pair of runs."""
+
 CELLS_FOLDER = "cells"
 WORK_FOLDER = "work"
 SNAPSHOTS_FOLDER = "snapshots"

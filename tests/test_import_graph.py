@@ -35,7 +35,7 @@ LEVELS = tuple(
         "records",
         "drawing",
         "runs",
-        "sweeps board report",
+        "sweeps board report transfers",
         "verification conformance",
         "entrance",
         "api",

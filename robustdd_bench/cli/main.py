@@ -63,6 +63,10 @@ COMMANDS = {
         "robustdd_bench.cli.report:report",
         "Write a report of one or several runs: settings, tables, plots, images over iterations.",
     ),
+    "transfer": LazyCommand(
+        "robustdd_bench.cli.transfer:transfer",
+        "Try adversarial examples made on the students of each run on those of every other run.",
+    ),
     "clean": LazyCommand(
         "robustdd_bench.cli.clean:clean",
         "Free space: leftover temporary files, stored experts, work folders and failed runs.",

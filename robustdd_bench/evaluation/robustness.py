@@ -228,6 +228,108 @@ def attack_students(
     standing = [bits.cpu().bool() for bits in right_before]
     tried = [first_bits(bits, examples) for bits in standing]
     places = [bits.nonzero().squeeze(1).to(images.device) for bits in tried]
+    moved = move_examples(
+        models,
+        images,
+        labels,
+        attack,
+        threat,
+        seeds,
+        batch_size,
+        places,
+        name=name,
+        plugin=plugin,
+        layout=layout,
+        sources=sources,
+        compile=compile,
+        note=note,
+    )
+    found, forwards, remarks = moved.examples, moved.forwards, moved.remarks
+    outcomes = []
+    for r, model in enumerate(models):
+        robust, violations = standing[r].clone(), Violations()
+        verify_batch_size = other_batch_size(len(places[r]), batch_size)
+        if len(places[r]):
+            adversarial = found[r]
+            broken, violations = check_examples(
+                model,
+                images[places[r]],
+                adversarial,
+                labels[places[r]],
+                threat,
+                verify_batch_size,
+            )
+            robust[tried[r]] = ~broken.cpu()
+            if keep is not None:
+                keep(r, places[r][broken], adversarial[broken])
+        outcomes.append(
+            AttackOutcome(
+                attack=name,
+                plugin=plugin,
+                threat=threat,
+                seed=seeds[r],
+                batch_size=batch_size,
+                verify_batch_size=verify_batch_size,
+                tried=tried[r],
+                robust=robust,
+                violations=violations,
+                forwards=forwards[r],
+                warnings=remarks,
+            )
+        )
+    return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class MovedExamples:
+    """What an attack gave back, not yet judged."""
+
+    examples: list[Tensor]
+    """For each student (M,C,H,W), as the attack returned them: allowed or not."""
+    forwards: list[int]
+    """Images that were passed through each student."""
+    remarks: tuple[str, ...]
+    """What the attack says of its own result."""
+
+
+def move_examples(
+    models: Sequence[nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    threat: ThreatModel,
+    seeds: Sequence[int],
+    batch_size: int,
+    places: Sequence[Tensor],
+    *,
+    name: str,
+    plugin: str,
+    layout: Layout | None = None,
+    sources: Sequence[Sequence[nn.Module]] | None = None,
+    compile: bool = False,
+    note: Callable[[str], object] = lambda text: None,
+) -> MovedExamples:
+    """Run an attack on students, together where it can, and judge nothing.
+
+    Args:
+        models: R students, on the images' device.
+        images: (N,C,H,W) float in [0,1].
+        labels: (N,) int64.
+        attack: the attack.
+        threat: norm and eps.
+        seeds: a seed of the attack's noise for each student.
+        batch_size: examples of a student attacked together.
+        places: for each student (M,) int64, which examples, on the images' device.
+        name: what the attack is called in errors.
+        plugin: where it comes from.
+        layout: how students are attacked together; None: by the device.
+        sources: for each student other networks, for an attack that uses them.
+        compile: whether compiled kernels compute the copies that the attack holds.
+        note: told, in one line, why they are not used after all.
+
+    Raises:
+        UsageError, PluginError: see `attack_students`.
+    """
     said: list[str] = []
     with lending(plugin, name, models, seeds[0]) as lent:
 
@@ -265,40 +367,7 @@ def attack_students(
                         )
                     )
                 forwards.append(counter[0])
-    remarks = kinds_of_remark(said)
-    outcomes = []
-    for r, model in enumerate(models):
-        robust, violations = standing[r].clone(), Violations()
-        verify_batch_size = other_batch_size(len(places[r]), batch_size)
-        if len(places[r]):
-            adversarial = found[r]
-            broken, violations = check_examples(
-                model,
-                images[places[r]],
-                adversarial,
-                labels[places[r]],
-                threat,
-                verify_batch_size,
-            )
-            robust[tried[r]] = ~broken.cpu()
-            if keep is not None:
-                keep(r, places[r][broken], adversarial[broken])
-        outcomes.append(
-            AttackOutcome(
-                attack=name,
-                plugin=plugin,
-                threat=threat,
-                seed=seeds[r],
-                batch_size=batch_size,
-                verify_batch_size=verify_batch_size,
-                tried=tried[r],
-                robust=robust,
-                violations=violations,
-                forwards=forwards[r],
-                warnings=remarks,
-            )
-        )
-    return outcomes
+    return MovedExamples(found, forwards, kinds_of_remark(said))
 
 
 def fast_copy(model: nn.Module, images: Tensor, note: Callable[[str], object]) -> nn.Module:
