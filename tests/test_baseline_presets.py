@@ -17,7 +17,7 @@ from robustdd_bench.records.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = collect(get_plugin_manager())
-BASELINES = ["dc", "dsa", "dm", "idm", "rome", "k-centre", "herding"]
+BASELINES = ["dc", "dsa", "dm", "idm", "rome", "k-centre", "herding", "ftd", "datm", "tesla"]
 METHODS = {
     name: REGISTRY.get("distillers", name).load()
     for name in [*BASELINES, "k-means", "random", "full"]

@@ -13,6 +13,7 @@ from robustdd_bench.files import read_safetensors, write_safetensors
 from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.adversarial import OverfittingGuard
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.trajectories.expert_training import _Training
 from robustdd_bench.toolkit.trajectories.experts import (
     ExpertRecipe,
     ExpertStore,
@@ -191,6 +192,89 @@ def test_a_collapse_of_fast_training_stops_the_expert_and_leaves_no_file(
     assert not store.folder.exists()
 
 
+# Flat experts.
+
+
+def naive_gsam(task, recipe, index):
+    """GSAM by its formulas, tensor by tensor, in float64."""
+    seeds = family_seeds(task.seeds)
+    network = task.network(seeds.seed("expert-init", index)).double()
+    weights = [p for p in network.parameters() if p.requires_grad]
+    order = seeds.generator("expert-order", index)
+
+    def gradients(x, y):
+        return torch.autograd.grad(F.cross_entropy(network(x), y), weights)
+
+    def norm(tensors):
+        return sum((t**2).sum() for t in tensors).sqrt()
+
+    snapshots = [torch.cat([w.detach().flatten() for w in weights])]
+    for _ in range(recipe.epochs):
+        for batch in torch.randperm(len(task.images), generator=order).split(recipe.batch_size):
+            x, y = task.images[batch].double(), task.labels[batch]
+            here = [w.detach().clone() for w in weights]
+            scale = [w.abs() if recipe.gsam_adaptive else torch.ones_like(w) for w in here]
+            old = gradients(x, y)
+            length = norm([s * g for s, g in zip(scale, old, strict=True)])
+            with torch.no_grad():
+                for w, s, g in zip(weights, scale, old, strict=True):
+                    w.add_(recipe.gsam_rho * s**2 * g / length)
+            new = gradients(x, y)
+            share = sum((a * b).sum() for a, b in zip(old, new, strict=True)) / norm(new) ** 2
+            with torch.no_grad():
+                for w, origin, a, b in zip(weights, here, old, new, strict=True):
+                    step = b - recipe.gsam_alpha * (a - share * b)
+                    step = step + recipe.weight_decay * origin
+                    w.copy_(origin - recipe.learning_rate * step)
+        snapshots.append(torch.cat([w.detach().flatten() for w in weights]))
+    return torch.stack(snapshots)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+def test_flat_experts_are_those_of_gsams_formulas_in_float64(task, adaptive, weight_decay):
+    build, images = task.network, task.images.double()
+    task64 = dataclasses.replace(task, images=images, network=lambda seed: build(seed).double())
+    recipe = dataclasses.replace(
+        RECIPE, gsam_rho=0.2, gsam_alpha=0.3, gsam_adaptive=adaptive, weight_decay=weight_decay
+    )
+    # Before the networks of the task, which share a layer, are turned to float64.
+    single = train(task, recipe).snapshots
+    plain = train(task, dataclasses.replace(RECIPE, weight_decay=weight_decay)).snapshots
+    seeds = family_seeds(task.seeds)
+    training = _Training(task64, recipe, seeds, 0, RecordingReporter())
+    order = seeds.generator("expert-order", 0)
+    for _ in range(recipe.epochs):
+        for batch in torch.randperm(len(task.images), generator=order).split(recipe.batch_size):
+            training.step(batch)
+    naive = naive_gsam(task, recipe, 0)
+    torch.testing.assert_close(training.snapshot(), naive[-1], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(single.double(), naive, rtol=1e-4, atol=1e-5)
+    assert (naive - plain).abs().max() > 1e-3
+
+
+def test_a_flat_experts_minimum_is_flatter(tmp_path):
+    task = digits_task(tmp_path, per_class=40)
+    recipe = ExpertRecipe(epochs=12, learning_rate=0.1, batch_size=16)
+    network, rises = FlatNetwork(task.network(0)), []
+    for rho in (0.0, 0.3):
+        theta = train(task, dataclasses.replace(recipe, gsam_rho=rho)).snapshots[-1]
+        leaf = theta.clone().requires_grad_()
+        loss = F.cross_entropy(network(leaf, task.images), task.labels)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        worse = theta + 0.3 * gradient / gradient.norm()
+        rises.append(
+            float(F.cross_entropy(network(worse, task.images), task.labels) - loss.detach())
+        )
+    assert 0 < rises[1] < 0.7 * rises[0]
+
+
+@pytest.mark.parametrize("bad", [{"gsam_rho": -0.1}, {"gsam_alpha": -1.0}])
+def test_negative_values_of_gsam_are_refused(bad):
+    with pytest.raises(ValueError, match="gsam_rho and gsam_alpha must not be negative"):
+        dataclasses.replace(RECIPE, **bad)
+
+
 # The store.
 
 
@@ -232,6 +316,9 @@ def test_the_key_tells_apart_everything_that_shapes_a_trajectory(task, tmp_path)
                 {"batch_size": 16},
                 {"augmentation": "crop"},
                 {"ema": 0.9},
+                {"gsam_rho": 0.1},
+                {"gsam_rho": 0.1, "gsam_alpha": 0.3},
+                {"gsam_rho": 0.1, "gsam_adaptive": True},
             )
         ),
         *(
@@ -266,6 +353,8 @@ def test_the_key_leaves_out_what_shapes_nothing(task):
         dataclasses.replace(RECIPE, eps=0.3, beta=1.0, attack_steps=1, norm="L2"),
         dataclasses.replace(PGD, eps=0.0),
         dataclasses.replace(PGD, flavour="fast", eps=0.0),
+        dataclasses.replace(RECIPE, gsam_alpha=0.3, gsam_adaptive=True),
+        dataclasses.replace(PGD, eps=0.0, gsam_alpha=0.3),
     ]
     assert len({ExpertStore(task, recipe).key for recipe in same}) == 1
     fast = dataclasses.replace(PGD, flavour="fast")

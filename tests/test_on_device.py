@@ -9,12 +9,15 @@ import dataclasses
 import pytest
 import torch
 from attack_models import quick_attack, registered_attacks
+from robustdd_datm.distiller import DATM
 from robustdd_dc.distillers import DSA
 from robustdd_dm.distiller import DM
+from robustdd_ftd.distiller import FTD
 from robustdd_idm.distiller import IDM
 from robustdd_mat.distiller import MAT
 from robustdd_mtt.distiller import MTT
 from robustdd_rome.distiller import ROME
+from robustdd_tesla.distiller import TESLA
 from simulated_device import CUDA, simulated_gpu
 from small_runs import plan_of, run
 from tasks import SMALL, RecordingReporter, digits_task
@@ -62,12 +65,15 @@ def on_both(work, tmp_path, **options):
 @pytest.mark.parametrize(
     ("flavour", "norm", "uint8"),
     [("natural", "Linf", True), ("pgd", "Linf", True), ("fast", "Linf", False),
-     ("trades", "Linf", False), ("mart", "L2", False)],
+     ("trades", "Linf", False), ("mart", "L2", False), ("flat", "Linf", True)],
 )  # fmt: skip
 def test_experts(flavour, norm, uint8, tmp_path) -> None:
-    recipe = dataclasses.replace(
-        RECIPE, flavour=flavour, norm=norm, eps=0.1, attack_steps=2, attack_step_size=0.05
-    )
+    if flavour == "flat":
+        recipe = dataclasses.replace(RECIPE, gsam_rho=0.1, gsam_alpha=0.3, gsam_adaptive=True)
+    else:
+        recipe = dataclasses.replace(
+            RECIPE, flavour=flavour, norm=norm, eps=0.1, attack_steps=2, attack_step_size=0.05
+        )
 
     def work(task, reporter):
         recipe_ = recipe.canonical()
@@ -91,6 +97,14 @@ DISTILLERS = {
             alpha_optimiser="sgd", expert_augmentation="color_scale",
         )
     ),
+    "ftd": FTD(FTD.Config(**SMALL, rho=0.1, image_ema=0.9)),
+    "datm": DATM(
+        DATM.Config(
+            **SMALL | {"image_optimiser": "sgd"}, first_start_epochs=1, growth_iterations=2,
+            loss_limit=0.99, label_epoch=2,
+        )
+    ),
+    "tesla": TESLA(TESLA.Config(**SMALL, teacher_labels=True)),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ the right side of the product and theta_i held constant, so that one step's grap
 time. This is an APPROXIMATION of the gradient of the loss: theta_i depends on x as well, through
 the steps before it, and those paths are left out (`robustdd_bench.toolkit.trajectories.unroll` has
 the terms). How far it is from the exact gradient, which MTT here computes in the same memory, is
-measured in docs/studies/tesla-gradient.md. What the authors publish under this name is this
+measured in docs/studies/tesla-gradient.md. What the authors publish under this name is the
 approximation, so it is what `tesla` computes.
 
 `teacher_labels` is the paper's soft label assignment: in every iteration each image's label is the
