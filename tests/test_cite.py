@@ -25,7 +25,7 @@ from robustdd_bench.errors import PluginError
 from robustdd_bench.plugins import Entry
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT = {"random", "full", "noise", "folder"}
+WITHOUT = {"random", "full", "noise", "folder", "random-robust-labels"}
 """What is ours or nobody's, and has no paper."""
 
 
@@ -327,5 +327,5 @@ def test_bibtex_files_are_part_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["*"]
     found = [p for top in ("plugins", "baselines") for p in (ROOT / top).rglob("*.bib")]
-    assert len(found) == 10
+    assert len(found) == 16
     assert all(any(path.match(pattern) for pattern in patterns) for path in found)

@@ -124,5 +124,5 @@ def test_preprocessing_is_the_first_layer_and_has_no_parameters() -> None:
 
 
 def test_options_that_do_not_fit_are_the_tracks_fault() -> None:
-    with pytest.raises(UsageError, match=r"network options do not fit: .*'dept'"):
+    with pytest.raises(UsageError, match=r"options do not fit: .*'dept'"):
         _factory(dept=3)(0)

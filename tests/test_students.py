@@ -242,13 +242,13 @@ def test_batch_norm_counts_what_is_trained_on_and_not_the_search_for_it() -> Non
 @pytest.mark.parametrize("drop_at", [0.25, 0.5, 0.51, 1.0])
 def test_the_learning_rate_drops_once_at_its_share_of_the_steps(drop_at, monkeypatch) -> None:
     rates = []
-    step = students._Training._step
+    step = students._Training.step
 
-    def watched(self, where, augment, rate):
+    def watched(self, batch, augmenter, mix, rate):
         rates.append(rate)
-        return step(self, where, augment, rate)
+        return step(self, batch, augmenter, mix, rate)
 
-    monkeypatch.setattr(students._Training, "_step", watched)
+    monkeypatch.setattr(students._Training, "step", watched)
     spec = spec_of(drop_at=drop_at, drop_factor=0.1)
     train(small_set(), spec)
     drop = int(15 * drop_at)

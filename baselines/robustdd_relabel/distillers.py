@@ -141,6 +141,7 @@ class RandomRobustLabels(RobustLabels):
 class MATRobustLabels(RobustLabels):
     """MAT's images with the labels of a robust teacher."""
 
+    CITATION: ClassVar[Path | None] = MAT.CITATION
     METHOD: ClassVar[str] = "mat"
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_mat.toml")
 

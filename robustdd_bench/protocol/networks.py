@@ -207,7 +207,7 @@ class Networks:
         return self._factories[preprocessing]
 
 
-class Found(Protocol):
+class NetworkEntry(Protocol):
     """A registered network: its builder, and the plugin it is from."""
 
     @property
@@ -233,7 +233,7 @@ class RegisteredNetworks:
 
     def __init__(
         self,
-        find: Callable[[str], Found],
+        find: Callable[[str], NetworkEntry],
         num_classes: int,
         train_images: Tensor,
         device: torch.device,
