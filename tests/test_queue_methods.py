@@ -60,8 +60,9 @@ def test_the_plugin_registers_it(name):
     assert (config.iterations, config.lr_img, config.mosaic) == (20000, 0.2, 2)
 
 
-@pytest.mark.parametrize("kind", ["none", "normalise", "zca"])
-@pytest.mark.parametrize("mosaic", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("mosaic", "kind"), [(1, "zca"), (2, "none"), (2, "normalise"), (2, "zca"), (4, "none")]
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_sets_have_ipc_stored_images_of_each_class(name, mosaic, kind, tmp_path):
     statistics = ((0.3,), (0.38,)) if kind == "normalise" else ((), ())
@@ -355,7 +356,7 @@ def test_values_out_of_range_are_refused(name, bad):
 
 def test_the_loss_falls(tmp_path):
     """By matching alone, over networks that are not trained."""
-    config = {"iterations": 60, "ce_weight": 0.0, "train_networks": 0, "fresh_every": 60}
+    config = {"iterations": 30, "ce_weight": 0.0, "train_networks": 0, "fresh_every": 60}
     for name, share in (("idm", 0.6), ("rome", 0.8)):
         reporter = RecordingReporter()
         task = dataclasses.replace(
@@ -363,4 +364,4 @@ def test_the_loss_falls(tmp_path):
         )
         run(name, task, reporter, batch_real=24, init="noise", mosaic=1, lr_img=0.1, **config)
         losses = reporter.values["loss"]
-        assert sum(losses[-10:]) < share * sum(losses[:10])
+        assert sum(losses[-5:]) < share * sum(losses[:5])
