@@ -63,19 +63,19 @@ PLACES = {
         steps=(1, 5, 15, 30), preprocessing=Preprocessing("none"),
     ),
     "cifar10": Place(
-        depth=3, width=32, ipc=5, rate=0.02, batch=128, starts=(0, 4), alphas=(0.01, 0.05),
-        steps=(1, 2, 5, 10, 20, 30, 50), preprocessing=CIFAR,
+        depth=3, width=32, ipc=5, rate=0.02, batch=64, starts=(0, 4), alphas=(0.02,),
+        steps=(1, 5, 10, 20, 30), preprocessing=CIFAR,
     ),
 }  # fmt: skip
 
 
 def make_task(name: str, folder: Path, data_root: Path) -> DistillTask:
-    """The training images of a place; of CIFAR-10 the first 1,000 of each class."""
+    """The training images of a place; of CIFAR-10 the first 500 of each class."""
     place, cpu = PLACES[name], torch.device("cpu")
     if name == "digits":
         data = load_digits(data_root, False)
     else:
-        data = load_cifar10(data_root, False, train_per_class=1000, test_per_class=1)
+        data = load_cifar10(data_root, False, train_per_class=500, test_per_class=1)
     images, labels = data.train.pixels(), data.train.labels
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     options = {"depth": place.depth, "width": place.width}
@@ -88,12 +88,15 @@ def make_task(name: str, folder: Path, data_root: Path) -> DistillTask:
     )  # fmt: skip
 
 
-def measure(name: str, starts: Sequence[int], data_root: Path) -> list[dict[str, Any]]:
+def measure(
+    name: str, starts: Sequence[int], steps: Sequence[int], data_root: Path
+) -> list[dict[str, Any]]:
     """One row for each start, alpha and N.
 
     Args:
         name: of `PLACES`.
         starts: epochs that students start from.
+        steps: N.
         data_root: folder of CIFAR-10.
     """
     place = PLACES[name]
@@ -109,7 +112,7 @@ def measure(name: str, starts: Sequence[int], data_root: Path) -> list[dict[str,
         pixels, labels = task.real_images(place.ipc, seeds.generator("initial-images"))
         images = layer(pixels).detach().double()
     rows = []
-    for t, alpha, count in itertools.product(starts, place.alphas, place.steps):
+    for t, alpha, count in itertools.product(starts, place.alphas, steps):
         outer = matching_loss(snapshots[t], snapshots[t + AHEAD])
         rate = torch.tensor(alpha, dtype=torch.float64)
         arguments = (network, images, labels, rate, snapshots[t], outer, [Step()] * count)
@@ -165,7 +168,10 @@ def main() -> None:
     results = read_json(RESULTS)
     if asked.what == "measure":
         torch.set_num_threads(1)
-        rows = [measure(name, place.starts, asked.data_root) for name, place in PLACES.items()]
+        rows = [
+            measure(name, place.starts, place.steps, asked.data_root)
+            for name, place in PLACES.items()
+        ]
         results["errors"] = [row for each in rows for row in each]
         write_json(RESULTS, results)
     write_text(PAGE, marked(PAGE.read_text("utf-8"), "tables", tables(results), str(PAGE)))

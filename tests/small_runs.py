@@ -33,6 +33,9 @@ GRADIENTS = ("iterations=3", "outer=1", "inner=1", "batch_real=16", "checkpoint_
 SETTINGS = {
     "mtt": MATCHING,
     "mat": (*MATCHING, "attack_steps=1"),
+    "ftd": MATCHING,
+    "datm": MATCHING,
+    "tesla": MATCHING,
     "dc": GRADIENTS,
     "dsa": GRADIENTS,
     "dm": ("iterations=3", "batch_real=16", "checkpoint_seconds=0"),

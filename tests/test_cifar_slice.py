@@ -89,6 +89,19 @@ METHODS = {
         share=0.6,
         over_random=0.06,
     ),
+    "ftd": Case(
+        settings=TRAJECTORY | {"rho": 0.1, "image_ema": 0.9},
+        metric="loss",
+        share=0.6,
+        over_random=0.08,
+    ),
+    "datm": Case(
+        settings=TRAJECTORY | {"first_start_epochs": 2, "growth_iterations": 30},
+        metric="loss",
+        share=0.6,
+        over_random=0.08,
+    ),
+    "tesla": Case(settings=TRAJECTORY, metric="loss", share=0.7, over_random=0.05),
 }
 TEACHER = {"teacher_width": 16, "teacher_epochs": 10, "teacher_lr": 0.05, "teacher_batch": 64}
 RECOVERY = {"iterations": 100, "image_lr": 0.2}

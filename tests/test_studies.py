@@ -28,6 +28,7 @@ STUDIES = {
     "expert-precision": "study_sweep",
     "mat-cifar10": "study_sweep",
     "normalised-pixels": "study_normalised",
+    "tesla-gradient": "study_tesla_gradient",
 }
 
 
@@ -293,3 +294,17 @@ def test_where_nothing_is_normalised_both_spaces_are_one(student) -> None:
     found = module.normalised_spaces(network, images, labels)
     for name in module.ATTACKS:
         assert torch.equal(found[f"published: {name}"], found[f"normalised: {name}"])
+
+
+def test_the_error_of_teslas_gradient_comes_out_again() -> None:
+    module = script("study_tesla_gradient")
+    known = {
+        (row["place"], row["start"], row["alpha"], row["steps"]): row
+        for row in read_json(module.RESULTS)["errors"]
+    }
+    rows = module.measure("digits", (0,), (1, 5), ROOT / "nowhere")
+    assert len(rows) == 4
+    for row in rows:
+        committed = known[row["place"], row["start"], row["alpha"], row["steps"]]
+        for name in ("cosine", "error", "ratio", "alpha_error"):
+            assert row[name] == pytest.approx(committed[name], rel=0.01, abs=1e-9)
