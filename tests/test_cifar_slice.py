@@ -65,7 +65,7 @@ QUEUE = {
 }
 # Measured (seed 0, one thread, torch 2.15, mean of 3 students on 900 test images): random .452,
 # chance .333; full .737, k-means .550, k-centre .420, herding .521, dc .510, dsa .590, dm .564,
-# mtt .606, mat .579; torch 2.14.1: idm .597 (random .453).
+# mtt .606, mat .579; torch 2.14.1: idm .597, rome .644 (random .453).
 # The loss of IDM and ROME need not fall, as it grows with the networks' accuracy: `MATCHED` is the
 # test of that.
 METHODS = {
@@ -80,8 +80,11 @@ METHODS = {
     "dm": Case(
         settings={"iterations": 100, "batch_real": 64}, metric="loss", share=0.7, over_random=0.06
     ),
-    "idm": Case(settings=QUEUE, over_random=0.03),
-    "rome": Case(settings=QUEUE | {"eps": 2 / 255, "attack_steps": 3}, over_random=0.0),
+    "idm": Case(settings=QUEUE, over_random=0.07),
+    "rome": Case(
+        settings=QUEUE | {"iterations": 40, "eps": 2 / 255, "attack_steps": 2, "train_batch": 32},
+        over_random=0.07,
+    ),
     "mtt": Case(settings=TRAJECTORY, metric="loss", share=0.6, over_random=0.08),
     "mat": Case(
         settings=TRAJECTORY | {"eps": 1 / 255, "attack_steps": 1},
@@ -200,7 +203,7 @@ MATCHED = {"train_networks": 0, "ce_weight": 0.0, "lr_img": 1.0}
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["idm", "rome"])
 def test_features_are_matched_over_networks_that_are_not_trained(method, tmp_path, clean_of_random):
-    """Measured: IDM's loss goes from 2.52 to 1.59 and its accuracy is .646, random .453."""
+    """Measured: IDM's loss goes from 2.52 to 1.59, ROME's from 20.3 to 13.1 (.646, .626)."""
     finished, values = run(
         method, tmp_path, METHODS[method].settings | MATCHED, **SLICE, epochs=100
     )
