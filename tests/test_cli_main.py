@@ -366,7 +366,7 @@ def test_a_disabled_plugin_adds_nothing(
         ("robustdd pl", ["plugins"]),
         ("robustdd show tr", ["track"]),
         ("robustdd show track digits-ipc10-a", ["digits-ipc10-at"]),
-        ("robustdd show attack pg", ["pgd"]),
+        ("robustdd show attack pg", ["pgd", "pgd-targeted"]),
         ("robustdd list net", ["networks"]),
         ("robustdd list --js", ["--json"]),
     ],
