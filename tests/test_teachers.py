@@ -288,9 +288,26 @@ def test_weights_of_another_network_are_refused(tmp_path):
         task.registered_network("no_such", {})
 
 
-def test_an_unknown_network_is_told_before_anything_is_trained(tmp_path):
-    with pytest.raises(UsageError, match="resnet-18"):
-        SRe2L(SRe2L.Config(teacher="resnet-18")).parts(digits_task(tmp_path))
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (SRe2L, {"teacher": "resnet-18"}, "resnet-18"),
+        (SRe2L, {"teacher": "mlp"}, r"no batch norm.*resnet18-bn"),
+        (GUARD, {"teacher_depth": 9}, "depth 9 needs images divisible by 512"),
+        (RDED, {"candidates": 7, "factor": 2}, "raise candidates, or lower factor"),
+        (RDED, {"factor": 9}, "factor 9 leaves no pixel of images of 8x8"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_before_anything_is_trained(
+    kind, settings, message, tmp_path
+):
+    with pytest.raises(UsageError, match=message):
+        kind(kind.Config(**settings)).parts(digits_task(tmp_path))
+
+
+def test_an_unknown_augmentation_of_the_teacher_is_told_at_once():
+    with pytest.raises(UsageError, match="unknown augmentation 'blur'"):
+        SRe2L.Config(teacher_augmentation="blur")
 
 
 # Recovery

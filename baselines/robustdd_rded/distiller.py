@@ -63,6 +63,23 @@ class RDED(TeacherDistiller):
         config: RDED.Config = self.config
         return config.teacher_recipe()
 
+    def check(self, task: DistillTask) -> None:
+        """Raise UsageError where there are fewer images than tiles, or tiles without a pixel."""
+        config: RDED.Config = self.config
+        wanted = task.required_ipc() * config.factor**2
+        if config.factor > min(task.images.shape[-2:]):
+            raise UsageError(
+                f"factor {config.factor} leaves no pixel of images of "
+                f"{task.images.shape[-2]}x{task.images.shape[-1]}; lower it"
+            )
+        for k, index in enumerate(task.class_indices()):
+            looked_at = min(config.candidates, len(index))
+            if looked_at < wanted:
+                raise UsageError(
+                    f"{wanted} tiles of class {k} are needed and {looked_at} images are looked "
+                    "at; raise candidates, or lower factor"
+                )
+
     def operations(self, facts: Facts) -> MakingOperations:
         """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
         config: RDED.Config = self.config
@@ -79,11 +96,8 @@ class RDED(TeacherDistiller):
         teacher: Teacher,
         key: str,
     ) -> DistilledSet:
-        """Choose the crops, class by class.
-
-        Raises:
-            UsageError: a class has fewer candidates than tiles are needed.
-        """
+        """Choose the crops, class by class."""
+        self.check(task)
         config: RDED.Config = self.config
         ipc, shape = task.required_ipc(), task.images.shape[-2:]
         wanted = ipc * config.factor**2
@@ -92,11 +106,6 @@ class RDED(TeacherDistiller):
             for k, index in enumerate(task.class_indices()):
                 source = task.seeds.generator("candidates", k)
                 order = torch.randperm(len(index), generator=source)[: config.candidates]
-                if len(order) < wanted:
-                    raise UsageError(
-                        f"{wanted} tiles of class {k} are needed and {len(order)} images are "
-                        "looked at; raise candidates, or lower factor"
-                    )
                 tiles = surest_crops(
                     task,
                     network,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robustdd_bench.config import mixin_settings
 from robustdd_bench.identity import identity
+from robustdd_bench.toolkit.dsa import Augmentation
 
 Penalty = Literal["none", "cure", "difference", "pgd", "fast"]
 
@@ -68,6 +69,11 @@ class TeacherConfig:
     """Images a step."""
     teacher_augmentation: str = "crop_flip"
     """Families of DSA, each applied to every batch; flips are left out where they change labels."""
+
+    @model_validator(mode="after")
+    def _known_augmentation(self) -> Self:
+        Augmentation.parse(self.teacher_augmentation)
+        return self
 
     def network_options(self) -> dict[str, Any]:
         """Options of the teacher's builder: of a ConvNet its size, and batch norm."""

@@ -15,11 +15,12 @@ from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, DistillTask, Part, Reporter, StagedDistiller
 from robustdd_bench.identity import identity
 from robustdd_bench.protocol.teachers import Teacher
+from robustdd_bench.toolkit.inputspace import split_network
 from robustdd_bench.toolkit.loop import iterate
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.teachers.config import TeacherRecipe
 from robustdd_bench.toolkit.teachers.operations import TeacherOperations
-from robustdd_bench.toolkit.teachers.recovery import Recovery, RecoveryConfig
+from robustdd_bench.toolkit.teachers.recovery import Recovery, RecoveryConfig, Statistics
 from robustdd_bench.toolkit.teachers.training import TeacherStore
 
 
@@ -34,8 +35,16 @@ class TeacherDistiller(StagedDistiller):
         """Where the teacher is."""
         return TeacherStore(task, self.recipe(task))
 
+    def check(self, task: DistillTask) -> None:
+        """Raise UsageError for what would fail after the teacher has been trained."""
+
     def parts(self, task: DistillTask) -> Sequence[Part]:
-        """The teacher."""
+        """The teacher.
+
+        Raises:
+            UsageError: the settings do not fit the task; nothing has been trained.
+        """
+        self.check(task)
         return (self.store(task).part,)
 
     def make_part(self, part: Part, task: DistillTask, reporter: Reporter) -> None:
@@ -94,6 +103,13 @@ class RecoveringDistiller(TeacherDistiller):
             iterations=3,
             checkpoint_seconds=0.0,
         )
+
+    def check(self, task: DistillTask) -> None:
+        """Raise UsageError for a teacher without batch norm."""
+        recipe = self.recipe(task)
+        network = task.registered_network(recipe.network, recipe.options)(0)
+        with Statistics(split_network(network)[1]):
+            pass
 
     def operations(self, facts: Facts) -> MakingOperations:
         """Floating-point operations; see `robustdd_bench.toolkit.operations`."""
