@@ -17,10 +17,11 @@ from robustdd_bench.records.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = collect(get_plugin_manager())
-BASELINES = ["dc", "dsa", "dm", "k-centre", "herding", "ftd", "datm", "tesla"]
+BASELINES = ["dc", "dsa", "dm", "k-centre", "herding"]
+TRAJECTORIES = ["ftd", "datm", "tesla"]
 METHODS = {
     name: REGISTRY.get("distillers", name).load()
-    for name in [*BASELINES, "k-means", "random", "full"]
+    for name in [*BASELINES, *TRAJECTORIES, "k-means", "random", "full"]
 }
 TABLES = [
     (name, preset, where)
