@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -233,16 +234,12 @@ def _datm(folder: Path, problem: PeerProblem) -> dict[str, Any]:
                     drawn.append(draw(count))
                     return drawn[-1]
 
-                replaced: Any = torch
-                replaced.randperm = randperm
                 names["student_params"] = [problem.start.clone().requires_grad_()]
-                try:
+                with mock.patch.object(torch, "randperm", randperm):
                     _execute(
                         _statements(source, "syn_images = ", "if grand_loss <= args.threshold"),
                         names,
                     )
-                finally:
-                    torch.randperm = original
                 chunks = [list(reversed(p.split(BATCH))) for p in drawn]
                 seen_indices.append([c.tolist() for each in chunks for c in each][:STEPS])
                 losses.append(names["grand_loss"].item())
