@@ -67,8 +67,8 @@ QUEUE = {
 }
 # Measured (seed 0, one thread, torch 2.15, mean of 3 students on 900 test images): random .452,
 # chance .333; full .737, k-means .550, k-centre .420, herding .521, dc .510, dsa .590, dm .564,
-# mtt .606, mat .579; torch 2.14.1 (random .453): idm .597, rome .644, ftd .592, datm .597, tesla .580,
-# sre2l .470, guard .457, rded .431, mat-robust-labels .575.
+# mtt .606, mat .579; torch 2.14.1 (random .453): idm .597, rome .644, ftd .592, datm .597,
+# tesla .580, sre2l .470, guard .457, rded .431, mat-robust-labels .575.
 # The loss of IDM and ROME need not fall, as it grows with the networks' accuracy: `MATCHED` is the
 # test of that.
 METHODS = {
