@@ -35,8 +35,17 @@ CHECKPOINTS = {
     "dm": "dm.safetensors",
     "mtt": "matching.safetensors",
     "mat": "matching.safetensors",
+    "ftd": "matching.safetensors",
+    "datm": "matching.safetensors",
+    "tesla": "matching.safetensors",
+    "mat-robust-labels": "matching.safetensors",
+    "idm": "idm.safetensors",
+    "rome": "rome.safetensors",
+    "sre2l": "recovery.safetensors",
+    "guard": "recovery.safetensors",
 }
 EXPERTS = dict.fromkeys(("mtt", "mat"), "expert-1.safetensors")
+EXPERTS |= dict.fromkeys(("rded", "random-robust-labels"), "teacher.safetensors")
 SETS = dict.fromkeys(("random", "mat"), "distilled.safetensors")
 
 

@@ -161,8 +161,9 @@ class MATRobustLabels(RobustLabels):
             start_epochs=1,
             match_epochs=1,
             student_steps=2,
-            iterations=2,
+            iterations=4,
             attack_steps=1,
+            checkpoint_seconds=0.0,
         )
 
     def inner(self) -> MAT:
