@@ -7,6 +7,7 @@ of depth 1 and width 4. Labels are in no order.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,14 @@ from torch import Tensor
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.conformance.findings import Interruption
 from robustdd_bench.distillers import DistilledSet, DistillTask
+from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import Split
-from robustdd_bench.protocol.networks import NetworkFactory, convnet
+from robustdd_bench.protocol.networks import (
+    NetworkEntry,
+    NetworkFactory,
+    RegisteredNetworks,
+    convnet,
+)
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.seeds import Seeds, derive_seed
 from robustdd_bench.toolkit.snapshots import snapshot_steps
@@ -64,7 +71,19 @@ def tiny_task(folder: Path, method: str, *, seed: int = 0, as_bytes: bool = Fals
         data_sha256=Split(images, data.labels).sha256(),
         allow_flip=False,
         network_with=networks,
+        networks=RegisteredNetworks(_registered_network, CLASSES, images, device),
     )
+
+
+def _registered_network(name: str) -> NetworkEntry:
+    """A network of the plugins that are installed."""
+    found: NetworkEntry = _registry().get("networks", name)
+    return found
+
+
+@functools.cache
+def _registry() -> Registry:
+    return collect(get_plugin_manager())
 
 
 def _images() -> Split:
