@@ -1,7 +1,7 @@
 """Tiny distillation tasks by hand, and reporters that remember or interrupt."""
 
 import contextlib
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -171,6 +171,6 @@ def digits_task(
         allow_flip=allow_flip,
         network_with=networks,
         networks=RegisteredNetworks(
-            partial(collect(get_plugin_manager()).get, "networks"), classes, images, device
+            collect(get_plugin_manager()).entries["networks"], classes, images, device
         ),
     )

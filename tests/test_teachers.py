@@ -15,10 +15,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from published_teachers import network, tensors
+from robustdd_coresets.relabelled import RandomRobustLabels
 from robustdd_guard.distiller import GUARD
 from robustdd_mat.distiller import MAT
+from robustdd_mat.relabelled import MATRobustLabels
 from robustdd_rded.distiller import RDED
-from robustdd_relabel.distillers import MATRobustLabels, RandomRobustLabels
 from robustdd_sre2l.distiller import SRe2L
 from tasks import SMALL, InterruptedRunError, RecordingReporter, digits_task
 from torch import nn

@@ -20,7 +20,6 @@ from robustdd_bench.distillers import DistilledSet, DistillTask
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
 from robustdd_bench.protocol.datasets import Split
 from robustdd_bench.protocol.networks import (
-    NetworkEntry,
     NetworkFactory,
     RegisteredNetworks,
     convnet,
@@ -71,14 +70,8 @@ def tiny_task(folder: Path, method: str, *, seed: int = 0, as_bytes: bool = Fals
         data_sha256=Split(images, data.labels).sha256(),
         allow_flip=False,
         network_with=networks,
-        networks=RegisteredNetworks(_registered_network, CLASSES, images, device),
+        networks=RegisteredNetworks(_registry().entries["networks"], CLASSES, images, device),
     )
-
-
-def _registered_network(name: str) -> NetworkEntry:
-    """A network of the plugins that are installed."""
-    found: NetworkEntry = _registry().get("networks", name)
-    return found
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustdd_bench.errors import UsageError
+from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.guard import BUILTIN, blame_stranger, plain_text
 from robustdd_bench.protocol.pooling import HalvingPool
 from robustdd_bench.protocol.preprocessing import Preprocessing
@@ -224,7 +224,7 @@ class RegisteredNetworks:
     It holds training images and nothing else of the data, so that a method may hold it.
 
     Args:
-        find: gives a network's entry by its name, or raises UsageError.
+        entries: the registered networks, by name.
         num_classes: K.
         train_images: (N,C,H,W).
         device: where networks live.
@@ -233,13 +233,13 @@ class RegisteredNetworks:
 
     def __init__(
         self,
-        find: Callable[[str], NetworkEntry],
+        entries: Mapping[str, NetworkEntry],
         num_classes: int,
         train_images: Tensor,
         device: torch.device,
         layers: Mapping[Preprocessing, nn.Module] | None = None,
     ) -> None:
-        self._find = find
+        self._entries = dict(entries)
         self._classes = num_classes
         self._images = train_images
         self._device = device
@@ -258,7 +258,9 @@ class RegisteredNetworks:
         Raises:
             UsageError: there is no such network, or the layer does not fit the images.
         """
-        entry = self._find(name)
+        if name not in self._entries:
+            raise unknown_name("network", name, self._entries)
+        entry = self._entries[name]
         factory = NetworkFactory(
             entry.load(),
             options,

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,7 @@ class RunContext(RunFolder):
             allow_flip=track.data.flip,
             network_with=networks,
             networks=RegisteredNetworks(
-                partial(self.registry.get, "networks"), *facts, {self.preprocessing: layer}
+                self.registry.entries["networks"], *facts, {self.preprocessing: layer}
             ),
             compile=self.compile,
         )

@@ -1,8 +1,8 @@
 """Controls: the images of another method, and a teacher that was trained adversarially.
 
 A method such as GUARD hands on images and a robust teacher's labels at once, so a robust student
-does not say in which of them the robustness lies. Here the images are those of `random` or of MAT,
-the same for the same seed and settings, and the teacher is trained by PGD-AT. On a track whose
+does not say in which of them the robustness lies. Here the images are those of another method, the
+same for the same seed and settings, and the teacher is trained by PGD-AT. On a track whose
 students are taught by a teacher they are taught by this one; on any other track the set is that of
 the method itself.
 """
@@ -12,14 +12,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
-from robustdd_coresets.plain import Random
-from robustdd_mat.distiller import MAT
 
-from robustdd_bench.config import mixin_settings, settings
+from robustdd_bench.config import mixin_settings
 from robustdd_bench.distillers import DistilledSet, DistillTask, Part, Reporter, StagedDistiller
 from robustdd_bench.errors import UsageError
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
@@ -111,61 +108,11 @@ class RobustLabels(StagedDistiller):
         return dataclasses.replace(made, teacher=store.load()[1])
 
 
-def _inner_config(kind: type[Any], config: Any) -> Any:
-    """The fields of a method's own configuration."""
+def own_config(kind: type[Any], config: Any) -> Any:
+    """The part of a configuration that is the method's own.
+
+    Args:
+        kind: the method's configuration.
+        config: one that extends it.
+    """
     return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})
-
-
-class RandomRobustLabels(RobustLabels):
-    """Random training images with the labels of a robust teacher."""
-
-    METHOD: ClassVar[str] = "random"
-    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_random.toml")
-
-    @settings
-    class Config(RobustTeacherConfig):
-        """The teacher."""
-
-    @classmethod
-    def quick_config(cls) -> Any:
-        """One epoch of a small teacher; for `robustdd check-plugin`."""
-        return cls.Config(
-            teacher_depth=1, teacher_width=4, teacher_epochs=1, teacher_attack_steps=2
-        )
-
-    def inner(self) -> Random:
-        """Random images."""
-        return Random(Random.Config())
-
-
-class MATRobustLabels(RobustLabels):
-    """MAT's images with the labels of a robust teacher."""
-
-    CITATION: ClassVar[Path | None] = MAT.CITATION
-    METHOD: ClassVar[str] = "mat"
-    PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_mat.toml")
-
-    @settings
-    class Config(RobustTeacherConfig, MAT.Config):
-        """The teacher, and everything that MAT has."""
-
-    @classmethod
-    def quick_config(cls) -> Any:
-        """A small teacher, few experts and few steps; for `robustdd check-plugin`."""
-        return cls.Config(
-            teacher_depth=1,
-            teacher_width=4,
-            teacher_epochs=1,
-            teacher_attack_steps=2,
-            experts=1,
-            start_epochs=1,
-            match_epochs=1,
-            student_steps=2,
-            iterations=4,
-            attack_steps=1,
-            checkpoint_seconds=0.0,
-        )
-
-    def inner(self) -> MAT:
-        """MAT."""
-        return MAT(_inner_config(MAT.Config, self.config))
