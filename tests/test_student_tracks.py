@@ -135,7 +135,7 @@ def test_students_that_cannot_be_built_are_told_before_anything_is_computed(
 @pytest.mark.parametrize("method", ["mat", "mtt", "dc", "dsa", "dm", "herding", "k-centre"])
 def test_methods_distil_for_a_variant_as_they_do_for_its_track(method) -> None:
     names = [n for n in registry().names("tracks") if n.startswith("digits-ipc10-")]
-    assert len(names) == 6
+    assert len(names) == 7
     config = plan_of_shipped(method, "digits-ipc10").config
     for name in names:
         assert plan_of_shipped(method, name).config == config
