@@ -142,4 +142,6 @@ def test_no_method_has_a_loop_of_its_own() -> None:
             calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
             if any(isinstance(n.func, ast.Name) and n.func.id == "Checkpoint" for n in calls):
                 own.append(path.relative_to(ROOT).as_posix())
-    assert own == ["robustdd_bench/toolkit/loop.py"]
+    # The training of a teacher is no distillation: it has epochs, and makes no set.
+    expected = ["robustdd_bench/toolkit/loop.py", "robustdd_bench/toolkit/teachers/training.py"]
+    assert sorted(own) == expected
