@@ -311,6 +311,12 @@ def test_an_unknown_augmentation_of_the_teacher_is_told_at_once():
         SRe2L.Config(teacher_augmentation="blur")
 
 
+@pytest.mark.parametrize("kind", [RandomRobustLabels, MATRobustLabels])
+def test_a_radius_that_is_neither_one_nor_the_tracks_is_told_at_once(kind):
+    with pytest.raises(ValueError, match=r"teacher_eps must be positive, 0, or -1 .*-0.5"):
+        kind.Config(teacher_eps=-0.5)
+
+
 # Recovery
 
 

@@ -25,9 +25,8 @@ Shapes: K classes, S images per class, R real images, F features, C channels, H 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -37,14 +36,12 @@ from torch import Tensor, nn
 
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
+from robustdd_bench.toolkit.augment import GroupedAugment, draw_grouped
 from robustdd_bench.toolkit.batches import ClassSampler
 from robustdd_bench.toolkit.distances import class_means, mean_distance
 from robustdd_bench.toolkit.dsa import (
     STRATEGY,
     Augmentation,
-    apply_grouped,
-    apply_table,
-    grouped_table,
 )
 from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
 from robustdd_bench.toolkit.inputspace import features, starting_images, to_pixels
@@ -53,8 +50,6 @@ from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.random_networks import RedrawnNetwork
 
 _CHECK_EVERY = 100
-
-GroupedAugment = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class DM(Distiller):
@@ -197,14 +192,11 @@ class _Matching(Distillation):
     def _add(self, classes: range, source: torch.Generator, generator: torch.Generator) -> None:
         """Add the loss of some classes, and put in place the gradient of their images."""
         index, sizes = self._sampler.draw(classes, self._config.batch_real, source)
-        shape, families = self._z.shape[2:], self._augmentation.families
-        drawn = [self._augmentation.draw(1, shape, generator, siamese=True) for _ in classes]
         real = self._inputs.put("real", index)
         made = self._inputs.put("made", self._members[classes.start : classes.stop].flatten())
-        augment: GroupedAugment = partial(apply_grouped, params=drawn)
-        if self._replayer.static:
-            table = self._inputs.put("table", grouped_table(families, drawn))
-            augment = partial(apply_table, families=families, table_G4=table)
+        inputs = self._inputs if self._replayer.static else None
+        shape = self._z.shape[2:]
+        augment = draw_grouped(self._augmentation, len(classes), shape, generator, inputs)
 
         def step() -> None:
             x = self._network.layer(self._task.pixels(real))

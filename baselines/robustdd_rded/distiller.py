@@ -14,7 +14,7 @@ trained here (published: weights that were pretrained).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ from robustdd_bench.distillers import DistilledSet, DistillTask, Reporter
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol.teachers import Teacher
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
-from robustdd_bench.toolkit.teachers.config import TeacherConfig, TeacherRecipe
+from robustdd_bench.toolkit.teachers.config import StoredTeacherConfig
 from robustdd_bench.toolkit.teachers.method import TeacherDistiller
 from robustdd_bench.toolkit.teachers.operations import TeacherOperations
 from robustdd_bench.toolkit.teachers.selection import mosaics, surest_crops
@@ -38,7 +38,7 @@ class RDED(TeacherDistiller):
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
 
     @settings
-    class Config(TeacherConfig):
+    class Config(StoredTeacherConfig):
         """Teacher and choice of crops; defaults of the published scripts for CIFAR."""
 
         candidates: Annotated[int, Field(ge=1, le=10_000_000)] = 300
@@ -49,19 +49,11 @@ class RDED(TeacherDistiller):
         """Smallest share of an image's area in a crop."""
         factor: Annotated[int, Field(ge=1, le=16)] = 1
         """Tiles along an edge of an image."""
-        labels: Literal["teacher", "hard"] = "teacher"
-        """"teacher": the teacher is stored with the set, for tracks whose students are taught by
-        one; "hard": it is not, and every track trains on the classes of the images."""
 
     @classmethod
     def quick_config(cls) -> Any:
         """One epoch of a small teacher; for `robustdd check-plugin`."""
         return cls.Config(teacher_depth=1, teacher_width=4, teacher_epochs=1, candidates=8, crops=2)
-
-    def recipe(self, task: DistillTask) -> TeacherRecipe:
-        """Natural training."""
-        config: RDED.Config = self.config
-        return config.teacher_recipe()
 
     def check(self, task: DistillTask) -> None:
         """Raise UsageError where there are fewer images than tiles, or tiles without a pixel."""
@@ -93,11 +85,10 @@ class RDED(TeacherDistiller):
         task: DistillTask,
         reporter: Reporter,
         network: nn.Module,
-        teacher: Teacher,
+        teacher: Teacher | None,
         key: str,
     ) -> DistilledSet:
         """Choose the crops, class by class."""
-        self.check(task)
         config: RDED.Config = self.config
         ipc, shape = task.required_ipc(), task.images.shape[-2:]
         wanted = ipc * config.factor**2
@@ -122,5 +113,5 @@ class RDED(TeacherDistiller):
         return DistilledSet(
             images=torch.cat(images),
             labels=torch.arange(task.num_classes, device=task.device).repeat_interleave(ipc),
-            teacher=teacher if config.labels == "teacher" else None,
+            teacher=teacher,
         )

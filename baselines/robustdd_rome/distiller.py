@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistilledSet, Distiller, DistillTask, Reporter
-from robustdd_bench.toolkit.adversarial import Adversary
+from robustdd_bench.toolkit.adversarial import Adversary, check_eps, eps_of
 from robustdd_bench.toolkit.inputspace import to_pixels
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.queues.config import QueueConfig
@@ -108,8 +108,7 @@ class ROME(Distiller):
 
         @model_validator(mode="after")
         def _eps_of_the_track(self) -> Self:
-            if -1 < self.eps < 0:
-                raise ValueError(f"eps must be positive, 0, or -1 for the track's, not {self.eps}")
+            check_eps(self.eps)
             return self
 
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
@@ -142,7 +141,7 @@ class ROME(Distiller):
         """What is matched on a task."""
         config: ROME.Config = self.config
         published = config.space == "published"
-        eps = task.threat.eps if config.eps < 0 else config.eps
+        eps = eps_of(config.eps, task.threat)
         adversary = Adversary(
             threat=ThreatModel(task.threat.norm, eps),
             steps=config.attack_steps,

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from robustdd_bench.config import settings
-from robustdd_bench.distillers import DistillTask
-from robustdd_bench.toolkit.teachers.config import TeacherConfig, TeacherRecipe
 from robustdd_bench.toolkit.teachers.method import RecoveredConfig, RecoveringDistiller
 
 
@@ -31,8 +29,3 @@ class SRe2L(RecoveringDistiller):
     @settings
     class Config(RecoveredConfig):
         """SRe2L has no hyper-parameters beyond those of teacher and recovery."""
-
-    def recipe(self, task: DistillTask) -> TeacherRecipe:
-        """Natural training."""
-        config: TeacherConfig = self.config
-        return config.teacher_recipe()

@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from robustdd_bench.attacks import ThreatModel
 from robustdd_bench.config import settings
 from robustdd_bench.distillers import DistillTask
-from robustdd_bench.toolkit.adversarial import Adversary
+from robustdd_bench.toolkit.adversarial import Adversary, check_eps, eps_of
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.trajectories.experts import ExpertRecipe
 from robustdd_bench.toolkit.trajectories.matching import (
@@ -71,8 +71,7 @@ class MAT(TrajectoryDistiller):
 
         @model_validator(mode="after")
         def _eps_of_the_track(self) -> Self:
-            if -1 < self.eps < 0:
-                raise ValueError(f"eps must be positive, 0, or -1 for the track's, not {self.eps}")
+            check_eps(self.eps)
             return self
 
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
@@ -81,7 +80,7 @@ class MAT(TrajectoryDistiller):
     def recipe(self, task: DistillTask) -> ExpertRecipe:
         """Adversarial training with a moving average of the weights."""
         config: MAT.Config = self.config
-        eps = task.threat.eps if config.eps < 0 else config.eps
+        eps = eps_of(config.eps, task.threat)
         return dataclasses.replace(
             config.recipe(task),
             flavour=config.flavour,
@@ -98,7 +97,7 @@ class MAT(TrajectoryDistiller):
         config: MAT.Config = self.config
         if config.joint_weight == 0:
             return None
-        eps = task.threat.eps if config.eps < 0 else config.eps
+        eps = eps_of(config.eps, task.threat)
         adversary = Adversary(
             threat=ThreatModel(task.threat.norm, eps),
             steps=config.attack_steps,

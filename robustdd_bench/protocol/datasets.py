@@ -22,6 +22,7 @@ from torch import Tensor
 from robustdd_bench.citations import cites
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol import papers
+from robustdd_bench.protocol.hashing import hash_tensor
 from robustdd_bench.seeds import derive_seed
 
 Loader = Callable[..., "ImageData"]
@@ -74,9 +75,7 @@ class Split:
         """A hash of shapes, pixels and labels."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
-            data = tensor.detach().cpu().contiguous()
-            digest.update(f"{data.dtype}{tuple(data.shape)}".encode())
-            digest.update(data.numpy().tobytes())
+            hash_tensor(digest, tensor)
         return digest.hexdigest()
 
 

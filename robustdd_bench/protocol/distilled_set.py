@@ -19,6 +19,7 @@ from torch import Tensor
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.filenames import TEACHER_PREFIX
 from robustdd_bench.identity import identity
+from robustdd_bench.protocol.hashing import hash_tensor
 from robustdd_bench.protocol.mosaics import check_mosaic, decode_mosaics, repeat_labels
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.teachers import Teacher
@@ -146,9 +147,7 @@ class DistilledSet:
         """A hash of everything in the set that shapes a student."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
-            data = tensor.detach().cpu().contiguous()
-            digest.update(f"{data.dtype}{tuple(data.shape)}".encode())
-            digest.update(data.numpy().tobytes())
+            hash_tensor(digest, tensor)
         digest.update(json.dumps(self._recipe(), sort_keys=True).encode())
         if self.teacher is not None:
             digest.update(self.teacher.sha256().encode())

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdd_bench.errors import RunFailedError, UsageError
+from robustdd_bench.protocol.hashing import hash_tensor
 from robustdd_bench.strict import MAX_TENSORS
 
 _COUNTER = "num_batches_tracked"
@@ -80,9 +81,7 @@ class Teacher:
         """A hash of network, options and weights."""
         digest = hashlib.sha256(json.dumps(self.spec(), sort_keys=True).encode())
         for name, tensor in sorted(self.weights.items()):
-            data = tensor.detach().cpu().contiguous()
-            digest.update(f"{name}{data.dtype}{tuple(data.shape)}".encode())
-            digest.update(data.numpy().tobytes())
+            hash_tensor(digest, tensor, name)
         return digest.hexdigest()
 
     def spec(self) -> dict[str, Any]:

@@ -28,6 +28,22 @@ FAST_STEP = 1.25
 """Step of fast adversarial training as a share of eps (Wong et al. 2020)."""
 
 
+def check_eps(eps: float, name: str = "eps") -> None:
+    """Raise ValueError unless a setting is a radius, or -1 for the track's.
+
+    Args:
+        eps: the setting.
+        name: what it is called.
+    """
+    if -1 < eps < 0:
+        raise ValueError(f"{name} must be positive, 0, or -1 for the track's, not {eps}")
+
+
+def eps_of(setting: float, threat: ThreatModel) -> float:
+    """The radius that a setting means: itself, or the track's headline eps where it is -1."""
+    return threat.eps if setting < 0 else setting
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adversary:
     """The inner maximisation of adversarial training."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from robustdd_bench.toolkit.dsa import Augmentation, AugmentationParams, apply
+from robustdd_bench.toolkit.dsa import (
+    Augmentation,
+    AugmentationParams,
+    apply,
+    apply_grouped,
+    apply_table,
+    grouped_table,
+)
 from robustdd_bench.toolkit.fast.capture import Inputs
 
 
@@ -46,6 +54,35 @@ class Augmenter:
         if not self.augmentation.families:
             return None
         return Drawn(self.params(len(x_BCHW), x_BCHW.shape[-2:]).to(x_BCHW.device))
+
+
+GroupedAugment = Callable[[Tensor, Sequence[int]], Tensor]
+"""Images (B,C,H,W), group after group, and how many there are of each: the same, augmented."""
+
+
+def draw_grouped(
+    augmentation: Augmentation,
+    groups: int,
+    shape_HW: Sequence[int],
+    generator: torch.Generator,
+    inputs: Inputs | None,
+) -> GroupedAugment:
+    """One siamese augmentation for each group of a batch, as methods augment class by class.
+
+    Args:
+        augmentation: the strategy.
+        groups: how many.
+        shape_HW: height and width of an image.
+        generator: a CPU generator.
+        inputs: of a captured step: what was drawn is put there, and one function serves every draw;
+            None: only what was drawn is applied.
+    """
+    drawn = [augmentation.draw(1, shape_HW, generator, siamese=True) for _ in range(groups)]
+    if inputs is None:
+        return partial(apply_grouped, params=drawn)
+    families = augmentation.families
+    table = inputs.put("table", grouped_table(families, drawn))
+    return partial(apply_table, families=families, table_G4=table)
 
 
 def put_drawn(inputs: Inputs, params: AugmentationParams) -> Drawn | None:

@@ -30,16 +30,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from robustdd_bench.distillers import DistilledSet, DistillTask, Reporter
+from robustdd_bench.toolkit.augment import GroupedAugment, draw_grouped
 from robustdd_bench.toolkit.batches import ClassSampler
 from robustdd_bench.toolkit.distances import class_means
-from robustdd_bench.toolkit.dsa import Augmentation, apply_grouped, apply_table, grouped_table
+from robustdd_bench.toolkit.dsa import Augmentation
 from robustdd_bench.toolkit.fast.capture import Inputs, Replayer
 from robustdd_bench.toolkit.inputspace import features, features_and_logits, to_pixels
 from robustdd_bench.toolkit.loop import Distillation, iterate
@@ -50,7 +50,6 @@ from robustdd_bench.toolkit.queues.networks import NetworkQueue
 
 _CHECK_EVERY = 100
 
-GroupedAugment = Callable[[Tensor, Sequence[int]], Tensor]
 Attack = Callable[[nn.Module, nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 """`attack(layer, body, x_BCHW, labels, generator)`: other images in the network's input space."""
 
@@ -233,14 +232,11 @@ class _QueueMatching(Distillation):
     ) -> None:
         """Add the loss of some classes, and put in place the gradient of their images."""
         index, sizes = self._sampler.draw(classes, self._config.batch_real, source)
-        shape, families = self._z.shape[2:], self._augmentation.families
-        drawn = [self._augmentation.draw(1, shape, generator, siamese=True) for _ in classes]
         real = self._inputs.put("real", index)
         made = self._inputs.put("made", self._members[classes.start : classes.stop].flatten())
-        augment: GroupedAugment = partial(apply_grouped, params=drawn)
-        if self._replayer.static:
-            table = self._inputs.put("table", grouped_table(families, drawn))
-            augment = partial(apply_table, families=families, table_G4=table)
+        inputs = self._inputs if self._replayer.static else None
+        shape = self._z.shape[2:]
+        augment = draw_grouped(self._augmentation, len(classes), shape, generator, inputs)
         queue, objective = self._queue, self._objective
 
         def step() -> None:

@@ -98,3 +98,12 @@ class TeacherConfig:
             augmentation=self.teacher_augmentation,
             **more,
         )
+
+
+@mixin_settings
+class StoredTeacherConfig(TeacherConfig):
+    """A teacher that may go into the set."""
+
+    labels: Literal["teacher", "hard"] = "teacher"
+    """"teacher": the teacher is stored with the set, for tracks whose students are taught by one;
+    "hard": it is not, and every track trains on the classes of the images."""

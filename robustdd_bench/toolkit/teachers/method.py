@@ -6,7 +6,7 @@ import abc
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 from torch import nn
@@ -18,7 +18,7 @@ from robustdd_bench.protocol.teachers import Teacher
 from robustdd_bench.toolkit.inputspace import split_network
 from robustdd_bench.toolkit.loop import iterate
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
-from robustdd_bench.toolkit.teachers.config import TeacherRecipe
+from robustdd_bench.toolkit.teachers.config import StoredTeacherConfig, TeacherRecipe
 from robustdd_bench.toolkit.teachers.operations import TeacherOperations
 from robustdd_bench.toolkit.teachers.recovery import Recovery, RecoveryConfig, Statistics
 from robustdd_bench.toolkit.teachers.training import TeacherStore
@@ -27,9 +27,10 @@ from robustdd_bench.toolkit.teachers.training import TeacherStore
 class TeacherDistiller(StagedDistiller):
     """A method whose first part is the training of a teacher."""
 
-    @abc.abstractmethod
     def recipe(self, task: DistillTask) -> TeacherRecipe:
-        """How the teacher is trained."""
+        """How the teacher is trained: naturally, if a method says nothing else."""
+        config: StoredTeacherConfig = self.config
+        return config.teacher_recipe()
 
     def store(self, task: DistillTask) -> TeacherStore:
         """Where the teacher is."""
@@ -53,11 +54,13 @@ class TeacherDistiller(StagedDistiller):
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
         """Make the set with the teacher."""
+        self.check(task)
         store = self.store(task)
         if not store.part.output.exists():  # called by hand
             self.make_part(store.part, task, reporter)
         network, teacher = store.load()
-        return self.with_teacher(task, reporter, network, teacher, store.key)
+        stored = teacher if self.config.labels == "teacher" else None
+        return self.with_teacher(task, reporter, network, stored, store.key)
 
     @abc.abstractmethod
     def with_teacher(
@@ -65,7 +68,7 @@ class TeacherDistiller(StagedDistiller):
         task: DistillTask,
         reporter: Reporter,
         network: nn.Module,
-        teacher: Teacher,
+        teacher: Teacher | None,
         key: str,
     ) -> DistilledSet:
         """Make the set.
@@ -74,7 +77,7 @@ class TeacherDistiller(StagedDistiller):
             task: the task.
             reporter: told of progress.
             network: the teacher, pixels to logits, in eval mode and frozen.
-            teacher: what is stored of it.
+            teacher: what goes into the set; None: nothing.
             key: names everything that shaped it.
         """
 
@@ -83,9 +86,6 @@ class TeacherDistiller(StagedDistiller):
 class RecoveredConfig(RecoveryConfig):
     """Teacher, recovery, and what is handed on."""
 
-    labels: Literal["teacher", "hard"] = "teacher"
-    """"teacher": the teacher is stored with the set, for tracks whose students are taught by one;
-    "hard": it is not, and every track trains on the classes of the images."""
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = 10.0
     """How much of the recovery, in seconds, an interrupted run may lose."""
 
@@ -122,16 +122,15 @@ class RecoveringDistiller(TeacherDistiller):
         task: DistillTask,
         reporter: Reporter,
         network: nn.Module,
-        teacher: Teacher,
+        teacher: Teacher | None,
         key: str,
     ) -> DistilledSet:
         """Recover the images; resumes from `task.work_dir`."""
         config, ipc = self.config, task.required_ipc()
         shape = identity(config) | {"checkpoint_seconds": 0, "labels": ""}
         text = json.dumps([shape, key, ipc, identity(task.seeds)], sort_keys=True)
-        stored = teacher if config.labels == "teacher" else None
         return iterate(
-            Recovery(task, config, ipc, network, stored, task.seeds),
+            Recovery(task, config, ipc, network, teacher, task.seeds),
             task,
             reporter,
             title="recovery",

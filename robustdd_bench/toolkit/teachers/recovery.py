@@ -33,7 +33,7 @@ from robustdd_bench.protocol.teachers import Teacher
 from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.inputspace import split_network, to_pixels
 from robustdd_bench.toolkit.loop import Distillation
-from robustdd_bench.toolkit.teachers.config import TeacherConfig
+from robustdd_bench.toolkit.teachers.config import StoredTeacherConfig
 
 _BETAS = (0.5, 0.9)
 _EPS = 1e-8
@@ -44,7 +44,7 @@ RATIO = (3 / 4, 4 / 3)
 
 
 @settings
-class RecoveryConfig(TeacherConfig):
+class RecoveryConfig(StoredTeacherConfig):
     """Teacher, and recovery of the images from it."""
 
     iterations: Annotated[int, Field(ge=1, le=10_000_000)] = 1000

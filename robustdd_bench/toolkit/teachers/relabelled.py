@@ -12,13 +12,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robustdd_bench.config import mixin_settings
 from robustdd_bench.distillers import DistilledSet, DistillTask, Part, Reporter, StagedDistiller
 from robustdd_bench.errors import UsageError
+from robustdd_bench.toolkit.adversarial import FAST_STEP, check_eps, eps_of
 from robustdd_bench.toolkit.operations import Facts, MakingOperations
 from robustdd_bench.toolkit.teachers.config import TeacherConfig, TeacherRecipe
 from robustdd_bench.toolkit.teachers.operations import TeacherOperations
@@ -38,18 +39,23 @@ class RobustTeacherConfig(TeacherConfig):
     teacher_attack_step_size: Annotated[float, Field(gt=0, le=1000)] = 0.25
     """Their size as a share of eps; "fast" takes 1.25."""
 
+    @model_validator(mode="after")
+    def _teacher_eps_of_the_track(self) -> Self:
+        check_eps(self.teacher_eps, "teacher_eps")
+        return self
+
     def robust_recipe(self, task: DistillTask) -> TeacherRecipe:
         """The recipe that these settings mean on a task."""
         if self.teacher_flavour == "natural":
             return self.teacher_recipe()
-        eps = task.threat.eps if self.teacher_eps < 0 else self.teacher_eps
+        eps = eps_of(self.teacher_eps, task.threat)
         fast = self.teacher_flavour == "fast"
         return self.teacher_recipe(
             penalty=self.teacher_flavour,
             norm=task.threat.norm,
             eps=eps,
             attack_steps=1 if fast else self.teacher_attack_steps,
-            attack_step_size=eps * (1.25 if fast else self.teacher_attack_step_size),
+            attack_step_size=eps * (FAST_STEP if fast else self.teacher_attack_step_size),
         )
 
 

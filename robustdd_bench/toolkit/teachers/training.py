@@ -7,7 +7,6 @@ share. An interrupted training resumes at its last epoch that was saved.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from typing import Any
@@ -20,7 +19,6 @@ from robustdd_bench.attacks import Norm, ThreatModel
 from robustdd_bench.distillers import DistillTask, Part, Reporter
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
-from robustdd_bench.identity import identity
 from robustdd_bench.protocol.teachers import Teacher
 from robustdd_bench.seeds import Seeds
 from robustdd_bench.toolkit.adversarial import Adversary, attack_batch
@@ -28,6 +26,7 @@ from robustdd_bench.toolkit.augment import Augmenter
 from robustdd_bench.toolkit.checkpoint import Checkpoint
 from robustdd_bench.toolkit.dsa import Augmentation, apply
 from robustdd_bench.toolkit.inputspace import split_network
+from robustdd_bench.toolkit.stored import key_of, training_facts
 from robustdd_bench.toolkit.teachers.config import TeacherRecipe
 from robustdd_bench.toolkit.teachers.penalties import cure_penalty, difference_penalty
 
@@ -57,26 +56,15 @@ class TeacherStore:
         self.task, self.recipe = task, recipe
         self.seeds = seeds or Seeds(task.seeds.base, task.seeds.track, "teacher")
         self._network = task.registered_network(recipe.network, recipe.options)
-        self.key = self._key()
+        self.key = key_of(self._description())
         self.folder = task.store_dir / "teachers" / self.key
 
     def _description(self) -> dict[str, Any]:
         return {
             "trainer": TRAINER_VERSION,
             "recipe": self.recipe.description(),
-            "seeds": identity(self.seeds),
-            "preprocessing": identity(self.task.preprocessing),
-            "flip": self.task.allow_flip,
-            "data": self.task.data_sha256,
-            "network": hashlib.sha256(str(self._network(0)).encode()).hexdigest(),
-            "torch": torch.__version__,
-            "device": self.task.device.type,
-            "threads": torch.get_num_threads() if self.task.device.type == "cpu" else 0,
+            **training_facts(self.task, self.seeds, self._network(0)),
         }
-
-    def _key(self) -> str:
-        text = json.dumps(self._description(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def part(self) -> Part:

@@ -16,7 +16,6 @@ Seeds leave the method's name out, so two methods with the same recipe have the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
@@ -26,8 +25,8 @@ from torch import Tensor
 from robustdd_bench.distillers import DistillTask, Part, Reporter
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import read_safetensors, write_safetensors
-from robustdd_bench.identity import identity
 from robustdd_bench.toolkit.fast.flat import FlatNetwork
+from robustdd_bench.toolkit.stored import key_of, training_facts
 from robustdd_bench.toolkit.trajectories.expert_training import TrainedExpert, train_expert
 from robustdd_bench.toolkit.trajectories.recipe import ExpertRecipe, family_seeds
 
@@ -57,29 +56,17 @@ class ExpertStore:
         self.task = task
         self.recipe = recipe.canonical()
         self.seeds = family_seeds(task.seeds)
-        self.key = self._key()
+        self.key = key_of(self._description())
         self.folder = task.store_dir / "experts" / self.key
 
     def _description(self) -> dict[str, Any]:
-        network = self.task.network(0)
         # Experts are known by how they were computed; eager ones as before there was a choice.
         compiled = {"compile": True} if self.task.compile else {}
         return compiled | {
             "trainer": TRAINER_VERSION,
             "recipe": self.recipe.description(),
-            "seeds": identity(self.seeds),
-            "preprocessing": identity(self.task.preprocessing),
-            "flip": self.task.allow_flip,
-            "data": self.task.data_sha256,
-            "network": hashlib.sha256(str(network).encode()).hexdigest(),
-            "torch": torch.__version__,
-            "device": self.task.device.type,
-            "threads": torch.get_num_threads() if self.task.device.type == "cpu" else 0,
+            **training_facts(self.task, self.seeds, self.task.network(0)),
         }
-
-    def _key(self) -> str:
-        text = json.dumps(self._description(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def parts(self, count: int) -> list[Part]:
         """One part an expert."""
