@@ -30,6 +30,18 @@ MATCHING = (
     "checkpoint_seconds=0",
 )
 GRADIENTS = ("iterations=3", "outer=1", "inner=1", "batch_real=16", "checkpoint_seconds=0")
+QUEUE = (
+    "iterations=3",
+    "batch_real=16",
+    "networks_start=1",
+    "networks_max=2",
+    "train_networks=1",
+    "train_steps=1",
+    "train_batch=16",
+    "checkpoint_seconds=0",
+)
+TEACHER = ("teacher_depth=2", "teacher_width=4", "teacher_epochs=1", "teacher_batch=512")
+RECOVERY = (*TEACHER, "iterations=3", "checkpoint_seconds=0")
 SETTINGS = {
     "mtt": MATCHING,
     "mat": (*MATCHING, "attack_steps=1"),
@@ -39,7 +51,16 @@ SETTINGS = {
     "dc": GRADIENTS,
     "dsa": GRADIENTS,
     "dm": ("iterations=3", "batch_real=16", "checkpoint_seconds=0"),
+    "idm": QUEUE,
+    "rome": (*QUEUE, "attack_steps=1"),
+    "sre2l": RECOVERY,
+    "guard": RECOVERY,
+    "rded": TEACHER,
+    "random-robust-labels": (*TEACHER, "teacher_attack_steps=1"),
+    "mat-robust-labels": (*MATCHING, "attack_steps=1", *TEACHER, "teacher_attack_steps=1"),
 }
+WITHOUT_STEPS = {"random", "full", "k-means", "k-centre", "herding", "rded", "random-robust-labels"}
+"""Methods that choose images, or learn no more than a teacher: nothing is told step by step."""
 PROMISED = {
     "record.json",
     "distilled.safetensors",
