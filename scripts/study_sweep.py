@@ -16,9 +16,10 @@ with `--repeats` kept as a row of its own.
 `missing` prints the runs of a sweep that STUDY.json has not, as options of `robustdd sweep`. A run
 is the same if method, settings, track and seed are: machine and versions do not matter.
 
-`draw` writes the tables between the marks of STUDY.md from STUDY.json alone: the runs, and where
-the file names `comparisons`, their differences. Each comparison is computed from the outcomes that
-were kept; one whose outcomes were not kept shows what was once stated, and says so.
+`draw` writes the tables between the marks of STUDY.md from STUDY.json alone: the runs, the choice
+of its `rule` for each method if it has one, and the differences of its `comparisons`. Each of these
+is computed from the outcomes that were kept; one whose outcomes were not kept shows what was once
+stated, and says so.
 
 `compare` prints the paired differences of two runs with their 95 % intervals, from a study's file
 or from two folders. RUN may be several run ids with commas between them, one a distillation seed.
@@ -42,6 +43,7 @@ from robustdd_bench.evaluation.statistics.comparison import Difference
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.records.record import Record, read_record
+from robustdd_bench.sweeps.choice import best_setting
 from robustdd_bench.sweeps.plan import plan_sweep
 from robustdd_bench.text.tables import markdown, marked
 from robustdd_bench.text.terminal import duration_text
@@ -190,9 +192,38 @@ def tables(results: dict[str, Any]) -> str:
         parts.append(markdown(headings, cells).rstrip())
         machines = sorted({_machine(row) for row in rows})
         parts.append(f"\nMachines: {'; '.join(machines)}.\n")
+    if results.get("rule"):
+        parts.append(choice_text(results))
     if results.get("comparisons"):
         parts.append(comparisons_text(results))
     return "\n".join(parts)
+
+
+def chosen(results: dict[str, Any]) -> dict[tuple[str, str], tuple[dict[str, Any], int]]:
+    """For each track and method the run that the study's `rule` chooses, and of how many."""
+    rule, groups = results["rule"], dict[tuple[str, str], list[dict[str, Any]]]()
+    for row in results["runs"]:
+        groups.setdefault((row["track"], row["method"]), []).append(row)
+    found = {}
+    for key, rows in groups.items():
+        place = 1 + rows[0]["ladder"].index(rule["eps"])
+        levels = [(row["accuracy"][0], row["accuracy"][place]) for row in rows]
+        found[key] = rows[best_setting(*zip(*levels, strict=True), rule["clean_within"])], len(rows)
+    return found
+
+
+def choice_text(results: dict[str, Any]) -> str:
+    """Markdown: what the rule chooses."""
+    rule, lines = results["rule"], []
+    for key, (row, count) in chosen(results).items():
+        levels = (row["accuracy"][0], row["accuracy"][1 + row["ladder"].index(rule["eps"])])
+        lines.append([*key, str(count), *(f"{100 * x:.1f}" for x in levels), f"`{row['run_id']}`"])
+    headings = ["track", "method", "settings", "clean", eps_label(rule["eps"]), "chosen run"]
+    return (
+        f"Chosen for each method: the most robust setting at {eps_label(rule['eps'])} of those at "
+        f"most {100 * rule['clean_within']:g} points below its best clean accuracy.\n\n"
+        + markdown(headings, lines)
+    )
 
 
 def _where(row: dict[str, Any]) -> tuple[str, str]:
