@@ -207,8 +207,8 @@ def chosen(results: dict[str, Any]) -> dict[tuple[str, str], tuple[dict[str, Any
     found = {}
     for key, rows in groups.items():
         place = 1 + rows[0]["ladder"].index(rule["eps"])
-        levels = [(row["accuracy"][0], row["accuracy"][place]) for row in rows]
-        found[key] = rows[best_setting(*zip(*levels, strict=True), rule["clean_within"])], len(rows)
+        clean, robust = ([row["accuracy"][at] for row in rows] for at in (0, place))
+        found[key] = rows[best_setting(clean, robust, rule["clean_within"])], len(rows)
     return found
 
 

@@ -363,7 +363,7 @@ def test_a_disabled_plugin_adds_nothing(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("robustdd pl", ["plugins"]),
+        ("robustdd pl", ["plot", "plugins"]),
         ("robustdd show tr", ["track"]),
         ("robustdd show track digits-ipc10-a", ["digits-ipc10-at"]),
         ("robustdd show attack pg", ["pgd", "pgd-targeted"]),

@@ -36,7 +36,7 @@ LEVELS = tuple(
         "drawing",
         "runs",
         "sweeps board report transfers",
-        "verification conformance",
+        "verification conformance papers",
         "entrance",
         "api",
         "cli",

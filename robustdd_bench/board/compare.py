@@ -57,11 +57,13 @@ class Comparison:
             for standing, seeds in zip((self.a, self.b), self.left_out.values(), strict=True)
             if seeds
         ]
-        data = self.a.records[0].data
+        first = self.a.records[0]
+        split = "" if first.split == "test" else f", {first.split} split"
+        data = first.data
         examples = data.evaluation_examples if data else 0
         return "; ".join(
             [
-                f"{self.track.id}: {_name(self.a)} minus {_name(self.b)} in points",
+                f"{self.track.id}{split}: {_name(self.a)} minus {_name(self.b)} in points",
                 f"paired: seed {', '.join(map(str, self.seeds))} "
                 f"({self.track.students.count} students each, {examples} examples)",
                 *lone,

@@ -132,25 +132,31 @@ def _common(record: Record) -> list[object]:
     return [method.name, method.plugin, method.distribution, method.config, division]
 
 
-def standings(records: Iterable[Record]) -> list[Standing]:
+def standings(records: Iterable[Record], *, every_seed: bool = False) -> list[Standing]:
     """Records of one track as standings: best headline accuracy first, references last.
 
     Of several runs of one identity the first one counts. A method whose sets are of one division at
     one seed and of another at another one (hard labels, soft labels) stands twice. Ranks are made
     of these by `ranking.divisions`.
+
+    Args:
+        records: of runs with results.
+        every_seed: whether seeds count that the track does not rank.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in first_of_each(records):
         groups[json.dumps(_common(record), sort_keys=True)].append(record)
-    found = [_standing(group) for group in groups.values()]
+    found = [_standing(group, every_seed) for group in groups.values()]
     return sorted(
         found,
         key=lambda s: (s.reference, not s.ranked, -s.headline.mean, s.method, s.records[0].run_id),
     )
 
 
-def _standing(group: list[Record]) -> Standing:
+def _standing(group: list[Record], every_seed: bool) -> Standing:
     group = sorted(group, key=lambda r: (r.seed, r.run_id))
+    if every_seed:
+        return Standing(tuple(group))
     ranked = tuple(record for record in group if is_ranked(record))
     others = tuple(record for record in group if not is_ranked(record))
     return Standing(ranked, others) if ranked else Standing(others)

@@ -54,7 +54,8 @@ COMMANDS = {
         "Write a distilled set of another format as one of ours.",
     ),
     "list": LazyCommand(
-        "robustdd_bench.cli.listing:list_command", "List methods, attacks, tracks and the rest."
+        "robustdd_bench.cli.listing:list_command",
+        "List methods, attacks, tracks and the rest; or the runs in a folder.",
     ),
     "show": LazyCommand(
         "robustdd_bench.cli.show:show", "Show one method, attack, track or run, or stored experts."
@@ -62,6 +63,19 @@ COMMANDS = {
     "report": LazyCommand(
         "robustdd_bench.cli.report:report",
         "Write a report of one or several runs: settings, tables, plots, images over iterations.",
+    ),
+    "table": LazyCommand(
+        "robustdd_bench.cli.papers:table",
+        "Make a table of runs: a row for each method and settings, seeds grouped.",
+    ),
+    "plot": LazyCommand(
+        "robustdd_bench.cli.papers:plot",
+        "Draw accuracy over eps of runs: a line for each method and settings, a plot for each "
+        "track.",
+    ),
+    "compare": LazyCommand(
+        "robustdd_bench.cli.papers:compare",
+        "Compare the runs in folder A with those in B: A minus B, and A minus every further B.",
     ),
     "transfer": LazyCommand(
         "robustdd_bench.cli.transfer:transfer",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from robustdd_bench.cli.imports import import_for_track, import_options, take_choices
+from robustdd_bench.cli.shared.afterwards import afterwards
 from robustdd_bench.cli.shared.arguments import (
     OneOf,
     RegisteredName,
@@ -348,6 +349,8 @@ def _print_finished(finished: Finished) -> None:
             text = f"check failed on student {flag.student}: {flag.name}: {flag.evidence}"
             print(one_line(f"warning: {text}"), file=sys.stderr)
     _say_copies(record)
+    for line in afterwards(record, folder):
+        print(one_line(line, 2000), file=sys.stderr)
 
 
 def _say_copies(record: Record) -> None:

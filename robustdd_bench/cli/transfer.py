@@ -12,6 +12,7 @@ from robustdd_bench.cli.shared.arguments import (
     OneOf,
     RegisteredName,
     data_root_option,
+    eps_value,
     must_exist,
 )
 from robustdd_bench.cli.shared.execution import device_option
@@ -24,19 +25,12 @@ from robustdd_bench.cli.shared.output import (
 )
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.config import parse_assignments
-from robustdd_bench.errors import UsageError
 
 DEFAULT_OUT = Path("transfer")
 
 
 def _eps(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    numerator, slash, denominator = value.partition("/")
-    try:
-        return float(numerator) / float(denominator) if slash else float(value)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"--eps takes a number or a fraction like 8/255, not {value!r}") from None
+    return None if value is None else eps_value(value, "--eps")
 
 
 @click.command("transfer")

@@ -14,20 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
 from robustdd_bench.drawing.rendering import png_size
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import RECEIPT, STAGES, read_receipt
-from robustdd_bench.filenames import LOG_FILE, METRICS_FILE, PLAN_FILE, RECORD_FILE, SET_PICTURE
-from robustdd_bench.files import parse_json
+from robustdd_bench.filenames import LOG_FILE, METRICS_FILE, RECORD_FILE, SET_PICTURE
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.report.series import Metrics, read_metrics
+from robustdd_bench.runs.inventory import read_plan
 from robustdd_bench.runs.progress.snapshots import snapshots
 from robustdd_bench.strict import read_bounded
 
-MAX_PLAN = 4 * 2**20
 MAX_PICTURE = 4 * 2**20
 LOG_LINES, LOG_BYTES = 30, 16 * 2**10
 
@@ -91,7 +88,7 @@ def read_run(folder: Path) -> RunReport:
     folder = folder.parent if folder.name == RECORD_FILE else folder
     if not folder.is_dir():
         raise UsageError(f"no run there: {folder} is not a folder")
-    record, plan = _record(folder), _plan(folder)
+    record, plan = _record(folder), read_plan(folder)
     if record is not None:
         plan = record.plan()
     if plan is None:
@@ -118,19 +115,6 @@ def read_run(folder: Path) -> RunReport:
 def _record(folder: Path) -> Record | None:
     path = folder / RECORD_FILE
     return read_record(path) if path.exists() else None
-
-
-def _plan(folder: Path) -> Plan | None:
-    path = folder / PLAN_FILE
-    if not path.exists():
-        return None
-    value = parse_json(read_bounded(path, "a plan", MAX_PLAN), path)
-    try:
-        plan = TypeAdapter(Plan).validate_python(value["plan"])
-        plan.command()  # texts that no call can hold
-    except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise UsageError(f"{path} is not a plan of this version of robustdd-bench") from error
-    return plan
 
 
 def _changed(plan: Plan, record: Record | None) -> tuple[str, ...]:

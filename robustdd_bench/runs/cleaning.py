@@ -194,7 +194,7 @@ def find_garbage(out: Path, *, experts: str | None = None, runs: bool = False) -
     Raises:
         UsageError: OUT holds neither a run nor a store, or there are no experts of that key.
     """
-    folders = _run_folders(out)
+    folders = run_folders(out)
     stored = _expert_folders(out)
     if not folders and not stored:
         raise UsageError(f"{out} holds no runs, so nothing in it is deleted; see --out")
@@ -263,7 +263,7 @@ def free(findings: Findings, out: Path) -> Freed:
     """
     freed = Freed(kept=list(findings.kept))
     for item in findings.items:
-        if item.guard is None and any(map(is_locked, _run_folders(out))):
+        if item.guard is None and any(map(is_locked, run_folders(out))):
             freed.kept.append(Kept(item.path, "a run is going on that may use it"))
             continue
         with _lock(item.guard) as held:
@@ -331,7 +331,7 @@ def is_locked(folder: Path, *, unsure: bool = True) -> bool:
         return not held
 
 
-def _run_folders(out: Path) -> list[Path]:
+def run_folders(out: Path) -> list[Path]:
     """OUT/<track>/<method>/<run id> with a plan or a record in it."""
     found = []
     for track in _folders(out):

@@ -173,7 +173,7 @@ def _float(table: Table) -> str:
         f"  \\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
         "    \\toprule",
         *_groups(columns),
-        f"    {' & '.join(escape(column.title) for column in columns)} \\\\",
+        f"    {' & '.join(escape(column.grouped_title) for column in columns)} \\\\",
         "    \\midrule",
         *_body(table),
         "    \\bottomrule",

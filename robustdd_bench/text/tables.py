@@ -59,11 +59,18 @@ class Column:
     """Left out of a paper, where columns are narrow; the caption says what it holds."""
     group: str = ""
     """A heading above those of neighbours in the same group, where there is room for it."""
+    short: str = ""
+    """The heading below that of the group, where it can be shorter; `heading` by default."""
 
     @property
     def title(self) -> str:
         """The heading with its mark."""
         return f"{self.heading or ''}{' *' if self.headline else ''}"
+
+    @property
+    def grouped_title(self) -> str:
+        """The heading with its mark, below that of its group."""
+        return f"{self.short or self.heading or ''}{' *' if self.headline else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,13 +234,13 @@ def _accuracy_columns(ladder: Sequence[float], headline: float, norm: str) -> li
     return [
         Column("clean", "clean"),
         *(
-            Column(_eps_key(eps), eps_label(eps), headline=eps == headline, group=group)
+            Column(eps_key(eps), eps_label(eps), headline=eps == headline, group=group)
             for eps in ladder
         ),
     ]
 
 
-def _eps_key(eps: float) -> str:
+def eps_key(eps: float) -> str:
     """A name that reads back as exactly this eps: "eps_8/255", "eps_0.10"."""
     label = eps_label(eps)
     return f"eps_{label if parse_eps(label) == eps else repr(eps)}"

@@ -50,6 +50,25 @@ def data_root_option(function: Function) -> Function:
     )(function)
 
 
+def eps_value(text: str, option: str) -> float:
+    """An eps that a call names, as 8/255 or .1.
+
+    Args:
+        text: what the call says.
+        option: the option that says it.
+
+    Raises:
+        UsageError: it is neither a number nor a fraction.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(
+            f"{option} takes a number or a fraction like 8/255, not {text!r}"
+        ) from None
+
+
 def witnesses_option(function: Function) -> Function:
     """Add `--witnesses`."""
     return click.option(

@@ -55,7 +55,7 @@ CHUNK = 250
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """An interval of a difference of two accuracies."""
+    """An interval of an accuracy, or of a difference of two."""
 
     low: float
     high: float
@@ -114,9 +114,9 @@ class Resamples:
         self.sums_BM = np.concatenate(parts)
         self.total = math.prod(map(_drawn, shape))
 
-    def interval(self, a: int, b: int) -> Interval:
-        """Percentile interval of the accuracy of method `a` minus that of `b`."""
-        values = self.sums_BM[:, a] - self.sums_BM[:, b]
+    def interval(self, a: int, b: int | None = None) -> Interval:
+        """Percentile interval of the accuracy of method `a`, minus that of `b` if there is one."""
+        values = self.sums_BM[:, a] - (0 if b is None else self.sums_BM[:, b])
         cut = math.floor(len(values) * (1 - CONFIDENCE) / 2)
         ends = cut, len(values) - 1 - cut
         low, high = (float(value) for value in np.partition(values, ends)[list(ends)])
@@ -150,6 +150,20 @@ def _counts(drawn_bn: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
     rows = len(drawn_bn)
     flat = drawn_bn + n * np.arange(rows)[:, None]
     return np.bincount(flat.ravel(), minlength=rows * n).reshape(rows, n)
+
+
+def accuracy_intervals(outcomes_LSRN: Bits, resamples: int = RESAMPLES) -> list[Interval]:
+    """The interval of a method's accuracy at each level, by the bootstrap of `compare`.
+
+    Args:
+        outcomes_LSRN: outcomes of the method.
+        resamples: of the bootstrap.
+
+    Raises:
+        UsageError: an axis is empty.
+    """
+    drawn = Resamples(outcomes_LSRN, resamples)
+    return [drawn.interval(level) for level in range(len(outcomes_LSRN))]
 
 
 def mcnemar(a_UN: Bits, b_UN: Bits) -> float:
