@@ -4,13 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow test-cluster lint bench parity board docs clean
+.PHONY: run test test-long test-slow test-cluster lint bench parity board docs clean
 
 run: $(READY)
 	$(BIN)/robustdd run --method mat
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
+# The tests that take longest, which the checks of a submission run as well: tests/data/long.txt.
+test-long: $(READY)
+	$(BIN)/python -m pytest -m "long and not slow and not gpu and not cluster" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=15

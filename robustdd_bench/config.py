@@ -31,9 +31,10 @@ import difflib
 import inspect
 import json
 import math
+import re
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast, dataclass_transform
 
 import pydantic.dataclasses
@@ -105,7 +106,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 def _toml_value(text: str) -> Any:
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     # A line break could smuggle in more keys, and no configuration holds a date.
     if set(table) != {"value"} or isinstance(table["value"], _DATES):
@@ -339,9 +340,9 @@ def _checked(adapter: TypeAdapter[Any], value: Any, where: str) -> Any:
     try:
         result = adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        if isinstance(value, str) and value.lower() == "none":
+        for other in _other_readings(value):
             try:
-                return adapter.validate_json(b"null", strict=True)
+                return adapter.validate_json(to_json(other), strict=True)
             except ValidationError:
                 pass
         first = error.errors()[0]
@@ -352,6 +353,22 @@ def _checked(adapter: TypeAdapter[Any], value: Any, where: str) -> Any:
     if not _finite(result):
         raise UsageError(f"{where}: NaN and infinity are not accepted")
     return result
+
+
+def _other_readings(value: Any) -> Iterator[Any]:
+    """What a text may mean where a field takes no text: none, .5, 5. or 8/255."""
+    if isinstance(value, str):
+        if value.lower() == "none":
+            yield None
+        elif re.fullmatch(r"[+-]?([0-9]+\.|\.[0-9]+)", value):
+            yield float(value)
+        elif re.fullmatch(r"[0-9]+(\.[0-9]+)?/[0-9]*[1-9][0-9]*", value):
+            numerator, _, denominator = value.partition("/")
+            yield float(numerator) / float(denominator)
+    elif isinstance(value, list) and value:
+        readings = [[item, *_other_readings(item)][-1] for item in value]
+        if readings != value:
+            yield readings
 
 
 def _finite(value: Any) -> bool:

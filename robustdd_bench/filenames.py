@@ -37,3 +37,8 @@ NOTES_FILE = "notes.json"
 CANCEL_FILE = "cancelled"
 RESULTS_FOLDER = "results"
 """On a board: the published runs."""
+
+
+def is_toml(name: str) -> bool:
+    """Whether a word names a file of TOML rather than something registered."""
+    return name.lower().endswith(".toml")

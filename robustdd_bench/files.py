@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -123,12 +124,31 @@ def file_lock(path: Path, timeout_s: float) -> BaseFileLock | None:
     return lock
 
 
+def require_regular(path: Path) -> None:
+    """Refuse what is there and is no regular file: reading a pipe or a device may never end.
+
+    Raises:
+        UsageError: it is a pipe, a socket, a device or a folder.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # it is missing, or cannot be named: opening it says so
+        return
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise UsageError(f"{path} is {kind}, not a regular file")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UsageError: the file is missing or is not JSON (NaN and infinity are not).
+        UsageError: the file is missing, no regular file, or not JSON (NaN and infinity are not).
     """
+    require_regular(path)
     try:
         return parse_json(path.read_bytes(), path)
     except FileNotFoundError as error:
@@ -214,10 +234,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors (on the CPU) and metadata of a file.
 
     Raises:
-        UsageError: the file is missing or is not safetensors.
+        UsageError: the file is missing, no regular file, or not safetensors.
     """
     from safetensors import SafetensorError, safe_open
 
+    require_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

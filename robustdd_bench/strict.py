@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from robustdd_bench.errors import UsageError
-from robustdd_bench.files import parse_json
+from robustdd_bench.files import parse_json, require_regular
 from robustdd_bench.identity import Added, added_fields, same_value
 
 Model = TypeVar("Model", bound="StrictModel")
@@ -60,8 +60,9 @@ def read_bounded(path: Path, what: str, max_bytes: int) -> bytes:
         max_bytes: its largest size.
 
     Raises:
-        UsageError: it is missing, too large or cannot be read.
+        UsageError: it is missing, no regular file, too large, or cannot be read.
     """
+    require_regular(path)
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)

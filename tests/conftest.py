@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 # Tests use networks so small that threads cost more than they give: ten times on a busy machine.
 # The variable is for the processes that tests start.
@@ -71,6 +72,16 @@ LONG = (
 """Files that take longest: they are begun first, so that no worker is left alone with one."""
 
 
+LONG_TESTS = frozenset(
+    (Path(__file__).parent / "data" / "long.txt").read_text(encoding="utf-8").splitlines()
+)
+"""Tests that `make test` leaves to `make test-long`; scripts/long_tests.py writes the list."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks
 def pytest_collection_modifyitems(items) -> None:
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+    for item in items:
+        if f"tests/{item.path.name}::{item.name}" in LONG_TESTS:
+            item.add_marker(pytest.mark.long)

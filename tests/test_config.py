@@ -169,6 +169,35 @@ def test_a_value_is_toml_or_else_a_bare_string(text: str, value: Any) -> None:
     assert type(parsed["a"]) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(".5", 0.5), ("5.", 5.0), ("-.25", -0.25), ("8/255", 8 / 255), ("2.5/10", 0.25)],
+)
+def test_a_number_may_be_written_as_people_write_it(text: str, value: float) -> None:
+    @settings
+    class Numbers:
+        rate: float = 1.0
+        rates: tuple[float, ...] = ()
+        name: str = ""
+        maybe: float | None = 1.0
+
+    for overrides in ({"rate": text}, {"maybe": text}, {"rates": [text, 1.0]}):
+        built = build_config(Numbers, overrides, "it")
+        ((name, _),) = overrides.items()
+        assert getattr(built, name) == ((value, 1.0) if name == "rates" else value)
+    assert build_config(Numbers, {"name": text}, "it").name == text, "a text stays one"
+
+
+@pytest.mark.parametrize("text", ["8/0", "1/2/3", "a/2", "/2", ".", "1/-2", "1e400"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    @settings
+    class Rate:
+        rate: float = 1.0
+
+    with pytest.raises(UsageError, match="it: rate"):
+        build_config(Rate, parse_assignments([f"rate={text}"]), "it")
+
+
 def test_assignments_keep_their_order() -> None:
     assert list(parse_assignments(("b=1", "a=2"))) == ["b", "a"]
     assert parse_assignments(()) == {}

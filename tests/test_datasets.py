@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from robustdd_bench.protocol.datasets import (
     load_folder,
     stratified_holdout,
 )
+from robustdd_bench.protocol.loading import read_data, write_data
 
 
 def _sha256(index: Tensor) -> str:
@@ -367,11 +369,65 @@ def test_a_folder_of_images_is_one_class_a_folder_in_the_order_of_their_names(
     ]
 
 
-def test_grey_transparent_and_palette_images_become_three_channels(tmp_path: Path) -> None:
+def test_grey_opaque_and_palette_images_become_three_channels(tmp_path: Path) -> None:
     _write_folder(tmp_path)
-    for i, mode in enumerate(("L", "RGBA", "P", "1")):
-        Image.new(mode, (4, 6), 1).save(tmp_path / "train" / "cat" / f"m{i}.png")
-    assert load_folder(tmp_path, False).check("folder").train.images.shape == (8, 3, 6, 4)
+    for i, mode in enumerate(("L", "RGBA", "LA", "P", "1")):
+        opaque = {"RGBA": (1, 2, 3, 255), "LA": (1, 255)}.get(mode, 1)
+        Image.new(mode, (4, 6), opaque).save(tmp_path / "train" / "cat" / f"m{i}.png")
+    assert load_folder(tmp_path, False).check("folder").train.images.shape == (9, 3, 6, 4)
+
+
+def test_folders_that_number_the_classes_are_in_that_order(tmp_path: Path) -> None:
+    """10 once stood before 2, so that a set in the other order was mislabelled (FAULTS C1)."""
+    _write_folder(tmp_path, tuple(map(str, range(12))))
+    data = load_folder(tmp_path, False).check("folder")
+    assert data.classes == tuple(map(str, range(12)))
+    assert data.train.labels[::2].tolist() == list(range(12))
+    assert (data.train.images[::2, 0, 0, 0] == torch.arange(12).mul(60).to(torch.uint8)).all()
+    assert read_data_again(data, tmp_path / "data.safetensors").classes == data.classes
+
+
+def read_data_again(data, path):
+    write_data(path, data)
+    return read_data(path)
+
+
+def test_names_that_do_not_number_the_classes_are_sorted(tmp_path: Path) -> None:
+    _write_folder(tmp_path, ("2", "10", "cat"))
+    assert load_folder(tmp_path, False).classes == ("10", "2", "cat")
+
+
+def test_hidden_files_and_folders_are_left_out_and_foreign_ones_refused(tmp_path: Path) -> None:
+    """FAULTS C3: copies of notebooks became a class of their own."""
+    _write_folder(tmp_path)
+    for place in ("train", "test", "train/cat"):
+        (tmp_path / place / ".ipynb_checkpoints").mkdir()
+        shutil.copy(tmp_path / "train/cat/0.png", tmp_path / place / ".ipynb_checkpoints")
+        (tmp_path / place / "Thumbs.db").write_bytes(b"x")
+    shutil.copy(tmp_path / "train/cat/0.png", tmp_path / "train/cat/._0.png")
+    data = load_folder(tmp_path, False)
+    assert (data.classes, len(data.train), len(data.test)) == (("cat", "dog"), 4, 4)
+    (tmp_path / "train/cat/labels.txt").write_text("no")
+    with pytest.raises(UsageError, match=r"labels\.txt is no \.bmp, .* file; the folder"):
+        load_folder(tmp_path, False)
+
+
+def test_images_may_lie_in_folders_of_a_class(tmp_path: Path) -> None:
+    _write_folder(tmp_path)
+    (tmp_path / "train/cat/images").mkdir()
+    shutil.move(tmp_path / "train/cat/0.png", tmp_path / "train/cat/images/0.png")
+    assert len(load_folder(tmp_path, False).train) == 4
+
+
+def test_images_of_more_than_eight_bits_make_the_split_floats(tmp_path: Path) -> None:
+    """FAULTS C2: they were read as white."""
+    _write_folder(tmp_path)
+    deep = np.full((6, 4), 32768, dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "train/cat/9.png")
+    train = load_folder(tmp_path, False).check("folder").train.images
+    assert train.dtype == torch.float32
+    assert train[2].unique().tolist() == pytest.approx([32768 / 65535])
+    assert train[0, 2].unique().tolist() == pytest.approx([200 / 255])
 
 
 def test_images_of_odd_sizes_are_refused_unless_the_track_resizes_them(tmp_path: Path) -> None:
@@ -418,10 +474,18 @@ def test_classes_that_differ_between_train_and_test_are_named(tmp_path: Path) ->
 
 def test_a_class_folder_without_images_is_one_line(tmp_path: Path) -> None:
     _write_folder(tmp_path)
-    (tmp_path / "train" / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"train needs one folder of images a class") as caught:
+    for part in ("train", "test"):
+        (tmp_path / part / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"train/empty holds no image") as caught:
         load_folder(tmp_path, False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_split_without_classes_is_one_line(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(UsageError, match=r"train needs one folder of images a class, and has none"):
+        load_folder(tmp_path, False)
 
 
 @pytest.mark.parametrize("missing", ["nothing", "test"])

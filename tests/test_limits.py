@@ -209,14 +209,17 @@ def test_a_long_distillation_is_interrupted_and_resumes(jobs, tmp_path) -> None:
     for text in MATCHING:
         words += ["--set", "iterations=1000000" if text.startswith("iterations") else text]
     first, steps = "left: distill 1, students 2, attacks 6, sanity 2; kept in", []
-    for _ in range(2):
+    for _ in range(12):  # on a busy machine several calls are at the experts
         done = robustdd(*words, "--time-limit", "15")
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         last = done.stderr.splitlines()[-1]
-        assert first in last
-        assert "experts 2/2, a checkpoint of the distillation" in last
-        (metrics,) = tmp_path.rglob("metrics.jsonl")
-        steps.append(len(metrics.read_text().splitlines()))
+        if "a checkpoint of the distillation" in last:
+            assert first in last
+            assert "experts 2/2, a checkpoint of the distillation" in last
+            (metrics,) = tmp_path.rglob("metrics.jsonl")
+            steps.append(len(metrics.read_text().splitlines()))
+        if len(steps) == 2:
+            break
     assert 0 < steps[0] < steps[1]
 
 

@@ -138,7 +138,19 @@ def import_for_track(
             f"needs a track of {needed} images per class; or leave --factor out"
         )
     print(f"read {_sentence(facts)}", file=sys.stderr, flush=True)
+    _warn_of_mosaics(facts)
     return made
+
+
+def _warn_of_mosaics(facts: dict[str, Any]) -> None:
+    """Say that images look like mosaics that were not told to be."""
+    if facts["looks_like_mosaics"]:
+        print(
+            "warning: the images look like mosaics of 2x2 small ones, as IDM, BACON, ROME and NCFM "
+            "store them; --factor 2 says so, and without it they are judged as whole images",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _data(track: Track, registry: Registry, options: dict[str, Any]) -> ImageData:
@@ -227,6 +239,7 @@ def convert(
     if preview is not None:
         save_distilled(preview, made, facts["num_classes"])
     written = {"file": str(target), "sha256": file_sha256(target)}
+    _warn_of_mosaics(facts)
     if as_json:
         print_json(written | {"preview": None if preview is None else str(preview)} | facts)
         return

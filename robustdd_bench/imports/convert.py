@@ -22,10 +22,14 @@ from robustdd_bench.identity import identity
 from robustdd_bench.imports.formats import Choices
 from robustdd_bench.imports.readers import READERS
 from robustdd_bench.imports.tensors import MAX_BYTES
+from robustdd_bench.protocol.mosaics import looks_like_mosaics
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.text.terminal import size_text
 from robustdd_bench.toolkit.dsa import Augmentation
 from robustdd_bench.toolkit.inputspace import to_pixels
+
+MOST_PIXEL = 10.0
+"""Distilled pixels leave [0,1], but not so far: what is larger are levels of 0 to 255."""
 
 
 def import_set(path: Path, choices: Choices, train_images: Tensor | None = None) -> DistilledSet:
@@ -96,6 +100,7 @@ def describe(distilled: DistilledSet) -> dict[str, Any]:
         "pixel_min": float(images.min()),
         "pixel_max": float(images.max()),
         "pixels_outside": float(((images < -slack) | (images > 1 + slack)).double().mean()),
+        "looks_like_mosaics": distilled.mosaic == 1 and looks_like_mosaics(images),
         "provenance": dict(distilled.provenance),
     } | ({} if distilled.mosaic == 1 else {"mosaic": distilled.mosaic})
 
@@ -112,6 +117,11 @@ def _pixels(
 ) -> Tensor:
     """Images of a file as pixels, float32."""
     if preprocessing is None:
+        if float(images.max()) > MOST_PIXEL:
+            raise UsageError(
+                f"--space raw: pixels reach {float(images.max()):g}, where raw pixels lie in "
+                "[0,1]; divide levels of 0 to 255 by 255, or name the space that they are in"
+            )
         return images
     if preprocessing.kind == "zca":
         if train_images is None:

@@ -9,24 +9,20 @@ Shapes: n images, C channels, H height, W width.
 from __future__ import annotations
 
 import hashlib
-import io
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from robustdd_bench.errors import UsageError
 from robustdd_bench.imports.formats import Choices
 from robustdd_bench.imports.tensors import MAX_BYTES, MAX_CLASSES, Found, read_bytes
+from robustdd_bench.protocol.pictures import class_folders, images_in, numbered, read_picture
 from robustdd_bench.text.terminal import size_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_FILE = 2**26
-MODES = {"RGB": 3, "L": 1}
 
 
 def read_folder(path: Path, choices: Choices) -> Found:
@@ -49,7 +45,7 @@ def read_folder(path: Path, choices: Choices) -> Found:
             labels.append(k)
             if len(images) * images[0].numel() * 4 > MAX_BYTES:
                 raise UsageError(f"{path} holds more than {size_text(MAX_BYTES)} of pixels")
-    pixels = torch.stack(images).float().div(255)
+    pixels = torch.stack([i if i.is_floating_point() else i.float() / 255 for i in images])
     return Found(
         images=pixels,
         labels=torch.tensor(labels),
@@ -62,16 +58,12 @@ def _class_folders(path: Path) -> list[str]:
         if not path.is_dir():
             what = "is no folder" if path.exists() else "does not exist"
             raise UsageError(f"{path} {what}; format folder is a folder of one folder a class")
-        names = sorted(p.name for p in path.iterdir() if p.is_dir() and not _hidden(p))
+        names = class_folders(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not 2 <= len(names) <= MAX_CLASSES:
         raise UsageError(f"{path} needs one folder of images a class, and has {len(names)} folders")
     return names
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".")
 
 
 def _class_order(names: Sequence[str], wanted: str | None) -> tuple[list[str], dict[str, str]]:
@@ -83,7 +75,7 @@ def _class_order(names: Sequence[str], wanted: str | None) -> tuple[list[str], d
     path = Path(wanted)
     content = read_bytes(path, MAX_FILE)
     try:
-        lines = [line.strip() for line in content.decode("utf-8").splitlines()]
+        lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UsageError(f"--classes {path}: not a text: {error}") from error
     order = [line for line in lines if line]
@@ -98,67 +90,40 @@ def _class_order(names: Sequence[str], wanted: str | None) -> tuple[list[str], d
 
 def _numbered(names: Sequence[str]) -> list[str]:
     """Folders whose names are 0 to K-1, behind a common word such as "new" or "class_"."""
-    found: dict[int, str] = {}
-    words = set()
-    for name in names:
-        match = re.fullmatch(r"([A-Za-z_-]*)([0-9]{1,9})", name)
-        if match is not None:
-            words.add(match[1])
-            found[int(match[2])] = name
-    if len(words) != 1 or sorted(found) != list(range(len(names))):
+    order = numbered(names)
+    if order is None:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UsageError(
             f"the names of the folders ({shown}) do not number the classes from 0 to "
             f"{len(names) - 1}; give their order with --classes FILE (a name a line), or "
             "--classes sorted"
         )
-    return [found[k] for k in range(len(names))]
+    return order
 
 
 def _images_of(folder: Path, root: Path) -> list[Path]:
     """The images of a class, by name."""
     try:
-        files = sorted(p for p in folder.iterdir() if not _hidden(p))
+        files = images_in(folder, SUFFIXES, nested=False)
         for file in files:
-            if file.is_dir() or file.suffix.lower() not in SUFFIXES:
-                raise UsageError(
-                    f"{file} is no {', '.join(SUFFIXES)} file; format folder has none "
-                    "but images in the folder of a class"
-                )
             if not file.resolve().is_relative_to(root):
                 raise UsageError(f"{file} is a link that leads out of {root.name}")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise UsageError(f"{folder} cannot be read: {error}") from error
-    if not files:
-        raise UsageError(f"{folder} holds no image")
     return files
 
 
 def _read_image(path: Path, content: bytes, shape_CHW: Sequence[int] | None) -> Tensor:
-    """One image as uint8 (C,H,W), of the shape of the others."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # that of a decompression bomb, before it is decoded
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-                channels = MODES.get(image.mode)
-                found = (channels, image.height, image.width)
-                if channels is None:
-                    raise UsageError(f"{path} has colour mode {image.mode}; RGB and grey are read")
-                if shape_CHW is not None and found != tuple(shape_CHW):
-                    raise UsageError(
-                        f"{path} is {_size(found)}, the images before it {_size(shape_CHW)}; "
-                        "nothing is resized"
-                    )
-                pixels = np.array(image)
-    except UsageError:
-        raise
-    except Exception as error:  # Pillow raises SyntaxError and others for damaged files
-        raise UsageError(f"{path} is not a readable image: {error}") from error
-    return torch.from_numpy(pixels.reshape(found[1], found[2], -1)).permute(2, 0, 1).contiguous()
+    """One image (C,H,W), of the shape of the others."""
+    image = read_picture(content, path, formats=("PNG", "JPEG"))
+    if shape_CHW is not None and tuple(image.shape) != tuple(shape_CHW):
+        raise UsageError(
+            f"{path} is {_size(image.shape)}, the images before it {_size(shape_CHW)}; "
+            "nothing is resized"
+        )
+    return image
 
 
-def _size(shape_CHW: Sequence[int | None]) -> str:
+def _size(shape_CHW: Sequence[int]) -> str:
     """Width, height and colours of an image, for messages."""
     return f"{shape_CHW[2]}x{shape_CHW[1]} {'RGB' if shape_CHW[0] == 3 else 'grey'}"

@@ -58,12 +58,14 @@ FORMATS: Mapping[str, Format] = {
         space=None,
         labels=None,
         rate=None,
+        takes=frozenset({"factor"}),
     ),
     "datm": Format(
         summary="images_*.pt, labels_*.pt and lr_*.pt of DATM",
         space=None,
         labels="logits",
         rate="file",
+        takes=frozenset({"factor"}),
     ),
     "idc": Format(
         summary="data.pt of IDC",
@@ -77,7 +79,14 @@ FORMATS: Mapping[str, Format] = {
         space="raw",
         labels="hard",
         rate=TRACK,
-        takes=frozenset({"classes"}),
+        takes=frozenset({"classes", "factor"}),
+    ),
+    "tensors": Format(
+        summary="images and labels in a .pt, .npz or .safetensors file, or a file of each",
+        space=None,
+        labels=None,
+        rate=TRACK,
+        takes=frozenset({"factor"}),
     ),
 }
 
@@ -179,10 +188,35 @@ def choose(
     for option, value in (("index", index), ("factor", factor), ("classes", classes)):
         if value is not None and option not in format_.takes:
             raise UsageError(f"--{option} means nothing for format {name}; leave it out")
-    where = _settled(name, "--space", format_.space, space, SPACES, "the space of its images")
-    kind = _settled(name, "--labels", format_.labels, labels, LABELS, "the kind of its labels")
+    where, kind = (
+        _settled(name, option, settled, given, known)
+        for option, settled, given, known in (
+            ("--space", format_.space, space, SPACES),
+            ("--labels", format_.labels, labels, LABELS),
+        )
+    )
+    unnamed = [
+        f"{what} ({option}: {', '.join(known)})"
+        for value, what, option, known in (
+            (where, "the space of its images", "--space", SPACES),
+            (kind, "the kind of its labels", "--labels", LABELS),
+        )
+        if value is None
+    ]
+    if format_.rate is None and learning_rate is None:
+        unnamed.append(
+            "the learning rate that came with the images (--learning-rate: a number, or `track` "
+            "for the track's own)"
+        )
+    if where == "normalised" and mean is None and std is None and statistics is None:
+        unnamed.append(
+            f"what they are normalised with (--mean and --std, or --statistics: "
+            f"{', '.join(STATISTICS)})"
+        )
+    if unnamed or where is None or kind is None:
+        raise UsageError(f"format {name} does not say {'; nor '.join(unnamed)}")
     means, stds = _statistics(where, mean, std, statistics)
-    rate, number = _rate(name, format_, learning_rate)
+    rate, number = _rate(format_, learning_rate)
     return Choices(
         format=name,
         space=where,
@@ -200,22 +234,14 @@ def choose(
 
 
 def _settled(
-    name: str,
-    option: str,
-    settled: str | None,
-    given: str | None,
-    known: tuple[str, ...],
-    what: str,
-) -> str:
+    name: str, option: str, settled: str | None, given: str | None, known: tuple[str, ...]
+) -> str | None:
+    """What the format settles or the call names; None if neither does."""
     if given is not None and given not in known:
         raise unknown_name(option.removeprefix("--"), given, known)
-    if settled is None and given is None:
-        raise UsageError(
-            f"format {name} does not say {what}; name it with {option} ({', '.join(known)})"
-        )
     if settled is not None and given not in (None, settled):
         raise UsageError(f"{option} {given}: in format {name} it is always {settled}")
-    return settled or str(given)
+    return settled or given
 
 
 def _statistics(
@@ -257,14 +283,9 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
     return values
 
 
-def _rate(name: str, format_: Format, given: str | None) -> tuple[str, float | None]:
+def _rate(format_: Format, given: str | None) -> tuple[str, float | None]:
     if given is None:
-        if format_.rate is None:
-            raise UsageError(
-                f"format {name} does not hold the learning rate that came with the images; name "
-                "it with --learning-rate, a number, or `track` for the track's own"
-            )
-        return format_.rate, None
+        return str(format_.rate), None
     if given == TRACK:
         return TRACK, None
     try:

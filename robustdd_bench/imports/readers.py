@@ -4,7 +4,7 @@
 - mtt: images_X.pt and labels_X.pt, bare tensors, X an iteration or "best"; datm: lr_X.pt as well;
 - idc: [images, labels], each image a mosaic of factor x factor parts, which
   `robustdd_bench.imports.convert` takes apart;
-- folder: see `robustdd_bench.imports.folder`.
+- folder: see `robustdd_bench.imports.folder`; tensors: see `robustdd_bench.imports.arrays`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from robustdd_bench.errors import UsageError
+from robustdd_bench.imports.arrays import read_tensors
 from robustdd_bench.imports.folder import read_folder
 from robustdd_bench.imports.formats import Choices
 from robustdd_bench.imports.tensors import (
@@ -107,6 +108,7 @@ READERS: Mapping[str, Callable[[Path, Choices], Found]] = {
     "datm": read_mtt,
     "idc": read_idc,
     "folder": read_folder,
+    "tensors": read_tensors,
 }
 
 

@@ -73,7 +73,7 @@ def read_torch(path: Path) -> tuple[Any, str]:
     """
     content = read_bytes(path)
     try:
-        _check_archive(content)
+        check_archive(content)
         with _nothing_but_numpy_scalars(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -100,7 +100,7 @@ def _reason(error: Exception) -> str:
     return one_line(f"{type(error).__name__}{': ' + lines[0] if lines else ''}", 200)
 
 
-def _check_archive(content: bytes) -> None:
+def check_archive(content: bytes) -> None:
     """Refuse a compressed archive that unpacks to more than any set needs."""
     if not content.startswith(b"PK"):
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,15 @@ from robustdd_bench.citations import cites
 from robustdd_bench.errors import UsageError
 from robustdd_bench.protocol import papers
 from robustdd_bench.protocol.hashing import hash_tensor
+from robustdd_bench.protocol.pictures import (
+    as_floats,
+    class_folders,
+    images_in,
+    numbered,
+    read_picture,
+)
 from robustdd_bench.seeds import derive_seed
+from robustdd_bench.strict import read_bounded
 
 Loader = Callable[..., "ImageData"]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -86,6 +94,8 @@ class ImageData:
     train: Split
     test: Split
     num_classes: int
+    classes: tuple[str, ...] = ()
+    """Their names, where only the files say them; empty of a dataset that is known by its name."""
 
     def reduced(self, train_per_class: int | None, test_per_class: int | None) -> ImageData:
         """The first images of each class, in the order of the splits; None: all of them.
@@ -99,7 +109,7 @@ class ImageData:
             ("test", self.test, test_per_class),
         ):
             parts.append(split if count is None else split.take(_first(name, split.labels, count)))
-        return ImageData(parts[0], parts[1], self.num_classes)
+        return ImageData(parts[0], parts[1], self.num_classes, self.classes)
 
     def check(self, name: str) -> ImageData:
         """Return self.
@@ -308,8 +318,17 @@ def load_svhn(
     return _torchvision("SVHN", root, download, splits, train_per_class, test_per_class)
 
 
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MAX_IMAGE = 2**28
+"""Bytes of an image file."""
+
+
 def load_folder(root: Path, download: bool, *, size: Side | None = None) -> ImageData:
     """A folder of images: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png.
+
+    Folders whose names number the classes (0 to K-1, new000, class_1) are in that order, others in
+    the order of their names. Hidden files and folders are left out. Pixels are those of
+    `robustdd_bench.protocol.pictures`, with three channels.
 
     Args:
         root: the folder that holds train/ and test/.
@@ -319,48 +338,54 @@ def load_folder(root: Path, download: bool, *, size: Side | None = None) -> Imag
     Raises:
         UsageError: a folder or image is missing, unreadable or does not fit the others.
     """
-    import torchvision
-
     if download:
         raise UsageError("a folder of images cannot be downloaded; leave --download out")
     if size is not None and size < 1:
         raise UsageError(f"the data option size must be positive, not {size}")
-    parts, classes = [], []
-    for part in ("train", "test"):
-        try:
-            folder = torchvision.datasets.ImageFolder(str(root / part))
-        except (FileNotFoundError, OSError) as error:
-            raise UsageError(
-                f"{root / part} needs one folder of images a class: {error}"
-            ) from error
-        images: list[Tensor] = []
-        for path, _ in folder.samples:
-            images.append(_read_image(path, size, images[0].shape if images else None))
-        parts.append(
-            Split(torch.stack(images), torch.tensor([k for _, k in folder.samples]).long())
-        )
-        classes.append(folder.classes)
-    if classes[0] != classes[1]:
-        odd = sorted(set(classes[0]) ^ set(classes[1]))
+    names = {part: _classes(root / part) for part in ("train", "test")}
+    if set(names["train"]) != set(names["test"]):
+        odd = sorted(set(names["train"]) ^ set(names["test"]))
         raise UsageError(f"{root}: train/ and test/ differ in their classes: {', '.join(odd)}")
-    return ImageData(parts[0], parts[1], len(classes[0]))
+    order = numbered(names["train"]) or names["train"]
+    parts = [_folder_split(root / part, order, size) for part in ("train", "test")]
+    return ImageData(parts[0], parts[1], len(order), tuple(order))
 
 
-def _read_image(path: str, size: int | None, shape: torch.Size | None) -> Tensor:
-    """One image as uint8 (3,H,W)."""
-    from PIL import Image
-
+def _classes(path: Path) -> list[str]:
+    """The names of the classes of a split."""
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except Exception as error:  # Pillow raises SyntaxError and others for damaged files
-        raise UsageError(f"{path} is not a readable image: {error}") from error
-    if size is not None:
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-    if shape is not None and pixels.shape != shape:
+        names = class_folders(path)
+    except OSError as error:
         raise UsageError(
-            f"{path} is {pixels.shape[2]}x{pixels.shape[1]}, the images before it "
+            f"{path} needs one folder of images a class: {error.strerror or error}"
+        ) from error
+    if not names:
+        raise UsageError(f"{path} needs one folder of images a class, and has none")
+    return names
+
+
+def _folder_split(path: Path, order: Sequence[str], size: int | None) -> Split:
+    """The images of a split, in the order of its classes."""
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for k, name in enumerate(order):
+        try:
+            for file in images_in(path / name, IMAGE_SUFFIXES, nested=True):
+                content = read_bounded(file, "an image", MAX_IMAGE)
+                image = read_picture(content, file, size=size)
+                images.append(_colours(file, image, images[0].shape if images else None))
+                labels.append(k)
+        except OSError as error:
+            raise UsageError(f"{path / name} cannot be read: {error.strerror or error}") from error
+    return Split(torch.stack(as_floats(images)), torch.tensor(labels))
+
+
+def _colours(path: Path, image_CHW: Tensor, shape: torch.Size | None) -> Tensor:
+    """An image with three channels, of the shape of those before it."""
+    image = image_CHW.expand(3, -1, -1).contiguous()
+    if shape is not None and image.shape != shape:
+        raise UsageError(
+            f"{path} is {image.shape[2]}x{image.shape[1]}, the images before it "
             f"{shape[2]}x{shape[1]}; set the track's data option size"
         )
-    return pixels
+    return image

@@ -5,6 +5,7 @@ A process on another machine that lacks them is handed them in a file: `write_da
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from robustdd_bench.errors import PluginError, UsageError
@@ -58,7 +59,8 @@ def write_data(path: Path, data: ImageData) -> None:
         "test.images": data.test.images,
         "test.labels": data.test.labels,
     }
-    write_safetensors(path, tensors, {"num_classes": str(data.num_classes)})
+    facts = {"num_classes": str(data.num_classes), "classes": json.dumps(data.classes)}
+    write_safetensors(path, tensors, facts)
 
 
 def read_data(path: Path) -> ImageData:
@@ -70,7 +72,8 @@ def read_data(path: Path) -> ImageData:
     tensors, metadata = read_safetensors(path)
     try:
         parts = [Split(tensors[f"{p}.images"], tensors[f"{p}.labels"]) for p in ("train", "test")]
-        data = ImageData(parts[0], parts[1], int(metadata["num_classes"]))
+        names = tuple(map(str, json.loads(metadata["classes"])))
+        data = ImageData(parts[0], parts[1], int(metadata["num_classes"]), names)
     except (KeyError, ValueError) as error:
         raise UsageError(f"{path} holds no dataset: {error}") from error
     return data.check(path.name)

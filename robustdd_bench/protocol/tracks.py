@@ -24,7 +24,7 @@ from pydantic import (
 
 from robustdd_bench.config import problem
 from robustdd_bench.errors import PluginError, UsageError
-from robustdd_bench.filenames import RECORD_FILE
+from robustdd_bench.filenames import RECORD_FILE, is_toml
 from robustdd_bench.files import parse_json
 from robustdd_bench.guard import guard, plain_text, told
 from robustdd_bench.plugins import Registry
@@ -309,7 +309,7 @@ def parse_track(text: str, source: str) -> Track:
     """
     try:
         return _track(tomllib.loads(text), source)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{source}: not valid TOML: {error}") from error
 
 
@@ -323,12 +323,12 @@ def _track(fields: Any, source: str) -> Track:
 
 def read_track_text(name: str, registry: Registry) -> tuple[str, str]:
     """Text and source of a registered track, or of a file if `name` ends in .toml."""
-    if name.endswith(".toml"):
+    if is_toml(name):
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"no track file {name}")
         try:
-            return path.read_text(encoding="utf-8"), name
+            return path.read_text(encoding="utf-8-sig"), name
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name}: not readable as text: {error}") from error
     entry = registry.get("tracks", name)
@@ -355,7 +355,7 @@ def record_of(name: str) -> Path | None:
     path = Path(name)
     if path.name == RECORD_FILE:
         return path
-    is_path = path.name != name and not name.endswith(".toml")
+    is_path = path.name != name and not is_toml(name)
     return path / RECORD_FILE if is_path else None
 
 
@@ -390,6 +390,6 @@ def load_track(name: str, registry: Registry) -> Track:
         return recorded_track(record)
     text, source = read_track_text(name, registry)
     track = parse_track(text, source)
-    if not name.endswith(".toml") and track.name != name:
+    if not is_toml(name) and track.name != name:
         raise UsageError(f"{source}: key name: is {track.name!r} but registered as {name!r}")
     return track

@@ -48,6 +48,8 @@ class AttackInfo(RecordPart):
 class DataInfo(RecordPart):
     """The data the run saw."""
 
+    ADDED: ClassVar = {"classes": "0.2.0"}
+
     dataset: str
     num_classes: int = Field(gt=1)
     shape: tuple[int, int, int]
@@ -55,6 +57,10 @@ class DataInfo(RecordPart):
     train_sha256: str = Sha256
     evaluation_examples: int = Field(gt=0)
     evaluation_sha256: str = Sha256
+    classes: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
+        default=(), max_length=100_000
+    )
+    """Names of the classes in their order, of a dataset whose files alone say them."""
 
 
 class TeacherInfo(RecordPart):

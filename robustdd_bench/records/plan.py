@@ -30,7 +30,7 @@ from robustdd_bench.config import (
     parse_assignments,
 )
 from robustdd_bench.errors import PluginError, UsageError
-from robustdd_bench.filenames import RECORD_FILE
+from robustdd_bench.filenames import RECORD_FILE, is_toml
 from robustdd_bench.identity import added_fields, identity_fields
 from robustdd_bench.plugins import Entry, Registry
 from robustdd_bench.protocol.tracks import MAX_SEED, Track, load_track, source_name
@@ -154,7 +154,7 @@ class Plan:
 
         In the folder of the record anybody can call it: the record holds the track.
         """
-        is_file = self.track_source.endswith(".toml")
+        is_file = is_toml(self.track_source)
         return self.command(RECORD_FILE if is_file else None)
 
     def command(self, track: str | None = None) -> str:

@@ -34,8 +34,8 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     presets: dict[str, Any] = {}
     if path is not None:
         try:
-            presets = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            presets = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             raise PluginError(f"plugin {plugin!r}: cannot read its presets: {error}") from error
     if preset != DEFAULT_PRESET and preset not in presets:
         raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from robustdd_bench.filenames import RECORD_FILE
+from robustdd_bench.filenames import RECORD_FILE, is_toml
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become parts of paths: of a run's folder, of files in it, of places on the board."""
@@ -32,7 +32,7 @@ def refusal(kind: str, name: str) -> str | None:
     reason = _RESERVED.get((kind, name.lower()))
     if reason is not None:
         return f"is reserved: {reason}"
-    if kind == "tracks" and name.lower().endswith(".toml"):
+    if kind == "tracks" and is_toml(name):
         return "is reserved: --track takes what ends in .toml for a file"
     if kind == "attacks" and name.endswith("-0"):
         return (

@@ -18,6 +18,7 @@ from robustdd_bench.drawing.rendering import png_size
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import RECEIPT, STAGES, read_receipt
 from robustdd_bench.filenames import LOG_FILE, METRICS_FILE, RECORD_FILE, SET_PICTURE
+from robustdd_bench.files import require_regular
 from robustdd_bench.records.plan import Plan
 from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.report.series import Metrics, read_metrics
@@ -149,11 +150,12 @@ def _done(folder: Path) -> tuple[tuple[str, int], ...]:
 def _log(path: Path) -> tuple[str, ...]:
     """The last lines of a log."""
     try:
+        require_regular(path)
         with path.open("rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - LOG_BYTES))
             text = file.read(LOG_BYTES).decode("utf-8", errors="replace")
-    except OSError:
+    except (OSError, UsageError):
         return ()
     return tuple(line.rstrip()[:400] for line in text.splitlines()[-LOG_LINES:])
 

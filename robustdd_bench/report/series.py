@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robustdd_bench.errors import UsageError
+from robustdd_bench.files import require_regular
 from robustdd_bench.runs.progress.metrics import RESERVED
 
 MAX_SERIES = 400
@@ -87,6 +89,7 @@ def read_metrics(path: Path) -> Metrics:
     """The series of a file; a missing one has none, and lines that are no metrics are counted."""
     reading = _Reading()
     try:
+        require_regular(path)
         with path.open("rb") as file:
             for line in _lines(file):
                 if line is None:
@@ -95,6 +98,8 @@ def read_metrics(path: Path) -> Metrics:
                     reading.take(line)
     except FileNotFoundError:
         return Metrics()
+    except UsageError as error:
+        return Metrics((), (str(error),))
     except OSError as error:
         return Metrics((), (f"{path.name} cannot be read: {error.strerror or error}",))
     remarks = []

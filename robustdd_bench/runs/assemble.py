@@ -251,4 +251,5 @@ def data_info(context: RunContext) -> DataInfo:
         train_sha256=train,
         evaluation_examples=len(context.whole_evaluation),
         evaluation_sha256=evaluation,
+        classes=context.whole_data().classes,
     )

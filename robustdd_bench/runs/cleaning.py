@@ -241,7 +241,7 @@ def _of_run(folder: Path, runs: bool) -> Iterator[Item]:
 def recorded_status(folder: Path) -> str:
     """What a run's record says of it; empty where there is no readable one."""
     path = folder / RECORD_FILE
-    if path.is_symlink():
+    if path.is_symlink() or not path.is_file():  # reading a pipe may never end
         return ""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -135,7 +135,7 @@ def read_sweep_file(path: Path) -> SweepSpec:
     """
     content = read_bounded(path, "the file of a sweep", MAX_BYTES)
     try:
-        fields = tomllib.loads(content.decode("utf-8"))
+        fields = tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     try:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from robustdd_bench.config import assignment
 from robustdd_bench.errors import RobustDDError, UsageError
-from robustdd_bench.filenames import PLAN_FILE
+from robustdd_bench.filenames import PLAN_FILE, is_toml
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import Track, record_of
 from robustdd_bench.records.means import (
@@ -133,7 +133,7 @@ def plan_sweep(
 
 def _source(name: str, folder: Path) -> str:
     """The name of a registered track; the path of one that is a file beside the sweep's."""
-    return str(folder / name) if name.endswith(".toml") or record_of(name) else name
+    return str(folder / name) if is_toml(name) or record_of(name) else name
 
 
 def _names_are_known(spec: SweepSpec, registry: Registry, folder: Path) -> bool:

@@ -28,8 +28,8 @@ def is_terminal(stream: IO[str] | None) -> bool:
     if stream is None or os.environ.get("TERM") == "dumb":
         return False
     try:
-        return stream.isatty()
-    except ValueError:  # a closed stream
+        return bool(stream.isatty())
+    except (ValueError, AttributeError):  # closed; an object with write and flush alone
         return False
 
 
