@@ -49,5 +49,6 @@ clean:
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; call make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Installing into $(VENV): PyTorch with its CUDA libraries is 6 GB on disk (a CPU build that is there already is kept); a few minutes."
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	touch $(READY)

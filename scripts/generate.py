@@ -26,7 +26,7 @@ from robustdd_bench.board.build import board
 from robustdd_bench.board.publish import Published, current, published
 from robustdd_bench.board.schema import board_schema
 from robustdd_bench.board.views.page import page
-from robustdd_bench.board.views.readme import plot, with_section
+from robustdd_bench.board.views.readme import plot, with_front, with_section
 from robustdd_bench.cli.main import COMMANDS, cli
 from robustdd_bench.files import json_text
 from robustdd_bench.plugins import SINGULAR, Entry, collect, get_plugin_manager
@@ -183,8 +183,14 @@ def _runs() -> list[Published]:
 
 
 def readme() -> str:
-    """README.md with the board's tables between its marks."""
-    return with_section((ROOT / "README.md").read_text(encoding="utf-8"), _runs(), BOARD)
+    """README.md with the front board between its marks."""
+    return with_front((ROOT / "README.md").read_text(encoding="utf-8"), _runs(), BOARD)
+
+
+def results() -> str:
+    """docs/results.md with every table between its marks."""
+    path = ROOT / "docs" / "results.md"
+    return with_section(path.read_text(encoding="utf-8"), _runs(), BOARD)
 
 
 def speed_page() -> str:
@@ -242,6 +248,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "docs/plugins.md": plugin_table,
     "docs/speed.md": speed_page,
     "README.md": readme,
+    "docs/results.md": results,
     "leaderboard/leaderboard.json": board_json,
     "leaderboard/index.html": board_page,
     "leaderboard/record.schema.json": record_schema,

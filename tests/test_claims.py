@@ -45,28 +45,31 @@ class Claim(NamedTuple):
     times: int = 1
 
 
-README, MAT_DIGITS = "README.md", "docs/studies/mat-digits.md"
+README, RESULTS = "README.md", "docs/results.md"
+MAT_DIGITS = "docs/studies/mat-digits.md"
 SMALL = "cifar10-small-ipc5"
 CLAIMS = [
-    Claim(README, "-1.9 to 3.6", SMALL, "mtt", "random", 0.0),
-    Claim(README, "2.6 to 5.2", SMALL, "mtt", "random", 2 / 255, -1),
     Claim(README, "10.9 to 21.5", IPC10, "mat", "mtt", 0.1),
-    Claim(README, "5.8 to 14.3", IPC10, "mat", "dm", 0.1),
-    Claim(README, "3.4 to 11.7", IPC10, "mat", "full", 0.1),
-    Claim(README, "0.7 to 5.4", IPC10, "mat", "full", 0.05, -1),
-    Claim(README, "-1.7 to 2.0", IPC10, "mat", "mtt", 0.0),
-    Claim(README, "-1.4 to 1.1", IPC10, "mat", "dm", 0.0),
-    Claim(README, "5.8 to 14.2", IPC1, "mat", "mtt", 0.1),
-    Claim(README, "-5.0 to 0.8", IPC1, "mat", "dm", 0.1),
-    Claim(README, "-2.9 to 3.8", IPC1, "mat", "dc", 0.1),
-    Claim(README, "-2.1 to 4.4", IPC1, "mat", "dsa", 0.1),
-    Claim(README, "-1.0 to 5.0", IPC1, "mat", "k-means", 0.1),
-    Claim(README, "0.1 to 6.4", IPC1, "mat", "dm", 0.15, -1),
-    Claim(README, "0.3 to 6.6", IPC1, "mat", "dc", 0.15, -1),
-    Claim(README, "-4.3 to 5.1", IPC10, "mtt", "random", 0.1),
     Claim(README, "-1.5 to 5.1", MLP, "mat", "mtt", 0.1),
-    Claim(README, "-0.7 to 8.2", MLP, "mat", "random", 0.1),
-    Claim(README, "0.9 to 10.0", MLP, "mat", "mtt", 0.15),
+    Claim(RESULTS, "-1.9 to 3.6", SMALL, "mtt", "random", 0.0),
+    Claim(RESULTS, "2.6 to 5.2", SMALL, "mtt", "random", 2 / 255, -1),
+    Claim(RESULTS, "10.9 to 21.5", IPC10, "mat", "mtt", 0.1),
+    Claim(RESULTS, "5.8 to 14.3", IPC10, "mat", "dm", 0.1),
+    Claim(RESULTS, "3.4 to 11.7", IPC10, "mat", "full", 0.1),
+    Claim(RESULTS, "0.7 to 5.4", IPC10, "mat", "full", 0.05, -1),
+    Claim(RESULTS, "-1.7 to 2.0", IPC10, "mat", "mtt", 0.0),
+    Claim(RESULTS, "-1.4 to 1.1", IPC10, "mat", "dm", 0.0),
+    Claim(RESULTS, "5.8 to 14.2", IPC1, "mat", "mtt", 0.1),
+    Claim(RESULTS, "-5.0 to 0.8", IPC1, "mat", "dm", 0.1),
+    Claim(RESULTS, "-2.9 to 3.8", IPC1, "mat", "dc", 0.1),
+    Claim(RESULTS, "-2.1 to 4.4", IPC1, "mat", "dsa", 0.1),
+    Claim(RESULTS, "-1.0 to 5.0", IPC1, "mat", "k-means", 0.1),
+    Claim(RESULTS, "0.1 to 6.4", IPC1, "mat", "dm", 0.15, -1),
+    Claim(RESULTS, "0.3 to 6.6", IPC1, "mat", "dc", 0.15, -1),
+    Claim(RESULTS, "-4.3 to 5.1", IPC10, "mtt", "random", 0.1),
+    Claim(RESULTS, "-1.5 to 5.1", MLP, "mat", "mtt", 0.1),
+    Claim(RESULTS, "-0.7 to 8.2", MLP, "mat", "random", 0.1),
+    Claim(RESULTS, "0.9 to 10.0", MLP, "mat", "mtt", 0.15),
     Claim(MAT_DIGITS, "2.8 to 9.3", IPC10, "dm", "mtt", 0.1),
     Claim("CHANGELOG.md", "-0.3 to +7.7", MLP, "dc", "mat", 0.1),
 ]
@@ -107,12 +110,12 @@ KEPT = [
     KeptClaim(MAT_CIFAR, "-1.6 to 5.2", "mat-cifar10", MAT_CHOSEN, MTT_CHOSEN, "1/255"),
     KeptClaim(MAT_CIFAR, "-5.2 to 2.8", "mat-cifar10", MAT_CHOSEN, MTT_CHOSEN, "clean"),
     KeptClaim(MAT_CIFAR, "5.3 to 10.4", "mat-cifar10", MTT_CHOSEN, RANDOM_W32, "2/255"),
-    KeptClaim(README, "0.1 to 5.4", "mat-cifar10", MAT_W32, MTT_W32, "2/255"),
-    KeptClaim(README, "4.4 to 10.4", "mat-cifar10", MAT_10K, MTT_10K, "2/255"),
-    KeptClaim(README, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
+    KeptClaim(RESULTS, "0.1 to 5.4", "mat-cifar10", MAT_W32, MTT_W32, "2/255"),
+    KeptClaim(RESULTS, "4.4 to 10.4", "mat-cifar10", MAT_10K, MTT_10K, "2/255"),
+    KeptClaim(RESULTS, "1.0 to 7.2", "mat-cifar10", MAT_SLICE, MTT_SLICE, "2/255"),
 ]
 RANGES = {
-    (README, "2.6 to 4.8"): "what the stronger suite took, row by row",
+    (RESULTS, "2.6 to 4.8"): "what the stronger suite took, row by row",
     ("docs/studies/attack-parity.md", "0 to 4"): "seeds",
     ("docs/studies/attacks-digits.md", "2.6 to 4.8"): "what the stronger suite took, row by row",
     ("docs/studies/attacks-digits.md", ".7 to 1.7"): "what an attack took, set by set",
@@ -150,7 +153,7 @@ def differences(track: str, a: str, b: str):
 
 
 def test_every_interval_in_prose_is_computed_or_is_no_interval() -> None:
-    files = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(STUDIES.glob("*.md"))]
+    files = [*(ROOT / name for name in (README, RESULTS, "CHANGELOG.md")), *STUDIES.glob("*.md")]
     found = {
         (path.relative_to(ROOT).as_posix(), match[0])
         for path in files
@@ -182,8 +185,21 @@ def test_the_outcomes_that_a_study_keeps_give_the_interval(claim: KeptClaim) -> 
     assert stated == pytest.approx(ends, abs=0.0501)
 
 
-def test_what_the_readme_calls_ahead_or_level_is_so() -> None:
-    text = prose(ROOT / "README.md")
+def test_the_facts_of_the_readme_are_those_of_the_records() -> None:
+    text = prose(ROOT / README)
+    found = differences(IPC10, "mat", "mtt")[0.1]
+    for value in (found.a, found.b, found.difference):
+        assert f"{100 * value:.1f}" in text
+    (mat,) = (s for s in standings(current(runs(), IPC10)) if s.method == "mat")
+    students, examples = mat.records[0].track.students.count, mat.records[0].data
+    assert (
+        f"{len(mat.records)} distillation seeds, {students} students each, "
+        f"{examples.evaluation_examples} test images"
+    ) in text
+
+
+def test_what_is_called_ahead_or_level_is_so() -> None:
+    text = prose(ROOT / RESULTS)
     others = [m for m in methods(IPC10) if m not in ("mat", "full")]
     assert "MAT is ahead of every other set at each eps" in text
     for other in others:
@@ -251,9 +267,9 @@ def test_the_study_of_mat_says_what_its_three_seeds_say() -> None:
     assert steps == [11.3, 1.8, 5.1, 7.9]
     assert "11.3 + 1.8 points" in text
     assert "5.1 + 7.9" in text
-    # The order in which the two are added decides what each is worth: README says so.
+    # The order in which the two are added decides what each is worth: the page of results says so.
     assert "eleven if the moving average comes last and eight if it comes first" in prose(
-        ROOT / "README.md"
+        ROOT / RESULTS
     )
     ratio = float(plain[:, 0].var(ddof=1) / mat[:, 0].var(ddof=1))
     one_sided = float(stats.f.sf(ratio, 2, 2))
@@ -271,7 +287,7 @@ def test_the_study_of_mat_says_what_its_three_seeds_say() -> None:
     assert "5.2 at ema .9, and at ema .99 4.3 with experts of .05 and 5.0 with natural" in text
     by_seed = np.round(mat - plain, 1).T.tolist()
     assert by_seed == [[2.6, 3.1, -0.4], [6.4, 3.0, 1.0]]
-    assert "steady" not in prose(ROOT / "README.md").replace("steadier three seeds cannot say", "")
+    assert "steady" not in prose(ROOT / RESULTS).replace("steadier three seeds cannot say", "")
 
 
 def test_the_tuning_was_not_equal_and_is_said_not_to_be() -> None:

@@ -19,11 +19,13 @@ from robustdd_bench.board.build import build, publish_and_build
 from robustdd_bench.board.publish import published
 from robustdd_bench.board.pull_requests import check as submissions
 from robustdd_bench.board.pull_requests.check import (
+    README,
+    RESULTS,
     SubmissionReport,
     check_folders,
     check_revisions,
 )
-from robustdd_bench.board.views.readme import with_section
+from robustdd_bench.board.views.readme import with_front, with_section
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import write_json
 
@@ -219,16 +221,25 @@ def repository(base, new, tmp_path) -> Repository:
     found = Repository(tmp_path / "clone")
     board = found.folder / "leaderboard"
     shutil.copytree(base, board, ignore=shutil.ignore_patterns(".lock"))
-    readme = found.folder / "README.md"
-    readme.write_text("# A board\n\n<!-- begin board -->\n<!-- end board -->\n\nThe end.\n")
-    readme.write_text(with_section(readme.read_text(), published(board), board))
+    (found.folder / "docs").mkdir()
+    for page, mark in ((README, "front"), (RESULTS, "board")):
+        text = f"# A board\n\n<!-- begin {mark} -->\n<!-- end {mark} -->\n\nThe end.\n"
+        (found.folder / page).write_text(text)
+    write_pages(found.folder, board)
     (found.folder / "code.py").write_text("x = 1\n")
     found.commit()
     found.git("checkout", "-qb", "submission")
     shutil.copytree(new, board, dirs_exist_ok=True)
-    readme.write_text(with_section(readme.read_text(), published(board), board))
+    write_pages(found.folder, board)
     found.commit()
     return found
+
+
+def write_pages(root, board) -> None:
+    """Fill the pages that are made of a board, as scripts/generate.py does."""
+    for page, fill in ((README, with_front), (RESULTS, with_section)):
+        path = root / page
+        path.write_text(fill(path.read_text(), published(board), board))
 
 
 def against_main(repository: Repository) -> SubmissionReport:

@@ -83,8 +83,8 @@ def test_captions_of_tables_page_readme_and_comparisons_say_it(call_board) -> No
     page = text_of(committed())
     assert page.count(DIGITS.replace(" eps", " ε")) >= 3 * 4  # summary, caption, two plots
     assert "worst case over the suite" not in page
-    readme = (BOARD.parent / "README.md").read_text(encoding="utf-8")
-    assert readme.count(DIGITS) == 3
+    results = (BOARD.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert results.count(DIGITS) == 3
 
 
 @pytest.fixture

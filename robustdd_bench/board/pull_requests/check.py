@@ -34,7 +34,7 @@ from robustdd_bench.board.pull_requests.trees import (
 )
 from robustdd_bench.board.reported import MAX_BYTES as MAX_REPORTED
 from robustdd_bench.board.reported import read_reported
-from robustdd_bench.board.views.readme import with_section
+from robustdd_bench.board.views.readme import with_front, with_section
 from robustdd_bench.errors import UsageError
 from robustdd_bench.filenames import RECORD_FILE, SET_FILE, SET_PICTURE
 from robustdd_bench.plugins import NAME_PATTERN, Registry
@@ -43,7 +43,7 @@ from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.text.terminal import size_text
 
 ROOT = "leaderboard"
-README = "README.md"
+README, RESULTS = "README.md", "docs/results.md"
 LIMITS = {
     RECORD_FILE: MAX_RECORD,
     SET_FILE: sets.MAX_BYTES + sets.MAX_HEADER + 8,
@@ -59,7 +59,7 @@ _RUN = re.compile(
     rf"(?:/{CONFIRMATIONS}/[0-9a-f]{{12}})?)/([^/]+)"
 )
 _REPORTED = re.compile(rf"{ROOT}/reported/[a-z0-9][a-z0-9-]*\.json")
-GENERATED = (f"{ROOT}/leaderboard.json", f"{ROOT}/index.html", README)
+GENERATED = (f"{ROOT}/leaderboard.json", f"{ROOT}/index.html", README, RESULTS)
 MAX_GENERATED = 64 * 2**20
 
 
@@ -160,7 +160,8 @@ def check_trees(
             report.notes.append("what is generated is checked once the rest is in order")
         else:
             new.extract(sorted(set(_of_board(new)) - set(sound)), after)
-            base.extract([README] if README in base.entries else [], Path(place, "base"))
+            pages = [page for page in (README, RESULTS) if page in base.entries]
+            base.extract(pages, Path(place, "base"))
             _check_generated(changed, after, Path(place, "base"), registry, report)
     report.refused.sort(key=lambda refusal: refusal.path)
     return report
@@ -329,8 +330,9 @@ def _check_generated(
     try:
         runs = published(root, registry)
         wanted = {f"{ROOT}/{name}": text for name, text in texts(board(runs, root), root).items()}
-        if (base / README).exists():
-            wanted[README] = with_section((base / README).read_text(encoding="utf-8"), runs, root)
+        for page, fill in ((README, with_front), (RESULTS, with_section)):
+            if (base / page).exists():
+                wanted[page] = fill((base / page).read_text(encoding="utf-8"), runs, root)
     except UsageError as error:
         report.refuse(ROOT, _plain(error, root))
         return

@@ -1,10 +1,11 @@
-"""The README's tables and picture, made from the published records."""
+"""The tables of docs/results.md and of the README, and its picture, from the published records."""
 
 from __future__ import annotations
 
 import io
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from robustdd_bench.board.divisions import PLAIN, division_title
@@ -19,6 +20,8 @@ from robustdd_bench.protocol.suite import worst_case_over
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.record import Record
 from robustdd_bench.text.tables import markdown_table, marked
+
+FRONT_ROWS = 10
 
 
 def section(runs: list[Published], root: Path) -> str:
@@ -56,12 +59,39 @@ def _where(records: Sequence[Record]) -> str:
 
 
 def with_section(text: str, runs: list[Published], root: Path) -> str:
-    """A README's text with the part between the marks replaced.
+    """The page of results with all tables between its marks.
 
     Raises:
         UsageError: the marks are missing.
     """
-    return marked(text, "board", section(runs, root), "the README")
+    return marked(text, "board", section(runs, root), "the page of results")
+
+
+def front(runs: list[Published], root: Path) -> str:
+    """Markdown: the first rows of the first track's first table, and what they are."""
+    for name in track_order(run.record.track.name for run in runs)[:1]:
+        track = track_content(newest(runs, name), root)
+        tables = board_tables(track)
+        division, table = next(iter(tables.items()))
+        shown = replace(table, rows=table.rows[:FRONT_ROWS])
+        more = sum(len(one.rows) for one in tables.values()) - len(shown.rows)
+        left = f" {more} more rows are in docs/results.md." if more else ""
+        titled = "" if division == PLAIN else f" {division_title(division)}."
+        return (
+            f"**{track.track}@{track.version}**: {track.summary}.{titled}\n\n"
+            f"{markdown_table(shown)}\n"
+            f"{accuracy_note(track, f'{track.norm} eps')}{left}\n"
+        )
+    return "Nothing has been published yet.\n"
+
+
+def with_front(text: str, runs: list[Published], root: Path) -> str:
+    """A README's text with the front table between its marks.
+
+    Raises:
+        UsageError: the marks are missing.
+    """
+    return marked(text, "front", front(runs, root), "the README")
 
 
 def plot(path: Path, runs: list[Published], track: str) -> None:
