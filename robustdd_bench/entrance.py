@@ -5,6 +5,7 @@ See `robustdd_bench.api`; docs/python.md shows them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from robustdd_bench.board.views.tables import run_table
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.filenames import SET_FILE
+from robustdd_bench.records.means import DATA_VARIABLE, OUT_VARIABLE
 from robustdd_bench.records.parts import Aggregates
 from robustdd_bench.records.record import Record
 from robustdd_bench.text.tables import Table, markdown_table
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     import pandas
 
 DEFAULT_TRACK = "digits-ipc10"
-OUT, DATA = "runs", "data"
+OUT, DATA = (os.environ.get(OUT_VARIABLE) or "runs", os.environ.get(DATA_VARIABLE) or "data")
 
 
 class Options(TypedDict, total=False):

@@ -53,6 +53,13 @@ def cli_reference() -> str:
     )
     parts.append(
         _filled(
+            "`ROBUSTDD_OUT`, `ROBUSTDD_DATA` and `ROBUSTDD_DEVICE` are the defaults of `--out` "
+            "(where it is the folder of runs), `--data-root` and `--device`; `robustdd doctor` shows "
+            "what is set."
+        )
+    )
+    parts.append(
+        _filled(
             "Three variables concern speed alone. `ROBUSTDD_JOBS=N` is the default of `--jobs`. "
             "With glibc, a process that computes keeps the "
             "memory that it frees, which saves system time; `ROBUSTDD_KEEP_MEMORY=off` leaves the "

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -151,3 +152,40 @@ def test_json_that_is_nested_too_deeply_is_one_line(tmp_path, capsys) -> None:
     assert "is not readable JSON: maximum recursion" in capsys.readouterr().err
     with pytest.raises(RecursionError):
         json.loads("[" * 100_000)
+
+
+# --- variables -------------------------------------------------------------------------------
+
+
+def test_variables_set_the_defaults_of_out_data_and_device(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("ROBUSTDD_OUT", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("ROBUSTDD_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("ROBUSTDD_DEVICE", "cpu")
+    call = ["run", "--method", "random", "--track", str(TRACK), "--dry-run", "--json"]
+    assert main(call) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["folder"].startswith(str(tmp_path / "elsewhere"))
+    assert plan["device"] == "cpu"
+    assert main([*call, "--out", str(tmp_path / "here")]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"].startswith(str(tmp_path / "here"))
+    assert main(["run", "--method", "random", "--track", "cifar10-ipc1"]) == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+    monkeypatch.setenv("ROBUSTDD_DEVICE", "tpu")
+    assert main(call) == 2
+    assert "tpu" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_doctor_shows_the_variables(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("ROBUSTDD_OUT", "somewhere")
+    main(["doctor", "--json"])
+    checks = {check["what"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert "ROBUSTDD_OUT=somewhere" in checks["variables"]["detail"]
+
+
+def test_python_takes_the_same_defaults() -> None:
+    code = "from robustdd_bench import entrance as e; print(e.OUT, e.DATA)"
+    env = os.environ | {"ROBUSTDD_OUT": "o", "ROBUSTDD_DATA": "d"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["o", "d"]

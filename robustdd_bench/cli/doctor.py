@@ -200,8 +200,19 @@ def diagnose(session: Session, out: Path, data_root: Path) -> Iterator[Diagnosis
     yield from check_packages()
     yield from check_torch()
     yield from check_plugins(session)
+    yield check_variables()
     yield check_disk(out)
     yield from check_data(data_root)
+
+
+def check_variables() -> Diagnosis:
+    """The variables that set defaults of options and change how much is computed at once."""
+    found = [f"{key}={value}" for key, value in sorted(os.environ.items()) if _ours(key)]
+    return Diagnosis("ok", "variables", one_line(" ".join(found), 1000) or "none is set")
+
+
+def _ours(key: str) -> bool:
+    return key.startswith("ROBUSTDD_") or key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 def print_checks(checks: Iterable[Diagnosis]) -> list[Diagnosis]:

@@ -14,7 +14,11 @@ COMPILE = ("auto", "on", "off")
 JOBS_VARIABLE = "ROBUSTDD_JOBS"
 """The default of `--jobs`."""
 DATA_VARIABLE = "ROBUSTDD_DATA"
-"""Where a worker has its datasets, if not where the process that plans has them."""
+"""The default of `--data-root`, on each machine its own: a worker may have its data elsewhere."""
+OUT_VARIABLE = "ROBUSTDD_OUT"
+"""The default of `--out`, where it is the folder of runs."""
+DEVICE_VARIABLE = "ROBUSTDD_DEVICE"
+"""The default of `--device`."""
 
 
 def torch_version() -> str:

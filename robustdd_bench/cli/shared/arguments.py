@@ -11,6 +11,7 @@ import click
 
 from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.errors import RobustDDError, UsageError, unknown_name
+from robustdd_bench.records.means import DATA_VARIABLE, OUT_VARIABLE
 
 # Newer versions of click have a generic ParamType, older ones cannot be subscripted.
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def out_option(function: Function) -> Function:
         type=click.Path(path_type=Path),
         default=DEFAULT_OUT,
         show_default=True,
+        envvar=OUT_VARIABLE,
+        show_envvar=True,
         metavar="DIR",
         help="Folder that holds the run folders.",
     )(function)
@@ -45,6 +48,8 @@ def data_root_option(function: Function) -> Function:
         type=click.Path(path_type=Path),
         default=DEFAULT_DATA_ROOT,
         show_default=True,
+        envvar=DATA_VARIABLE,
+        show_envvar=True,
         metavar="DIR",
         help="Folder that holds the datasets, as torchvision lays them out.",
     )(function)

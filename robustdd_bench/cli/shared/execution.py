@@ -17,7 +17,7 @@ from robustdd_bench.cli.shared.arguments import (
 from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.errors import UsageError
 from robustdd_bench.guard import blame
-from robustdd_bench.records.means import JOBS_VARIABLE
+from robustdd_bench.records.means import DEVICE_VARIABLE, JOBS_VARIABLE
 
 if TYPE_CHECKING:
     from robustdd_bench.executors import Executor
@@ -31,7 +31,13 @@ PROCESSES = "processes"
 def device_option(default: str | None, help: str) -> Callable[[Function], Function]:
     """Add `--device`."""
     return click.option(
-        "--device", type=Device(), default=default, show_default=default is not None, help=help
+        "--device",
+        type=Device(),
+        default=default,
+        show_default=default is not None,
+        envvar=DEVICE_VARIABLE if default is not None else None,
+        show_envvar=default is not None,
+        help=help,
     )
 
 
