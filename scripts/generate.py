@@ -54,8 +54,8 @@ def cli_reference() -> str:
     parts.append(
         _filled(
             "`ROBUSTDD_OUT`, `ROBUSTDD_DATA` and `ROBUSTDD_DEVICE` are the defaults of `--out` "
-            "(where it is the folder of runs), `--data-root` and `--device`; `robustdd doctor` shows "
-            "what is set."
+            "(where it is the folder of runs), `--data-root` and `--device`. `robustdd doctor` "
+            "shows what is set."
         )
     )
     parts.append(
