@@ -128,15 +128,13 @@ def require_regular(path: Path) -> None:
     """Refuse what is there and is no regular file: reading a pipe or a device may never end.
 
     Raises:
-        UsageError: it is a pipe, a socket, a device or a folder.
+        UsageError: it is a pipe, a socket or a device.
     """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):  # it is missing, or cannot be named: opening it says so
         return
-    if stat.S_ISDIR(mode):
-        raise UsageError(f"{path} is a folder, not a file")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder says that it is one
         kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(mode), "a device")
         raise UsageError(f"{path} is {kind}, not a regular file")

@@ -115,7 +115,8 @@ def _images_of(folder: Path, root: Path) -> list[Path]:
 
 def _read_image(path: Path, content: bytes, shape_CHW: Sequence[int] | None) -> Tensor:
     """One image (C,H,W), of the shape of the others."""
-    image = read_picture(content, path, formats=("PNG", "JPEG"))
+    sides = None if shape_CHW is None else shape_CHW[1:]
+    image = read_picture(content, path, formats=("PNG", "JPEG"), sides=sides)
     if shape_CHW is not None and tuple(image.shape) != tuple(shape_CHW):
         raise UsageError(
             f"{path} is {_size(image.shape)}, the images before it {_size(shape_CHW)}; "

@@ -99,7 +99,11 @@ def _collect(folder: Path, found: list[Path], suffixes: Collection[str], nested:
 
 
 def read_picture(
-    content: bytes, where: Path, formats: tuple[str, ...] | None = None, size: int | None = None
+    content: bytes,
+    where: Path,
+    formats: tuple[str, ...] | None = None,
+    size: int | None = None,
+    sides: Sequence[int] | None = None,
 ) -> Tensor:
     """One image, upright as its EXIF orientation says.
 
@@ -108,6 +112,7 @@ def read_picture(
         where: its name, for errors.
         formats: Pillow's names of the formats that are read; None: all.
         size: height and width to resize to, bilinear; None: as it is.
+        sides: height and width that it must have; others are refused before they are decoded.
 
     Returns:
         (C,H,W) with one channel or three: uint8, or float32 in [0,1] of 16-bit and float images.
@@ -121,6 +126,11 @@ def read_picture(
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # that of a decompression bomb, before it is decoded
             with Image.open(io.BytesIO(content), formats=formats) as image:
+                if sides is not None and sorted(image.size) != sorted(sides):
+                    raise UsageError(
+                        f"{where} is {image.width}x{image.height}, the images before it "
+                        f"{sides[1]}x{sides[0]}; nothing is resized"
+                    )
                 upright = ImageOps.exif_transpose(image)
                 picture = _plain(upright, image.format, where)
                 if size is not None:
