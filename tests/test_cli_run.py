@@ -115,6 +115,8 @@ def test_a_dry_run_prints_every_setting_and_writes_nothing(tmp_path: Path) -> No
     lines = (line.split(maxsplit=1) for line in result.stdout.splitlines())
     settings = dict(pair for pair in lines if len(pair) == 2)
     assert settings["ema"] == "0.5"
+    assert "attack pgd        steps 20" in result.stdout
+    assert "{" not in result.stdout
     assert settings["method"].startswith("mat (plugin mat")
     assert not (tmp_path / "out").exists()
 

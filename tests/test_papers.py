@@ -12,17 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import made_up, put, share
+from PIL import Image
 from publishing import forged
 from small_runs import copy_of, example, plan_of, run
 
 from robustdd_bench.cli.main import main
+from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.drawing.rendering import png_size
 from robustdd_bench.errors import PluginError, UsageError
 from robustdd_bench.evaluation.statistics.comparison import accuracy_intervals, compare
 from robustdd_bench.files import write_json
+from robustdd_bench.papers.pictures import class_names
 from robustdd_bench.papers.plots import COLOURS, apart, plot_bytes
 from robustdd_bench.papers.selection import panels, read_runs
 from robustdd_bench.papers.tables import joint_table, panel_tables
@@ -321,3 +325,47 @@ def test_runs_are_listed_with_what_became_of_them_and_what_differs(runs, call, t
 def test_an_empty_folder_has_no_runs(tmp_path, call) -> None:
     assert call("list", "runs", "--out", tmp_path).strip() == f"no run under {tmp_path}"
     assert json.loads(call("list", "runs", "--out", tmp_path, "--json")) == []
+
+
+# --- pictures of sets ------------------------------------------------------------------------
+
+
+def test_every_pixel_of_a_set_is_a_square_of_the_picture(tmp_path, call) -> None:
+    folder = example("random").folder
+    distilled = DistilledSet.load(folder / "distilled.safetensors")
+    call("picture", folder, "--out", tmp_path / "set.png", "--scale", "3", "--title", "")
+    drawn = np.asarray(Image.open(tmp_path / "set.png").convert("RGB"))
+    wanted = distilled.images[0, 0].mul(255).round().to(torch.uint8).numpy()
+    enlarged = wanted.repeat(3, 0).repeat(3, 1)
+    top, left = 4, drawn.shape[1] - 4 - 3 * 17
+    found = drawn[top : top + 24, left : left + 24]
+    assert (found == enlarged[..., None]).all()
+    assert (drawn[top : top + 24, left + 24 : left + 27] == 255).all(), "the gap"
+
+
+def test_rows_have_the_names_of_classes_and_a_title(tmp_path, call) -> None:
+    call("picture", example("random").folder, "--out", tmp_path / "set.svg", "--images", "1")
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", (tmp_path / "set.svg").read_text())
+    assert texts == [*map(str, range(10)), "random, fast@1, seed 0"]
+    record = example("random").record
+    distilled = DistilledSet.load(example("random").folder / "distilled.safetensors")
+    for facts, first in (
+        ({"dataset": "cifar10"}, "airplane"),
+        ({"classes": tuple("qwertyuiop")}, "q"),
+    ):
+        data = record.data.model_copy(update=facts)
+        assert class_names(distilled, record.model_copy(update={"data": data}))[0] == first
+    assert class_names(distilled, None)[9] == "9"
+
+
+def test_a_set_without_a_run_is_drawn_as_well(tmp_path, call) -> None:
+    source = example("random").folder / "distilled.safetensors"
+    for form in ("pdf", "png"):
+        call("picture", source, "--out", tmp_path / f"set.{form}")
+        one = (tmp_path / f"set.{form}").read_bytes()
+        call("picture", source, "--out", tmp_path / f"set.{form}")
+        assert (tmp_path / f"set.{form}").read_bytes() == one
+    assert "has no distilled.safetensors" in call(
+        "picture", tmp_path, "--out", tmp_path / "x.png", refused=True
+    )
+    assert "a plot's name ends in" in call("picture", source, "--out", "x.gif", refused=True)

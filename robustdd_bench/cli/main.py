@@ -73,6 +73,10 @@ COMMANDS = {
         "Draw accuracy over eps of runs: a line for each method and settings, a plot for each "
         "track.",
     ),
+    "picture": LazyCommand(
+        "robustdd_bench.cli.papers:picture",
+        "Draw the images of a distilled set: a row a class, with its name.",
+    ),
     "compare": LazyCommand(
         "robustdd_bench.cli.papers:compare",
         "Compare the runs in folder A with those in B: A minus B, and A minus every further B.",

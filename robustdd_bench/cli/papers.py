@@ -182,6 +182,47 @@ def plot(
     print(out)
 
 
+@click.command("picture")
+@click.argument("source", type=click.Path(path_type=Path), metavar="RUN|SET")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Its name ends in .pdf, .svg or .png.",
+)
+@click.option(
+    "--scale",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Pixels a side that each pixel of the set becomes.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Images of each class, at most.",
+)
+@click.option("--title", metavar="TEXT", help="Instead of method, track and seed; empty for none.")
+def picture(source: Path, out: Path, scale: int, images: int, title: str | None) -> None:
+    """Draw the images of a distilled set: a row a class, with its name.
+
+    RUN is the folder of a run, SET a file such as distilled.safetensors. Pixels outside [0,1] are
+    clipped, for the picture only; mosaics are shown as they are stored. In a PNG every pixel of the
+    set is a square of --scale x --scale pixels.
+    """
+    announce(source)
+    from robustdd_bench.papers.pictures import read_set, save_picture
+
+    distilled, record = read_set(source)
+    save_picture(out, distilled, record, scale=scale, images=images, title=title)
+    print(out)
+
+
 @click.command("compare")
 @click.argument("a", type=click.Path(path_type=Path), metavar="A")
 @click.argument("others", type=click.Path(path_type=Path), metavar="B...", nargs=-1, required=True)

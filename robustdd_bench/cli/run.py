@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -313,7 +313,7 @@ def _print_plan(session: Session, plan: Plan, options: dict[str, Any]) -> None:
         ("track", f"{plan.track.id}: {plan.track.summary}"),
         ("split", plan.split),
         ("students", plan.track.students.count),
-        *((f"attack {attack.name}", dict(attack.config)) for attack in plan.attacks),
+        *((f"attack {attack.name}", _settings(attack.config)) for attack in plan.attacks),
         ("seed", plan.seed),
         ("device", f"{plan.device}, {plan.threads} CPU threads, torch {plan.torch}"),
         ("compiled kernels", "on" if plan.compile else "off"),
@@ -321,6 +321,14 @@ def _print_plan(session: Session, plan: Plan, options: dict[str, Any]) -> None:
         ("command", plan.command()),
     ]
     print_table(("", "plan"), facts)
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """Settings in a line for people; those that are not set are left out."""
+    from robustdd_bench.records.settings import setting_text
+
+    said = [setting_text(name, value) for name, value in config.items() if value is not None]
+    return ", ".join(said) or "no settings"
 
 
 def print_result(record: Record) -> None:

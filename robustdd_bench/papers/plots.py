@@ -32,6 +32,16 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
 REFERENCE = (0, (5, 2, 1, 2))
 POINTS = 8
 """Size of the letters; a paper's captions have about as much."""
+STYLE: Any = {
+    "font.size": POINTS,
+    "axes.titlesize": POINTS,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,  # letters that editors of a journal can take out again
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robustdd-bench",
+}
 MOST_COLUMNS = 3
 _LETTER_INCH, _LINE_INCH = 0.062, 0.14
 
@@ -86,17 +96,7 @@ def plot_bytes(
 
     columns = min(len(panels), MOST_COLUMNS)
     rows = -(-len(panels) // columns)
-    style: Any = {
-        "font.size": POINTS,
-        "axes.titlesize": POINTS,
-        "axes.linewidth": 0.6,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "pdf.fonttype": 42,  # letters that editors of a journal can take out again
-        "svg.fonttype": "none",
-        "svg.hashsalt": "robustdd-bench",
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(STYLE):
         most = max(len(panel.entries) for panel in panels)
         height = max(2.4, 0.8 + _LINE_INCH * most)
         figure = Figure(
