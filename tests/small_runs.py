@@ -129,11 +129,12 @@ def files(folder):
 @cache
 def example(method="random", **options):
     """A run that ended, made once for all tests. Do not write into its folder: copy it."""
-    return run(plan_of(method, **options), _folder())
+    return run(plan_of(method, **options), _folder(method))
 
 
 @cache
-def _folder():
+def _folder(method):
+    """One for each method: methods that share experts would find those of another's run."""
     folder = tempfile.mkdtemp(prefix="small-runs.")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -39,7 +39,7 @@ def factor(registry, track):
 def test_every_table_of_every_preset_is_a_configuration(registry, method):
     plugged = registry.get("distillers", method).load()
     presets = tomllib.loads(plugged.PRESETS.read_text(encoding="utf-8"))
-    assert {"default", NAMED[method], "quick", "minutes"} == set(presets)
+    assert {"default", NAMED[method], "quick", "minutes", "full-data"} == set(presets)
     for tables in presets.values():
         for name, values in tables.items():
             build_config(plugged.Config, values, f"{method} {name}")

@@ -48,9 +48,9 @@ def taught_track(folder: Path, more: str = "") -> Path:
 @cache
 def taught():
     """A run that ended. Do not write into its folder."""
-    track = taught_track(Path(_folder()) / "tracks")
+    track = taught_track(Path(_folder("taught")) / "tracks")
     plan = plan_of("random-robust-labels", *TEACHER, track=str(track))
-    return run(plan, Path(_folder()) / "taught")
+    return run(plan, Path(_folder("taught")) / "taught")
 
 
 def copied(tmp_path: Path) -> Path:

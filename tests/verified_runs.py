@@ -42,7 +42,7 @@ def track_file(folder: Path, *changes: tuple[str, str]) -> Path:
 @cache
 def out() -> Path:
     """Where the track and its runs are."""
-    folder = Path(_folder()) / "verified"
+    folder = Path(_folder("verified")) / "verified"
     folder.mkdir()
     return folder
 
