@@ -37,6 +37,7 @@ LEVELS = tuple(
         "runs",
         "sweeps board report transfers",
         "verification conformance papers",
+        "exports",
         "entrance",
         "api",
         "cli",

@@ -53,6 +53,10 @@ COMMANDS = {
         "robustdd_bench.cli.imports:convert",
         "Write a distilled set of another format as one of ours.",
     ),
+    "export": LazyCommand(
+        "robustdd_bench.cli.export:export_command",
+        "Write a distilled set for other codes, with a card, its record and what to cite.",
+    ),
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command",
         "List methods, attacks, tracks and the rest; or the runs in a folder.",
