@@ -15,7 +15,7 @@ import torchvision
 from small_runs import example, registry
 
 from robustdd_bench.citations import parse_bibtex
-from robustdd_bench.cli.export import LAYOUTS as NAMES
+from robustdd_bench.cli.imports import LAYOUTS as NAMES
 from robustdd_bench.cli.main import main
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError

@@ -54,7 +54,7 @@ COMMANDS = {
         "Write a distilled set of another format as one of ours.",
     ),
     "export": LazyCommand(
-        "robustdd_bench.cli.export:export_command",
+        "robustdd_bench.cli.imports:export_command",
         "Write a distilled set for other codes, with a card, its record and what to cite.",
     ),
     "list": LazyCommand(
