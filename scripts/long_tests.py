@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 from robustdd_bench.files import write_text
 
 LIST = Path(__file__).resolve().parents[1] / "tests" / "data" / "long.txt"
-LONG, MOST, BUDGET = 1.5, 3.0, 8.0
+LONG, MOST, BUDGET = 1.0, 2.0, 4.0
 
 
 def seconds(reports: Iterable[Path]) -> dict[str, float]:
