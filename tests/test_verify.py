@@ -72,12 +72,14 @@ def test_nothing_is_taken_from_the_folder_but_record_and_set(tmp_path, monkeypat
 
 
 def test_the_method_is_not_run(tmp_path, monkeypatch) -> None:
+    folder = laid(honest().record, tmp_path)
+
     def refuse(*args):
         raise AssertionError("the method was run")
 
     monkeypatch.setattr(RunContext, "method", refuse)
     monkeypatch.setattr(RunContext, "distiller", property(refuse))
-    assert verify(laid(honest().record, tmp_path), students=1, examples=150).agrees
+    assert verify(folder, students=1, examples=150).agrees
 
 
 def test_the_set_of_a_reference_row_is_made_here(tmp_path) -> None:
