@@ -39,13 +39,13 @@ def called(*words: str) -> int:
     return main(["verify", *map(str, words), "--track", str(track()), "--data-root", str(out())])
 
 
-@pytest.mark.parametrize("part", [{}, {"students": 1, "examples": 150}])
 @pytest.fixture(autouse=True, scope="module")
 def made() -> None:
     """The run to verify is made before a test replaces parts of what makes it."""
     honest()
 
 
+@pytest.mark.parametrize("part", [{}, {"students": 1, "examples": 150}])
 def test_an_honest_record_agrees_to_the_bit(part) -> None:
     ended = honest()
     found = verify(ended.folder / "record.json", **part)
