@@ -133,3 +133,14 @@ def test_the_tutorial_quotes_the_code_as_it_is(example: Path) -> None:
             continue
         for line in lines:
             assert line in code, line
+
+
+def test_the_method_of_the_readme_makes_a_set(tmp_path) -> None:
+    from tasks import RecordingReporter, digits_task
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = next(part for part in text.split("```python\n")[1:] if "class Mine" in part)
+    names: dict = {}
+    exec(code.partition("```")[0], names)
+    made = names["Mine"](names["Mine"].Config()).distill(digits_task(tmp_path), RecordingReporter())
+    made.check((1, 8, 8), 4, 2)
