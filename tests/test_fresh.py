@@ -116,9 +116,10 @@ def test_a_seed_repeats_it_and_another_one_gives_other_students(verdict, tmp_pat
     ]
     assert "--fresh-seed 7 repeats this" in again.stderr
     drawn = _call(folder, "--fresh-students", "13")
-    assert drawn.returncode == 0
+    # Of a hundred seeds that are drawn one refuses an honest record: that is its level.
+    assert drawn.returncode in (0, 1)
     assert "p higher" in drawn.stdout
-    assert "agrees" in drawn.stdout
+    assert ("disagrees" in drawn.stderr) == (drawn.returncode == 1)
     assert "fresh seed 7;" not in drawn.stderr
 
 
