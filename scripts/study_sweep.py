@@ -43,6 +43,7 @@ from robustdd_bench.evaluation.statistics.comparison import Difference
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.records.record import Record, read_record
+from robustdd_bench.records.settings import differing_settings
 from robustdd_bench.sweeps.choice import best_setting
 from robustdd_bench.sweeps.plan import plan_sweep
 from robustdd_bench.text.tables import markdown, marked
@@ -236,8 +237,7 @@ def _varied(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     found = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         configs = [row["config"] for row in rows if row["method"] == method]
-        names = list(dict.fromkeys(name for config in configs for name in config))
-        found[method] = [n for n in names if len({json.dumps(c.get(n)) for c in configs}) > 1]
+        found[method] = differing_settings(configs)
     return found
 
 

@@ -397,6 +397,14 @@ def test_names_that_do_not_number_the_classes_are_sorted(tmp_path: Path) -> None
     assert load_folder(tmp_path, False).classes == ("10", "2", "cat")
 
 
+def test_a_class_whose_name_is_no_text_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    _write_folder(tmp_path)
+    for part in ("train", "test"):
+        os.rename(tmp_path / part / "cat", os.fsencode(tmp_path / part) + b"/c\xff")
+    with pytest.raises(UsageError, match=r"the folder 'c\\udcff' has a name that is no text"):
+        load_folder(tmp_path, False)
+
+
 def test_hidden_files_and_folders_are_left_out_and_foreign_ones_refused(tmp_path: Path) -> None:
     """FAULTS C3: copies of notebooks became a class of their own."""
     _write_folder(tmp_path)

@@ -144,3 +144,4 @@ def test_the_method_of_the_readme_makes_a_set(tmp_path) -> None:
     exec(code.partition("```")[0], names)
     made = names["Mine"](names["Mine"].Config()).distill(digits_task(tmp_path), RecordingReporter())
     made.check((1, 8, 8), 4, 2)
+    assert len(made) == 8

@@ -142,6 +142,8 @@ def test_a_failed_run_is_left_out_and_told(tmp_path) -> None:
         (("table", "{runs}", "--methods", "a,"), "--methods takes words with commas"),
         (("table", "{runs}", "--eps", ".3"), "no track of these runs has eps 0.30; they have 0.05"),
         (("table", "{runs}", "--eps", "x"), "--eps takes a number or a fraction like 8/255"),
+        (("table", "{runs}", "--eps", "nan"), "--eps takes a number or a fraction like 8/255"),
+        (("table", "{runs}", "--eps=-.1"), "--eps takes a number or a fraction like 8/255"),
         (("table", "{runs}", "--eps", "1/0"), "--eps takes a number or a fraction like 8/255"),
         (("plot", "{runs}", "--out", "fig.gif"), "fig.gif: a plot's name ends in .pdf, .svg or"),
         (("plot", "{runs}", "--out", "x/"), "x: a plot's name ends in .pdf, .svg or .png"),
@@ -184,6 +186,19 @@ def test_latex_and_markdown_hold_several_tracks_side_by_side(runs, call) -> None
     assert "\\multicolumn{1}{c}{fast@1, $\\ell_\\infty$}" in latex
     assert "method & 0.10$^{*}$ & 0.10$^{*}$ \\\\" in latex
     assert "\\midrule\n    end (reference)" in latex
+
+
+def test_versions_and_splits_of_a_track_are_told_apart_side_by_side(runs) -> None:
+    record = made_up("a", share(60))
+    newer = record.track.model_copy(update={"version": 2})
+    every = [record, forged(record, track=newer), forged(record, split="validation")]
+    table = joint_table(panels(every, levels=[0.1]), "std")
+    assert [column.heading for column in table.columns[1:]] == [
+        "fast@1: 0.10",
+        "fast@2: 0.10",
+        "fast@1, validation split: 0.10",
+    ]
+    assert len({column.key for column in table.columns}) == 4
 
 
 def test_a_short_caption_leaves_the_suite_out(runs, call) -> None:

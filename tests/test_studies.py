@@ -308,3 +308,16 @@ def test_the_error_of_teslas_gradient_comes_out_again() -> None:
         committed = known[row["place"], row["start"], row["alpha"], row["steps"]]
         for name in ("cosine", "error", "ratio", "alpha_error"):
             assert row[name] == pytest.approx(committed[name], rel=0.01, abs=1e-9)
+
+
+def test_a_study_with_a_rule_names_the_setting_that_it_chooses() -> None:
+    module = script("study_sweep")
+    accuracies = {"a": (0.90, 0.50), "b": (0.95, 0.20), "c": (0.94, 0.30)}
+    shared = {"track": "t@1", "method": "m", "ladder": [0.1]}
+    runs = [shared | {"run_id": k, "accuracy": [*v]} for k, v in accuracies.items()]
+    results = {"rule": {"eps": 0.1, "clean_within": 0.02}, "runs": runs}
+    ((row, count),) = module.chosen(results).values()
+    assert (row["run_id"], count) == ("c", 3)
+    text = module.choice_text(results)
+    assert "| t@1 | m | 3 | 94.0 | 30.0 | `c` |" in text
+    assert "the most robust setting at 0.10 of those at most 2 points below its best clean" in text

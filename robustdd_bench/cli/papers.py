@@ -1,4 +1,4 @@
-"""`robustdd compare`, `table` and `plot`: any runs, for a paper."""
+"""`robustdd table`, `plot`, `picture` and `compare`: any runs, for a paper."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 runs_argument = click.argument(
     "runs", type=click.Path(path_type=Path), metavar="RUN...", nargs=-1, required=True
+)
+
+figure_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Its name ends in .pdf, .svg or .png.",
 )
 
 
@@ -86,6 +94,10 @@ def spread_option(what: str) -> Callable[[Function], Function]:
     )
 
 
+def _counted(paths: Sequence[Path]) -> str:
+    return "1 path" if len(paths) == 1 else f"{len(paths)} paths"
+
+
 def _note(text: str) -> None:
     print(one_line(text), file=sys.stderr, flush=True)
 
@@ -95,12 +107,7 @@ def _panels(
 ) -> list[Panel]:
     from robustdd_bench.papers.selection import panels, read_runs
 
-    eps = [level for level in levels or () if level > 0]
-    clean = levels is None or 0.0 in levels
-    if levels is not None and not eps:  # clean accuracy alone
-        found = panels(read_runs(runs, _note), methods=methods)
-        return [panel.at((0.0,)) for panel in found]
-    return panels(read_runs(runs, _note), methods=methods, eps=eps, clean=clean)
+    return panels(read_runs(runs, _note), methods=methods, levels=levels)
 
 
 @click.command("table")
@@ -129,7 +136,7 @@ def table(
     everything in numbers, accuracies in [0,1], a line for each method and track. latex needs the
     package booktabs. Nothing is ranked: `robustdd compare` says whether two methods differ.
     """
-    announce(f"{len(runs)} {'path' if len(runs) == 1 else 'paths'}")
+    announce(_counted(runs))
     from robustdd_bench.papers.tables import joint_table, panel_tables
 
     panels = _panels(runs, methods, levels)
@@ -145,13 +152,7 @@ def table(
 
 @click.command("plot")
 @runs_argument
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    metavar="FILE",
-    help="Its name ends in .pdf, .svg or .png.",
-)
+@figure_option
 @shown_options
 @spread_option("What the bars are")
 @click.option(
@@ -170,27 +171,21 @@ def plot(
 ) -> None:
     """Draw accuracy over eps of runs: a line for each method and settings, a plot for each track.
 
-    RUN is what `robustdd table` takes. Lines have their names at their ends, colours that
-    colour-blind people can tell apart, and marks and dashes for print. Bars are standard deviations
-    or intervals; lines of references are broken, with open marks.
+    RUN is what `robustdd table` takes. Names stand beside the lines, in the order of the headline
+    eps. Colour-blind people can tell the colours apart; marks and dashes do it in print. Bars are
+    standard deviations or intervals. Lines of references are broken, with open marks.
     """
     from robustdd_bench.papers.plots import check_suffix, save_plot
 
     check_suffix(out)
-    announce(f"{len(runs)} {'path' if len(runs) == 1 else 'paths'}")
+    announce(_counted(runs))
     save_plot(out, _panels(runs, methods, levels), spread, width=width)
     print(out)
 
 
 @click.command("picture")
 @click.argument("source", type=click.Path(path_type=Path), metavar="RUN|SET")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    metavar="FILE",
-    help="Its name ends in .pdf, .svg or .png.",
-)
+@figure_option
 @click.option(
     "--scale",
     type=click.IntRange(1, 64),
@@ -238,7 +233,7 @@ def compare(a: Path, others: Sequence[Path], form: str) -> None:
 
     `robustdd board compare` takes names of published methods.
     """
-    announce(f"{1 + len(others)} paths")
+    announce(_counted([a, *others]))
     from robustdd_bench.papers.comparing import compare_runs
 
     found = compare_runs([a, *others], _note)

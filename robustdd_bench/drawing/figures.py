@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet
-from robustdd_bench.files import atomic_write
+from robustdd_bench.files import write_bytes
 from robustdd_bench.protocol.tracks import AttackSpec, Track, eps_label
 from robustdd_bench.records.parts import Aggregates
 
@@ -73,8 +73,7 @@ def png(picture: Tensor) -> bytes:
 def save_distilled(path: Path, distilled: DistilledSet, num_classes: int) -> None:
     """Write the grid of a distilled set as PNG."""
     content = png(distilled_grid(distilled, num_classes))
-    with atomic_write(path) as file:
-        file.write(content)
+    write_bytes(path, content)
 
 
 def attack_label(spec: AttackSpec) -> str:
@@ -94,8 +93,7 @@ def attack_points(spec: AttackSpec, aggregates: Aggregates) -> list[tuple[float,
 def save_robustness(path: Path, aggregates: Aggregates, track: Track, title: str) -> None:
     """Write `robustness_png`."""
     content = robustness_png(aggregates, track, title)
-    with atomic_write(path) as file:
-        file.write(content)
+    write_bytes(path, content)
 
 
 def robustness_png(aggregates: Aggregates, track: Track, title: str) -> bytes:

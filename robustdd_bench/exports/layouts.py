@@ -20,7 +20,7 @@ from torch import Tensor
 
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
-from robustdd_bench.files import atomic_write
+from robustdd_bench.files import write_bytes
 from robustdd_bench.imports.formats import STATISTICS
 from robustdd_bench.protocol.preprocessing import Preprocessing
 
@@ -131,7 +131,7 @@ def _write_npz(folder: Path, images: Tensor, labels: Tensor, distilled: Distille
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {"images": images.numpy(), "labels": labels.numpy()}
     np.savez(buffer, **arrays | {k: np.float64(v) for k, v in _rate(distilled).items()})
-    _write(folder / "set.npz", buffer.getvalue())
+    write_bytes(folder / "set.npz", buffer.getvalue())
     return ["set.npz"]
 
 
@@ -153,7 +153,7 @@ def _write_folder(
         path.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(buffer, "PNG")
-        _write(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
         names.append(path.relative_to(folder).as_posix())
     return names
 
@@ -162,12 +162,7 @@ def _save(path: Path, value: object) -> None:
     """As `torch.save`, in a file that is there whole or not at all."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    _write(path, buffer.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as file:
-        file.write(content)
+    write_bytes(path, buffer.getvalue())
 
 
 LAYOUTS: Mapping[str, Layout] = {

@@ -18,7 +18,13 @@ from torch import Tensor
 from robustdd_bench.errors import UsageError
 from robustdd_bench.imports.formats import Choices
 from robustdd_bench.imports.tensors import MAX_BYTES, MAX_CLASSES, Found, read_bytes
-from robustdd_bench.protocol.pictures import class_folders, images_in, numbered, read_picture
+from robustdd_bench.protocol.pictures import (
+    as_floats,
+    class_folders,
+    images_in,
+    numbered,
+    read_picture,
+)
 from robustdd_bench.text.terminal import size_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -45,7 +51,7 @@ def read_folder(path: Path, choices: Choices) -> Found:
             labels.append(k)
             if len(images) * images[0].numel() * 4 > MAX_BYTES:
                 raise UsageError(f"{path} holds more than {size_text(MAX_BYTES)} of pixels")
-    pixels = torch.stack([i if i.is_floating_point() else i.float() / 255 for i in images])
+    pixels = torch.stack(as_floats(images))
     return Found(
         images=pixels,
         labels=torch.tensor(labels),

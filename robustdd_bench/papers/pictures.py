@@ -12,7 +12,7 @@ import torch
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
 from robustdd_bench.filenames import RECORD_FILE, SET_FILE
-from robustdd_bench.files import atomic_write
+from robustdd_bench.files import write_bytes
 from robustdd_bench.papers.plots import POINTS, STYLE, check_suffix
 from robustdd_bench.records.record import Record, read_record
 
@@ -80,8 +80,7 @@ def save_picture(
     content = picture_bytes(
         distilled, record, path.suffix.lower()[1:], scale=scale, images=images, title=title
     )
-    with atomic_write(path) as file:
-        file.write(content)
+    write_bytes(path, content)
 
 
 def picture_bytes(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustdd_bench.board.views.captions import deviation
 from robustdd_bench.errors import UsageError
-from robustdd_bench.files import atomic_write
+from robustdd_bench.files import write_bytes
 from robustdd_bench.papers.selection import Panel, PanelLine
 from robustdd_bench.papers.tables import Spreads, intervals_of
 from robustdd_bench.protocol.tracks import eps_label
@@ -63,8 +63,7 @@ def save_plot(
     """
     check_suffix(path)
     content = plot_bytes(panels, path.suffix.lower()[1:], spread, width=width)
-    with atomic_write(path) as file:
-        file.write(content)
+    write_bytes(path, content)
 
 
 def check_suffix(path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustdd_bench.board.divisions import PLAIN, remark
@@ -58,10 +58,6 @@ class Panel:
         """How many images the students were judged on."""
         data = self.entries[0].standing.records[0].data
         return data.evaluation_examples if data else 0
-
-    def at(self, levels: tuple[float, ...]) -> Panel:
-        """The same entries at other levels."""
-        return replace(self, levels=levels)
 
     def spreads(self, entry: PanelLine) -> list[Spread]:
         """The accuracies of an entry at the panel's levels."""
@@ -119,19 +115,17 @@ def panels(
     records: Iterable[Record],
     *,
     methods: Sequence[str] = (),
-    eps: Sequence[float] = (),
-    clean: bool = True,
+    levels: Sequence[float] | None = None,
 ) -> list[Panel]:
     """Group runs: a panel a track (in the order given), an entry a method and configuration.
 
     Args:
         records: of runs with results.
         methods: show only these, in this order; all by default, the most robust first.
-        eps: show only these eps; the whole ladder by default.
-        clean: whether clean accuracy is shown.
+        levels: show only these eps, 0 being clean accuracy; all by default.
 
     Raises:
-        UsageError: no run is of a method, or no track has an eps.
+        UsageError: no run is of a method, no track has an eps, or nothing is left to show.
     """
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -140,25 +134,24 @@ def panels(
     for name in methods:
         if name not in known:
             raise unknown_name("method of these runs", name, sorted(known))
-    ladders = [group[0].track.threat.ladder for group in groups.values()]
-    for value in eps:
-        if not any(_on(value, ladder) for ladder in ladders):
-            steps = sorted({step for ladder in ladders for step in ladder})
+    steps = {0.0, *(step for group in groups.values() for step in group[0].track.threat.ladder)}
+    for value in levels or ():
+        if not _on(value, steps):
             raise UsageError(
                 f"no track of these runs has eps {eps_label(value)}; they have "
-                f"{', '.join(map(eps_label, steps))}"
+                f"{', '.join(map(eps_label, sorted(steps - {0.0})))}"
             )
     found = []
     for group in groups.values():
-        entries = _entries(group, methods)
         track = group[0].track
-        shown = [step for step in track.threat.ladder if not eps or _on(step, eps)]
-        if entries:
-            levels = (*([0.0] if clean else []), *shown)
-            found.append(Panel(track, group[0].split, levels, entries))
-    if not any(panel.levels for panel in found):
-        raise UsageError("nothing is left to show: no clean accuracy, and no eps")
-    return [panel for panel in found if panel.levels]
+        entries = _entries(group, methods)
+        there = (0.0, *track.threat.ladder)
+        shown = tuple(step for step in there if levels is None or _on(step, levels))
+        if entries and shown:
+            found.append(Panel(track, group[0].split, shown, entries))
+    if not found:
+        raise UsageError("nothing is left to show: no track has both a method and an eps of these")
+    return found
 
 
 def _on(value: float, ladder: Iterable[float]) -> bool:

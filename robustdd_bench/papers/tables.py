@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Literal
 
 from robustdd_bench.board.pairing import by_seed, paired_outcomes
+from robustdd_bench.board.standings import Spread
 from robustdd_bench.board.views.captions import deviation
 from robustdd_bench.board.views.tables import NORMS, eps_key
 from robustdd_bench.evaluation.statistics.comparison import (
@@ -56,20 +57,22 @@ def joint_table(panels: Sequence[Panel], spread: Spreads, *, short: bool = False
         return _panel_table(panels[0], spread, short)
     names = dict.fromkeys(entry.name for panel in panels for entry in panel.entries)
     apart = {entry.name for panel in panels for entry in panel.entries if entry.standing.reference}
-    made = [(panel, {e.name: e for e in panel.entries}) for panel in panels]
-    cells = [{name: _cells(p, e, spread) for name, e in by_name.items()} for p, by_name in made]
+    cells = [_cells(panel, spread) for panel in panels]
     rows = []
     for name in [*(n for n in names if n not in apart), *(n for n in names if n in apart)]:
         row = [TableCell(name, {"": name})]
-        for (panel, _), found in zip(made, cells, strict=True):
+        for panel, found in zip(panels, cells, strict=True):
             row += found.get(name, [plain(None) for _ in panel.levels])
         rows.append(TableRow(tuple(row), apart=name in apart))
     columns = [Column("method", "method", number=False)]
+    tracks = [panel.track.name for panel in panels]
     for panel in panels:
+        # Of two versions of a track, and of two splits, the whole title tells them apart.
+        place = panel.track.name if tracks.count(panel.track.name) == 1 else panel.title
         columns += [
             Column(
-                f"{panel.track.name} {_key(level)}",
-                f"{panel.track.name}: {_heading(level)}",
+                f"{place} {_key(level)}",
+                f"{place}: {_heading(level)}",
                 headline=level == panel.track.threat.headline,
                 group=f"{panel.title}, {NORMS[panel.track.threat.norm]}",
                 short=_heading(level),
@@ -82,7 +85,7 @@ def joint_table(panels: Sequence[Panel], spread: Spreads, *, short: bool = False
         tuple(rows),
         title=f"accuracy in %, {_spread_words(panels, spread)}; * headline",
         caption=f"{'; '.join(said)}. {_what(panels, spread)} {_best_words()}",
-        label="-".join(panel.track.name for panel in panels)[:60],
+        label="-".join(dict.fromkeys(tracks))[:60],
         notes=() if short else tuple(_suite(panel) for panel in panels),
     )
 
@@ -112,6 +115,7 @@ def _panel_table(panel: Panel, spread: Spreads, short: bool) -> Table:
         Column("run_ids", None),
     ]
     rows = []
+    accuracies = _cells(panel, spread)
     for entry in panel.entries:
         records = entry.standing.records
         first = records[0].distilled
@@ -123,7 +127,7 @@ def _panel_table(panel: Panel, spread: Spreads, short: bool) -> Table:
             plain(first.images if first else None),
             listed(entry.seeds),
             *map(plain, (track.threat.norm, track.threat.headline, panel.examples)),
-            *_cells(panel, entry, spread),
+            *accuracies[entry.name],
             listed([f"{key}={value}" for key, value in config.items()]),
             listed([record.run_id for record in records]),
         ]
@@ -139,32 +143,41 @@ def _panel_table(panel: Panel, spread: Spreads, short: bool) -> Table:
     )
 
 
-def _cells(panel: Panel, entry: PanelLine, spread: Spreads) -> list[TableCell]:
-    """The accuracies of an entry, with what machines read of each."""
-    intervals = intervals_of(panel, entry) if spread == "interval" else None
-    found = []
-    for place, value in enumerate(panel.spreads(entry)):
-        raw: dict[str, float | None] = {
-            name: fact for name, fact in asdict(value).items() if name not in ("low", "high")
-        }
-        if intervals is None:
-            raw |= {"wilson_low": value.low, "wilson_high": value.high}
-            text = with_deviation(value.mean, deviation(value) if spread == "std" else None)
-        else:
-            low, high = intervals[place].low, intervals[place].high
-            raw |= {"low": low, "high": high}
-            text = f"{100 * value.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        found.append(TableCell(text, raw, best=_is_best(panel, entry, place)))
+def _cells(panel: Panel, spread: Spreads) -> dict[str, list[TableCell]]:
+    """The accuracies of each entry by its name, with what machines read of each."""
+    spreads = {entry.name: panel.spreads(entry) for entry in panel.entries}
+    able = [spreads[entry.name] for entry in panel.entries if not entry.standing.reference]
+    # As far as it is printed; alone nothing is best.
+    highest = [
+        max((percent(value.mean).text for value in column), key=float) if len(able) > 1 else None
+        for column in zip(*able, strict=True)
+    ] or [None] * len(panel.levels)
+    found = {}
+    for entry in panel.entries:
+        intervals = intervals_of(panel, entry) if spread == "interval" else [None] * len(highest)
+        found[entry.name] = [
+            _cell(
+                value,
+                interval,
+                spread,
+                not entry.standing.reference and percent(value.mean).text == most,
+            )
+            for value, interval, most in zip(spreads[entry.name], intervals, highest, strict=True)
+        ]
     return found
 
 
-def _is_best(panel: Panel, entry: PanelLine, place: int) -> bool:
-    """Whether an entry has the highest mean of a column, as far as it is printed."""
-    able = [one for one in panel.entries if not one.standing.reference]
-    if entry.standing.reference or len(able) < 2:
-        return False
-    shown = [percent(panel.spreads(one)[place].mean).text for one in able]
-    return percent(panel.spreads(entry)[place].mean).text == max(shown, key=float)
+def _cell(value: Spread, interval: Interval | None, spread: Spreads, best: bool) -> TableCell:
+    raw: dict[str, float | None] = {
+        name: fact for name, fact in asdict(value).items() if name not in ("low", "high")
+    }
+    if interval is None:
+        raw |= {"wilson_low": value.low, "wilson_high": value.high}
+        text = with_deviation(value.mean, deviation(value) if spread == "std" else None)
+    else:
+        raw |= {"low": interval.low, "high": interval.high}
+        text = f"{100 * value.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return TableCell(text, raw, best=best)
 
 
 def intervals_of(panel: Panel, entry: PanelLine) -> list[Interval]:

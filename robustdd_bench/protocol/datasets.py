@@ -361,6 +361,13 @@ def _classes(path: Path) -> list[str]:
         ) from error
     if not names:
         raise UsageError(f"{path} needs one folder of images a class, and has none")
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{path}: the folder {name!a} has a name that is no text in UTF-8; rename it"
+            ) from error
     return names
 
 
@@ -377,7 +384,9 @@ def _folder_split(path: Path, order: Sequence[str], size: int | None) -> Split:
                 labels.append(k)
         except OSError as error:
             raise UsageError(f"{path / name} cannot be read: {error.strerror or error}") from error
-    return Split(torch.stack(as_floats(images)), torch.tensor(labels))
+    if any(image.is_floating_point() for image in images):
+        images = as_floats(images)
+    return Split(torch.stack(images), torch.tensor(labels))
 
 
 def _colours(path: Path, image_CHW: Tensor, shape: torch.Size | None) -> Tensor:

@@ -195,7 +195,5 @@ def _pixels(pixels: np.ndarray[Any, Any], where: Path) -> Tensor:
 
 
 def as_floats(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images as they are if all are uint8, else all as float32 in [0,1]."""
-    if all(image.dtype == torch.uint8 for image in images):
-        return list(images)
+    """Images as float32 in [0,1]: uint8 as shares of 255, floats as they are."""
     return [image if image.is_floating_point() else image.float() / 255 for image in images]

@@ -57,7 +57,7 @@ class DataInfo(RecordPart):
     train_sha256: str = Sha256
     evaluation_examples: int = Field(gt=0)
     evaluation_sha256: str = Sha256
-    classes: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
+    classes: tuple[Annotated[str, Field(max_length=255)], ...] = Field(
         default=(), max_length=100_000
     )
     """Names of the classes in their order, of a dataset whose files alone say them."""

@@ -15,7 +15,7 @@ from robustdd_bench.board.standings import standings
 from robustdd_bench.board.views.captions import RULE, accuracy_note
 from robustdd_bench.board.views.tables import board_tables, row_notes
 from robustdd_bench.errors import UsageError
-from robustdd_bench.files import atomic_write
+from robustdd_bench.files import write_bytes
 from robustdd_bench.protocol.suite import worst_case_over
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.record import Record
@@ -140,5 +140,4 @@ def plot(path: Path, runs: list[Published], track: str) -> None:
     axes.legend(fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+    write_bytes(path, buffer.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,15 +64,16 @@ def eps_value(text: str, option: str) -> float:
         option: the option that says it.
 
     Raises:
-        UsageError: it is neither a number nor a fraction.
+        UsageError: it is neither a number of 0 or more nor a fraction.
     """
     numerator, slash, denominator = text.partition("/")
     try:
-        return float(numerator) / float(denominator) if slash else float(text)
+        value = float(numerator) / float(denominator) if slash else float(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(
-            f"{option} takes a number or a fraction like 8/255, not {text!r}"
-        ) from None
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UsageError(f"{option} takes a number or a fraction like 8/255, not {text!r}")
+    return value
 
 
 def witnesses_option(function: Function) -> Function:
