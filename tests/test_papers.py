@@ -145,6 +145,8 @@ def test_a_failed_run_is_left_out_and_told(tmp_path) -> None:
         (("table", "{runs}", "--eps", "nan"), "--eps takes a number or a fraction like 8/255"),
         (("table", "{runs}", "--eps=-.1"), "--eps takes a number or a fraction like 8/255"),
         (("table", "{runs}", "--eps", "1/0"), "--eps takes a number or a fraction like 8/255"),
+        (("plot", "{runs}", "--out", "a.png", "--width", "nan"), "--width takes 1 to 40 inches"),
+        (("plot", "{runs}", "--out", "a.png", "--width", "99"), "--width takes 1 to 40 inches"),
         (("plot", "{runs}", "--out", "fig.gif"), "fig.gif: a plot's name ends in .pdf, .svg or"),
         (("plot", "{runs}", "--out", "x/"), "x: a plot's name ends in .pdf, .svg or .png"),
         (("compare", "{runs}/fast/b", "{runs}/fast/a"), "has 2 methods or settings on fast@1: b ("),

@@ -56,6 +56,12 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
     return tuple(dict.fromkeys(found))
 
 
+def _width(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 1 <= value <= 40:  # NaN is refused as well
+        raise UsageError(f"--width takes 1 to 40 inches, not {value:g}")
+    return value
+
+
 def shown_options(function: Function) -> Function:
     """Add `--methods` and `--eps`."""
     for option in (
@@ -157,7 +163,8 @@ def table(
 @spread_option("What the bars are")
 @click.option(
     "--width",
-    type=click.FloatRange(1, 40),
+    type=float,
+    callback=_width,
     metavar="INCHES",
     help="Of the figure; by default 3.4 for each plot in a row.",
 )
