@@ -47,6 +47,11 @@ def test_the_next_commands_can_be_called(board, tmp_path, capsys, monkeypatch) -
     assert "mine minus a in points" in capsys.readouterr().out
 
 
+def test_a_run_is_not_set_beside_its_own_method(board, tmp_path) -> None:
+    *_, last = afterwards(made_up("a", share(61)), tmp_path / "t" / "a" / "run", board)
+    assert last == f"next: robustdd table {tmp_path / 't'}", "c has two settings, b no seed 0"
+
+
 def test_without_a_row_to_pair_the_next_command_is_a_table(board, tmp_path, capsys) -> None:
     folder = put(made_up("mine", share(45), seed=3), tmp_path)
     _, _, table = afterwards(made_up("mine", share(45), seed=3), folder, board)

@@ -73,10 +73,16 @@ def _standing(record: Record, rows: list[dict[str, Any]], board: Path) -> str:
 
 
 def _comparison(record: Record, folder: Path, rows: list[dict[str, Any]], board: Path) -> str:
-    """The command that sets the run beside another one: the best published one it can be paired
-    with, or else all runs of its track.
+    """The command that sets the run beside another one: the best published one of another method
+    that it can be paired with, or else all runs of its track.
     """
-    others = [row for row in rows if not row["reference"] and record.seed in row["seeds"]]
+    others = [
+        row
+        for row in rows
+        if row["method"] != record.method.name
+        and not row["reference"]
+        and record.seed in row["seeds"]
+    ]
     names = [row["method"] for row in others]
     # A method with several rows has several settings in its folder, which cannot be paired at once.
     others = [row for row in others if names.count(row["method"]) == 1]
