@@ -196,7 +196,7 @@ def test_show_method_prints_every_hyper_parameter(
     found = as_json("show", "method", "mat")
     assert main(["show", "method", "mat"]) == 0
     shown = capsys.readouterr().out
-    assert "configuration (--set key=value)" in shown
+    assert "settings (--set key=value): " in shown
     assert found["summary"] in shown
     assert len(found["config"]) > 10
     for item in found["config"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from robustdd_bench.cli.shared.output import print_hanging
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.plugins import SINGULAR, Entry, Registry, collect, get_plugin_manager
 
@@ -93,7 +94,7 @@ def check_plugin(
         width = max(len(finding.check) for finding in findings)
         for finding in findings:
             mark = "ok  " if finding.passed else "FAIL"
-            click.echo(f"{mark}  {finding.check:<{width}}  {finding.detail}")
+            print_hanging(f"{mark}  {finding.check:<{width}}  ", finding.detail)
         verdict = f"{failed} of {len(findings)} checks failed" if failed else "all checks passed"
         click.echo(f"{SINGULAR[entry.kind]} {entry.name!r}: {verdict}")
     if failed:

@@ -22,7 +22,7 @@ import click
 
 from robustdd_bench.cli.doctor_devices import Diagnosis, Status, check_torch, gib
 from robustdd_bench.cli.shared.arguments import data_root_option, out_option
-from robustdd_bench.cli.shared.output import json_option, print_json
+from robustdd_bench.cli.shared.output import json_option, print_hanging, print_json
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.plugins import PluginWarning, remarks
@@ -219,7 +219,7 @@ def print_checks(checks: Iterable[Diagnosis]) -> list[Diagnosis]:
     """Print each check as soon as it is made; return them."""
     made = []
     for check in checks:
-        print(f"{check.status:<4}  {check.what:<24}  {check.detail}", flush=True)
+        print_hanging(f"{check.status:<4}  {check.what:<24}  ", check.detail)
         made.append(check)
     return made
 

@@ -81,6 +81,8 @@ def list_command(session: Session, kind: str | None, out: Path, as_json: bool) -
             ("name", "plugin", "summary"),
             [(entry["name"], entry["plugin"], entry["summary"]) for entry in entries],
             title=word if kind is None else "",
+            whole=("name", "plugin"),
+            minor=("plugin",),
         )
 
 
@@ -114,6 +116,12 @@ def _print_runs(out: Path, as_json: bool) -> None:
                 )
             )
         columns = ("run id", "status", "method", "seed", "clean", eps_label(headline), "differs in")
-        print_table(columns, rows, title=track, right=("seed", "clean", eps_label(headline)))
+        print_table(
+            columns,
+            rows,
+            title=track,
+            right=("seed", "clean", eps_label(headline)),
+            whole=columns[:3],
+        )
     for problem in problems:
         complain("warning", problem)

@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from robustdd_bench.cli.shared.output import json_option, print_json, print_table
+from robustdd_bench.cli.shared.output import (
+    json_option,
+    print_hanging,
+    print_json,
+    print_table,
+    terminal_width,
+)
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import RobustDDError
 from robustdd_bench.plugins import SINGULAR, PluginWarning, remarks
@@ -68,16 +74,24 @@ def plugins_command(session: Session, as_json: bool) -> None:
     if as_json:
         print_json({"plugins": rows, "conflict": None if conflict is None else str(conflict)})
     else:
+        keys = ("name", "distribution", "version", "module", "status")
+        beside = terminal_width() == 0  # a line a plugin in a pipe; below the table elsewhere
+        remarks = {row["name"]: row["problem"] or row["remark"] for row in rows}
         print_table(
-            ("name", "distribution", "version", "module", "status", "registers", "remark"),
+            (*keys, "registers", *["remark"] * beside),
             [
                 [
-                    *(row[key] for key in ("name", "distribution", "version", "module", "status")),
+                    *(row[key] for key in keys),
                     _brief(row["registers"]),
-                    row["problem"] or row["remark"],
+                    *[remarks[row["name"]]] * beside,
                 ]
                 for row in rows
             ],
+            whole=("name", "status"),
+            minor=("module", "version", "distribution"),
         )
+        for name, remark in remarks.items():
+            if remark and not beside:
+                print_hanging(f"{name}: ", remark)
     if conflict is not None:
         raise conflict

@@ -15,13 +15,18 @@ import click
 
 from robustdd_bench.cli.shared.arguments import RegisteredName, out_option
 from robustdd_bench.cli.shared.group import Group
-from robustdd_bench.cli.shared.output import json_option, print_json, print_table
+from robustdd_bench.cli.shared.output import (
+    json_option,
+    print_json,
+    print_table,
+    print_text,
+)
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import PluginError
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.guard import blame
 from robustdd_bench.plugins import SINGULAR, PluginWarning, Registry
-from robustdd_bench.text.terminal import one_line, size_text
+from robustdd_bench.text.terminal import duration_text, one_line, size_text
 
 if TYPE_CHECKING:
     from robustdd_bench.executors import Process
@@ -72,10 +77,35 @@ def describe_entry(registry: Registry, kind: str, name: str) -> dict[str, Any]:
                 "default": field.default,
                 "doc": field.doc,
                 "added": field.added,
+                "group": field.group,
             }
             for field in fields
         ],
     }
+
+
+def describe_presets(registry: Registry, method: str) -> list[dict[str, Any]]:
+    """The presets of a method and what a run by each costs here, as JSON values; takes seconds.
+
+    Raises:
+        UsageError: unknown name.
+        PluginError: the presets are damaged.
+    """
+    from robustdd_bench.records.means import resolve_device
+    from robustdd_bench.sweeps.presets import preset_costs
+
+    device = resolve_device("auto")
+    return [
+        {
+            "preset": one.preset,
+            "tracks": one.tracks,
+            "track": one.example,
+            "device": device,
+            "seconds": None if one.cost is None else one.cost.wall_s,
+            "operations": None if one.cost is None else one.cost.operations,
+        }
+        for one in preset_costs(registry, method, device)
+    ]
 
 
 def _type(item: Mapping[str, Any]) -> str:
@@ -140,6 +170,8 @@ def flatten(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
     found = describe_entry(session.registry, kind, name)
     if as_json:
+        if kind == "distillers":
+            found["presets"] = describe_presets(session.registry, name)
         print_json(found)
         return
     heads = [(key, found[key]) for key in ("name", "summary", "plugin", "distribution", "target")]
@@ -147,11 +179,33 @@ def _show_entry(session: Session, kind: str, name: str, as_json: bool) -> None:
         heads[3] = ("distribution", f"{found['distribution']} {found['version']}")
     heads += [("paper", paper["text"]) for paper in found["citations"]]
     print_table((found["kind"], ""), heads)
-    print(f"\n{found['doc']}\n")
+    print_text(found["doc"])
+    groups: dict[str, list[tuple[object, ...]]] = {}
+    for item in found["config"]:
+        line = (item["name"], _type(item), item["default"], _doc(item))
+        groups.setdefault(item["group"], []).append(line)
+    settings = "settings (--set key=value)" if kind == "distillers" else "settings"
+    for group, lines in reversed(groups.items() or {"": []}.items()):  # its own come first
+        title = f"{settings}: {group}" if len(groups) > 1 else settings
+        print_table(("key", "type", "default", "meaning"), lines, title=title, whole=("key",))
+    if kind == "distillers":
+        sys.stdout.flush()
+        _print_presets(describe_presets(session.registry, name))
+
+
+def _print_presets(presets: list[dict[str, Any]]) -> None:
+    """Print a table of presets, each with what a run by it takes."""
+    rows = []
+    for one in presets:
+        about = "unknown" if one["seconds"] is None else duration_text(one["seconds"])
+        where = one["track"] if one["track"] != one["tracks"] else ""
+        rows.append((one["preset"], one["tracks"] or "all others", about, where))
+    device = presets[0]["device"]
     print_table(
-        ("key", "type", "default", "meaning"),
-        [(item["name"], _type(item), item["default"], _doc(item)) for item in found["config"]],
-        title="configuration (--set key=value)" if kind == "distillers" else "configuration",
+        ("preset", "for tracks of", "a run takes about", "estimated for"),
+        rows,
+        title=f"presets (--preset NAME), on this machine's {device.upper()}, cell after cell",
+        right=("a run takes about",),
     )
 
 
@@ -165,7 +219,7 @@ def show() -> None:
 @json_option
 @pass_session
 def show_method(session: Session, name: str, as_json: bool) -> None:
-    """Show a method: where it comes from, what it does, its configuration."""
+    """Show a method: where it comes from, what it does, its settings, what its presets cost."""
     _show_entry(session, "distillers", name, as_json)
 
 
@@ -308,7 +362,13 @@ def show_experts(out: Path, as_json: bool) -> None:
         facts = [_short(one[name]) for name in columns]
         rows.append([*facts, shown, size_text(one["bytes"]), one["written"]])
     headings = (*columns, "train acc %", "size", "written")
-    print_table(headings, rows, right=headings[2:3] + headings[4:10])
+    print_table(
+        headings,
+        rows,
+        right=headings[2:3] + headings[4:10],
+        whole=("key", "track", "written"),
+        minor=("written", "train acc %", "ema", "epochs", "flavour"),
+    )
     for one in found:
         for line in one["damaged"]:
             print(one_line(f"warning: {one['folder']}: {line}"), file=sys.stderr)

@@ -315,4 +315,11 @@ def _dry_run(session: Session, planned: Sweep, options: dict[str, Any]) -> None:
         )
         for run, state, todo, cost in rows
     ]
-    print_table(columns, cells, title=one_line(title), right=("seed", "estimate"))
+    print_table(
+        columns,
+        cells,
+        title=one_line(title),
+        right=("seed", "estimate"),
+        whole=("run id", "found", "method", "track"),
+        minor=("from",),
+    )

@@ -19,6 +19,28 @@ def preset_name(distiller: Any, preset: str) -> str:
     return aliases.get(preset, preset)
 
 
+def _read(distiller: Any, plugin: str) -> dict[str, Any]:
+    path = getattr(distiller, "PRESETS", None)
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PluginError(f"plugin {plugin!r}: cannot read its presets: {error}") from error
+
+
+def preset_tables(distiller: Any, plugin: str) -> dict[str, tuple[str, ...]]:
+    """For each preset the tracks, their bases and the data sets that it has values for.
+
+    Raises:
+        PluginError: the file is damaged.
+    """
+    return {
+        preset: tuple(tables) if isinstance(tables, dict) else ()
+        for preset, tables in _read(distiller, plugin).items()
+    }
+
+
 def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dict[str, Any]:
     """The values that a method's presets.toml names for a track.
 
@@ -30,13 +52,7 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
         PluginError: the file is damaged.
     """
     preset = preset_name(distiller, preset)
-    path = getattr(distiller, "PRESETS", None)
-    presets: dict[str, Any] = {}
-    if path is not None:
-        try:
-            presets = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise PluginError(f"plugin {plugin!r}: cannot read its presets: {error}") from error
+    presets = _read(distiller, plugin)
     if preset != DEFAULT_PRESET and preset not in presets:
         raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
     tables = presets.get(preset, {})

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from robustdd_bench.identity import added_fields
-from robustdd_bench.text.terminal import number_text
+from robustdd_bench.text.terminal import number_text, one_line
 
 
 class ConfigField(NamedTuple):
@@ -28,6 +28,8 @@ class ConfigField(NamedTuple):
     """The version in which it was added, where it came later."""
     range: str = ""
     """The numbers that it takes, as an interval such as "[1, 10000]" or "(0, 1]"; "" for any."""
+    group: str = ""
+    """What the class that declares it says of itself, without a full stop."""
 
 
 def describe_config(config_class: type[Any]) -> list[ConfigField]:
@@ -52,9 +54,19 @@ def describe_config(config_class: type[Any]) -> list[ConfigField]:
                 docs.get(field.name, ""),
                 later[field.name].version if field.name in later else "",
                 _interval(hints[field.name]) if hints else "",
+                _group(config_class, field.name),
             )
         )
     return described
+
+
+def _group(config_class: type[Any], name: str) -> str:
+    """The first line of the docstring of the class that was the first to declare a field."""
+    for base in reversed(config_class.__mro__):
+        if name in vars(base).get("__annotations__", {}):
+            lines = (vars(base).get("__doc__") or "").strip().splitlines()
+            return one_line(lines[0]).removesuffix(".") if lines else ""
+    return ""
 
 
 def _hints(config_class: type[Any]) -> dict[str, Any]:

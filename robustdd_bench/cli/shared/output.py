@@ -30,11 +30,16 @@ __all__ = [
     "jsonable",
     "one_line",
     "plain_table",
+    "print_hanging",
     "print_json",
     "print_table",
     "print_tables",
+    "print_text",
+    "terminal_width",
 ]
 
+PROSE = 100
+"""Characters of a line of prose at most, on a terminal that is wider."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -123,6 +128,8 @@ def print_table(
     *,
     title: str = "",
     right: Collection[str] = (),
+    whole: Collection[str] = (),
+    minor: Sequence[str] = (),
 ) -> None:
     """Print a table on stdout.
 
@@ -131,10 +138,11 @@ def print_table(
         rows: one sequence a row, as long as `columns`.
         title: a line above the table.
         right: headings of the columns that are aligned to the right, such as numbers.
+        whole: headings of other columns that must not wrap on a terminal, such as commands.
+        minor: headings of columns that a narrow terminal leaves out, the first one first.
     """
-    _print(
-        columns, [["" if cell is None else str(cell) for cell in row] for row in rows], title, right
-    )
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    _print(columns, cells, title, right, whole=whole, minor=minor)
 
 
 def print_tables(tables: Sequence[Table], form: str) -> None:
@@ -158,18 +166,21 @@ def print_tables(tables: Sequence[Table], form: str) -> None:
                 for j, cell in enumerate(cells)
                 if cell.best
             }
-            _print(table.headings(), table.texts(), table.title, right, bold)
+            _print(
+                table.headings(),
+                table.texts(),
+                table.title,
+                right,
+                bold,
+                minor=[column.title for column in table.shown if column.minor],
+            )
         _print_notes(shared_notes(tables))
 
 
 def _print_notes(notes: Sequence[str]) -> None:
     """Print sentences below tables, wrapped between words on a terminal."""
-    import shutil
-    import textwrap
-
-    wide = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
-    for note in map(one_line, notes):
-        print(textwrap.fill(note, wide, break_on_hyphens=False) if wide > 1 else note)
+    for note in notes:
+        print_hanging("", note)
 
 
 def _print(
@@ -178,12 +189,15 @@ def _print(
     title: str,
     right: Collection[str],
     bold: Collection[tuple[int, int]] = (),
+    *,
+    whole: Collection[str] = (),
+    minor: Sequence[str] = (),
 ) -> None:
     """Print texts that may be a stranger's; `bold` are places (row, column)."""
     columns, title = [one_line(column) for column in columns], one_line(title)
     cells = [[one_line(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout):
-        _print_rich(columns, cells, title, right, bold)
+        _print_fitted(columns, cells, title, right, bold, whole, minor)
     else:
         sys.stdout.write(plain_table(columns, cells, title=title, right=right))
 
@@ -211,30 +225,104 @@ def plain_table(
     return "\n".join(lines) + "\n"
 
 
-def _print_rich(
+def _print_fitted(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     title: str,
     right: Collection[str],
     bold: Collection[tuple[int, int]],
+    whole: Collection[str],
+    minor: Sequence[str],
 ) -> None:
-    from rich import box
+    """Print a table as wide as the terminal at most; see `robustdd_bench.text.fitting`."""
+    from robustdd_bench.text.fitting import GAP, fit_table, hanging, padded, told, wrapped
+
+    room = terminal_width()
+    lines: list[list[tuple[str, bool]]] = [[(line, True)] for line in wrapped(title, room) if title]
+    fit = fit_table(columns, rows, room, right=right, whole=whole, minor=minor)
+    if not rows:
+        lines.append([("(none)", False)])
+    elif fit.widths:
+
+        def row_lines(row: Sequence[str], strong: Collection[int]) -> list[list[tuple[str, bool]]]:
+            cells = [
+                wrapped(row[i], width) for i, width in zip(fit.columns, fit.widths, strict=True)
+            ]
+            made = []
+            for number in range(max(map(len, cells))):
+                line: list[tuple[str, bool]] = []
+                for i, width, cell in zip(fit.columns, fit.widths, cells, strict=True):
+                    text = cell[number] if number < len(cell) else ""
+                    line.append((padded(text, width, right=columns[i] in right), i in strong))
+                    line.append((" " * GAP, False))
+                made.append(line[:-1])
+            return made
+
+        lines += row_lines(columns, range(len(columns)))
+        total = sum(fit.widths) + GAP * (len(fit.widths) - 1)
+        lines.append([("\u2500" * total, False)])
+        for number, row in enumerate(rows):
+            lines += row_lines(row, [j for i, j in bold if i == number])
+        gone = [columns[i] for i in range(len(columns)) if i not in fit.columns and told(rows, i)]
+        if gone:
+            text = f"Left out at this width: {', '.join(gone)}; output in a pipe has every column."
+            lines += [[(line, False)] for line in wrapped(text, room)]
+    else:
+        for row in rows:
+            lines.append([(row[0], True)])
+            for name, cell in zip(columns[1:], row[1:], strict=True):
+                if cell:
+                    lines += [[(line, False)] for line in hanging(f"  {name}: ", cell, room)]
+    _print_lines([*lines, [("", False)]])
+
+
+def _print_lines(lines: Sequence[Sequence[tuple[str, bool]]]) -> None:
+    """Print lines of (text, whether it is bold) on a terminal, and cut nothing."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     plain = no_colour()
     console = Console(file=sys.stdout, force_terminal=True, no_color=plain, highlight=False)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=Text(title) if title else None,
-        title_justify="left",
-        title_style="" if plain else "bold",
-        header_style="" if plain else "bold",
-    )
-    for column in columns:
-        table.add_column(Text(column), justify="right" if column in right else "left")
-    for i, row in enumerate(rows or [["(none)", *[""] * (len(columns) - 1)]]):
-        styles = ["bold" if (i, j) in bold and not plain else "" for j in range(len(row))]
-        table.add_row(*map(Text, row, styles))
-    console.print(table)
+    for line in lines:
+        text = Text()
+        for part, strong in line:
+            text.append(part, style="bold" if strong and not plain else "")
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+
+def terminal_width() -> int:
+    """Characters in a line of the terminal that stdout is; 0 where it is none."""
+    import shutil
+
+    return max(shutil.get_terminal_size().columns, 2) if is_terminal(sys.stdout) else 0
+
+
+def print_text(text: str) -> None:
+    """Print paragraphs on stdout, with a line above and below, wrapped anew on a terminal.
+
+    Indented paragraphs stay as they are.
+    """
+    from robustdd_bench.text.fitting import wrapped
+
+    room = min(terminal_width(), PROSE)
+    for paragraph in text.strip("\n").split("\n\n"):
+        lines = [
+            one_line(line, 10_000) if line[:1] != " " else line for line in paragraph.split("\n")
+        ]
+        if room and not any(line[:1] in (" ", "-", "*", "|") for line in lines):
+            lines = wrapped(" ".join(lines), room)
+        print("\n" + "\n".join(lines))
+    print()
+
+
+def print_hanging(head: str, text: object) -> None:
+    """Print a line on stdout: a head and a text, wrapped below its beginning on a terminal."""
+    room, line = terminal_width(), one_line(text, 2000)
+    if not room:
+        print(f"{head}{line}".rstrip(), flush=True)
+        return
+    from robustdd_bench.text.fitting import hanging
+
+    for part in hanging(head, line, room):
+        print(part.rstrip(), flush=True)
