@@ -36,7 +36,8 @@ from robustdd_bench.files import read_json
 from robustdd_bench.guard import blame_stranger
 from robustdd_bench.plugins import Registry
 from robustdd_bench.runs.pipeline import execute
-from robustdd_bench.runs.progress.reporter import Bar, NullReporter
+from robustdd_bench.runs.progress.bars import Bar
+from robustdd_bench.runs.progress.reporter import NullReporter
 from robustdd_bench.sweeps.plan import SweepRun, plan_sweep
 from robustdd_bench.sweeps.run import Outcome, run_sweep
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,12 +174,16 @@ class PlannedRun(ActiveRun):
                 self.progress.note(context.missing_kernels)
             if self._source is not None:
                 _reuse(context, *self._source)
-            self.graph = CellGraph(all_cells(context), self.progress)
+            self.graph = CellGraph(all_cells(context), self.progress, self._times)
             if timed:
-                self.seconds = seconds_of_cells(self.plan, self._around.registry)
+                self.seconds = self._times()
         self.message = message_of(context)
         if remote:
             context.let_go()
+
+    def _times(self) -> Mapping[tuple[str, str | None], float]:
+        with threads(self.threads):
+            return self.seconds or seconds_of_cells(self.plan, self._around.registry)
 
     def close(self) -> None:
         """Let the folder go, of a run that may not have begun."""

@@ -89,7 +89,13 @@ class _LiveReporter(NullReporter):
 
     def progress_text(self) -> str:
         """Where the run is, from the outermost bar to the innermost."""
-        return ", ".join(f"{bar.title} {bar.done}/{bar.total}" for bar in tuple(self._bars))
+        bars = ", ".join(f"{bar.title} {bar.done}/{bar.total}" for bar in tuple(self._bars))
+        left = self.left_text()
+        return f"{left}: {bars}" if left else bars
+
+    def wants_times(self) -> bool:
+        """From the beginning."""
+        return self.remaining is None
 
 
 class LiveDisplay(SweepDisplay):

@@ -6,7 +6,7 @@ A cell waits for those that write what it reads, and for nothing else. Stages ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from robustdd_bench.executors import Cell
 from robustdd_bench.runs.progress.reporter import RunReporter
@@ -18,11 +18,18 @@ class CellGraph:
     Args:
         cells: each after those whose files it reads.
         progress: shows the stages.
+        times: tells what a cell of a stage and attack takes, in seconds, where that is known; it
+            is asked at most once, and only by a display that shows when the run will end.
     """
 
-    def __init__(self, cells: Sequence[Cell], progress: RunReporter) -> None:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        progress: RunReporter,
+        times: Callable[[], Mapping[tuple[str, str | None], float]] = dict,
+    ) -> None:
         self.cells = tuple(cells)
-        self._progress = progress
+        self._progress, self._times = progress, times
         writers = {cell.output: cell.name for cell in cells}
         self._before = {
             cell.name: {writers[path] for path in cell.inputs if path in writers} for cell in cells
@@ -76,6 +83,17 @@ class CellGraph:
             step = shown.enter_context(self._progress.stage(cell.stage, len(stage), len(done)))
             self._shown[cell.stage] = (shown, step)
             self._counted |= done
+        if self._progress.wants_times():
+            self._progress.expect(self._seconds())
+
+    def _seconds(self) -> dict[str, float]:
+        """What the cells that are not done are expected to take, in seconds."""
+        times = self._times()
+        return {
+            cell.name: max(1, len(cell.students)) * times[cell.stage, cell.attack]
+            for cell in self.cells
+            if (cell.stage, cell.attack) in times and cell.name not in self._done
+        }
 
     def again(self, cell: Cell) -> None:
         """A cell that was submitted was lost, and is ready as before."""
@@ -93,6 +111,7 @@ class CellGraph:
 
     def _is_done(self, cell: Cell) -> None:
         self._done.add(cell.name)
+        self._progress.finished(cell.name)
         if cell.stage not in self._shown:
             return
         shown, step = self._shown[cell.stage]

@@ -252,7 +252,7 @@ class Scheduler:
             contextlib.nullcontext() if limit is None else limit.interrupting(),
             threads(run.threads),
             logged(log_of(run.progress)),
-            run.progress.cell(cell.stage),
+            run.progress.cell(cell.stage, cell.name),
         ):
             try:
                 return run.compute(cell)

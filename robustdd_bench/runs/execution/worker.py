@@ -121,7 +121,7 @@ class Worker:
             self._told = True
             cell = cell_named(self._context, name)
             begins(cell)
-            with reporter.cell(cell.stage):
+            with reporter.cell(cell.stage, cell.name):
                 return run_cell(self._context, cell, reporter)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from robustdd_bench.runs.progress.bars import Bar
 from robustdd_bench.runs.progress.loggers import Publish, plugin_loggers
-from robustdd_bench.runs.progress.reporter import Bar, NullReporter, RunReporter
+from robustdd_bench.runs.progress.remaining import share
+from robustdd_bench.runs.progress.reporter import NullReporter, RunReporter
 from robustdd_bench.text.terminal import drawing, is_terminal, no_colour
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ class _PlainBar(Bar):
         return 4 * self.done // self.total if self.total > 0 else 0
 
     def advance(self, steps: int = 1) -> None:
-        self.done += steps
+        self.moved(steps)
         now = self._reporter.now()
         silent = now - self._said
         if silent < LINE_S:
@@ -57,9 +60,10 @@ class _PlainBar(Bar):
         quarter = self._quarters()
         if (quarter > self._quarter and self.done < self.total) or silent >= SILENCE_S:
             self._quarter, self._said = quarter, now
-            share = f" ({100 * self.done // self.total} %)" if self.total > 0 else ""
-            wall = f"{now - self._start:.1f} s"
-            self._reporter.line(f"{self.title}: {self.done}/{self.total}{share}, {wall}")
+            percent = f" ({100 * self.done // self.total} %)" if self.total > 0 else ""
+            wall, left = f"{now - self._start:.1f} s", self._reporter.left_text()
+            run = f"; the run: {left}" if left else ""
+            self._reporter.line(f"{self.title}: {self.done}/{self.total}{percent}, {wall}{run}")
 
     def close(self, *, finished: bool) -> None:
         wall_s = self._reporter.now() - self._start
@@ -80,6 +84,11 @@ class PlainReporter(RunReporter):
     def __init__(self, stream: IO[str], folder: Path | None = None, **options: Any) -> None:
         super().__init__(folder, **options)
         self._stream: IO[str] | None = stream
+        self._began = self._clock()
+
+    def wants_times(self) -> bool:
+        """Only of a run that takes longer: finding out costs a moment."""
+        return self.remaining is None and self._clock() - self._began >= SILENCE_S
 
     def now(self) -> float:
         """Seconds on the reporter's clock."""
@@ -112,7 +121,7 @@ class _RichBar(Bar):
         self._drawn = 0.0
 
     def advance(self, steps: int = 1) -> None:
-        self.done += steps
+        self.moved(steps)
         now = time.monotonic()
         if now - self._drawn >= self.REDRAW_S:
             self._drawn = now
@@ -141,37 +150,63 @@ class RichReporter(RunReporter):
         )
         self._display: RichProgress | None = None
         self._drawing = contextlib.ExitStack()
+        self._whole: TaskID | None = None
+        self._began = self._clock()
+
+    def wants_times(self) -> bool:
+        """From the beginning."""
+        return self.remaining is None
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """See `RunReporter.expect`; a line for the whole run is shown from now on."""
+        super().expect(seconds)
+        self._draw_whole()
+
+    def finished(self, cell: str) -> None:
+        """See `RunReporter.finished`."""
+        super().finished(cell)
+        self._draw_whole()
+
+    def _draw_whole(self) -> None:
+        """Show how far the run is and when it will end."""
+        left = self.left_text()
+        if self._display is None or self._whole is None or self.remaining is None or not left:
+            return
+        done = self.remaining.share(self._bars)
+        spent = self._clock() - self._began
+        self._display.update(self._whole, completed=done, left=left, spent=spent, visible=True)
 
     def _open(self, title: str, total: int, done: int, depth: int) -> Bar:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from robustdd_bench.runs.progress.columns import make_progress
 
         if self._display is None:
-            self._display = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-                redirect_stdout=False,  # stdout is data and may be a pipe
-            )
+            self._display = make_progress(self._console)
             self._display.start()
             self._drawing.enter_context(drawing(self._display))
+            self._whole = self._display.add_task("whole run", total=1.0, left="", visible=False)
         indented = "  " * depth + title
         task = self._display.add_task(indented, total=total, completed=done)
         return _RichBar(self, task, title, total, done, depth)
 
     def draw(self, bar: _RichBar) -> None:
-        """Show how far a bar is."""
-        if self._display is not None:
-            self._display.update(bar.task, completed=bar.done)
+        """Show how far a bar is, the stage of its cell and the run."""
+        if self._display is None:
+            return
+        self._display.update(bar.task, completed=bar.done)
+        stage = bar.cell.partition("/")[0]
+        for above in self._bars:
+            if stage and above.depth == 0 and above.title == stage and isinstance(above, _RichBar):
+                inside = sum(share(one) for one in self._outermost(stage))
+                self._display.update(above.task, completed=above.done + inside)
+        self._draw_whole()
+
+    def _outermost(self, stage: str) -> Iterable[Bar]:
+        """The outermost bar of each cell of a stage."""
+        found: dict[str, Bar] = {}
+        for bar in self._bars:
+            if bar.cell.partition("/")[0] == stage and bar.done < bar.total:
+                found.setdefault(bar.cell, bar)
+        return found.values()
 
     def remove(self, bar: _RichBar) -> None:
         """End a bar. With the last one the display ends, so that nothing is left moving."""
@@ -180,6 +215,9 @@ class RichReporter(RunReporter):
         if bar.depth > 0:
             self._display.remove_task(bar.task)
         if not self._bars:
+            if self._whole is not None:
+                self._display.remove_task(self._whole)
+                self._whole = None
             self._display.stop()
             self._drawing.close()
             self._display = None

@@ -5,7 +5,7 @@
     {"event": "log", "text": "..."}, of an executor: for the log alone
     {"event": "images", "stage": "distill/matching", "step": 12, "picture": {"shape", "pixels"}}
     {"event": "bar", "bar": 1, "title": "matching", "total": 300, "depth": 0}
-    {"event": "advance", "bar": 1, "done": 17}
+    {"event": "advance", "bar": 1, "done": 17}, with "resumed" where steps were done before
     {"event": "close", "bar": 1, "finished": true}
 
 `RunReporter.take` shows and keeps them.
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustdd_bench.executors import Events
-from robustdd_bench.runs.progress.reporter import Bar, RunReporter
+from robustdd_bench.runs.progress.bars import Bar
+from robustdd_bench.runs.progress.reporter import RunReporter
 from robustdd_bench.runs.progress.snapshots import encoded
 
 ADVANCE_S = 0.2
@@ -67,16 +68,21 @@ class _EventBar(Bar):
         self._events({"event": event, "bar": self._number, **fields})
 
     def advance(self, steps: int = 1) -> None:
-        self.done += steps
+        self.moved(steps)
         now = time.monotonic()
         if now - self._said >= ADVANCE_S:
-            self._said, self._said_done = now, self.done
-            self._tell("advance", done=self.done)
+            self._said = now
+            self._advanced()
 
     def close(self, *, finished: bool) -> None:
         if self.done != self._said_done:
-            self._tell("advance", done=self.done)
+            self._advanced()
         self._tell("close", finished=finished)
+
+    def _advanced(self) -> None:
+        self._said_done = self.done
+        resumed = {"resumed": self.resumed} if self.resumed else {}
+        self._tell("advance", done=self.done, **resumed)
 
 
 class EventReporter(RunReporter):

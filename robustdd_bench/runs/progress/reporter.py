@@ -26,40 +26,16 @@ from robustdd_bench.distillers import DistilledSet, Progress
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.filenames import LOG_FILE, METRICS_FILE
 from robustdd_bench.guard import told
+from robustdd_bench.runs.progress.bars import Bar, Pulsing
 from robustdd_bench.runs.progress.loggers import Publish
 from robustdd_bench.runs.progress.metrics import MetricsFile, Row, Values, hold, read_values
+from robustdd_bench.runs.progress.remaining import Remaining
 from robustdd_bench.runs.progress.snapshots import decoded, snapshot_picture, write_snapshot
 from robustdd_bench.text.terminal import one_line
 from robustdd_bench.toolkit.snapshots import snapshot_steps
 
 FLUSH_S = 3.0
 MOST_ROWS = 4096
-
-
-class Bar(abc.ABC):
-    """A progress bar, or what stands for it."""
-
-    def __init__(self, title: str, total: int, done: int, depth: int) -> None:
-        self.title, self.total, self.done, self.depth = title, total, done, depth
-
-    @abc.abstractmethod
-    def advance(self, steps: int = 1) -> None:
-        """Move on by `steps`."""
-
-    @abc.abstractmethod
-    def close(self, *, finished: bool) -> None:
-        """End it; `finished` is false where an exception ended it."""
-
-
-class _Pulsing:
-    """A bar that also calls a function at each step."""
-
-    def __init__(self, bar: Bar, pulse: Callable[[], object]) -> None:
-        self._bar, self._pulse = bar, pulse
-
-    def advance(self, steps: int = 1) -> None:
-        self._bar.advance(steps)
-        self._pulse()
 
 
 class RunReporter(abc.ABC):
@@ -90,10 +66,12 @@ class RunReporter(abc.ABC):
         self._rows: list[Row] = []
         self._bars: list[Bar] = []
         self._stages: list[str] = []
-        self._cell = ""
+        self._cell = self._name = ""
         self._place = ""
         self._depth = 0
         self._remote: dict[tuple[str, int], Bar] = {}
+        self.remaining: Remaining | None = None
+        """What is left of the run, where that is known."""
         self.pulse: Callable[[], object] | None = None
         """Called at each step of a cell that runs in this process; it may interrupt it."""
 
@@ -110,9 +88,27 @@ class RunReporter(abc.ABC):
         """The stage of what is said now: of the cell that runs here, or the one begun last."""
         return self._cell or (self._stages[-1] if self._stages else "")
 
+    def wants_times(self) -> bool:
+        """Whether it would show now when the run will end, if `expect` told it."""
+        return False
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Be told what the cells that are not done will take, by name; {} where it is not known."""
+        self.remaining = Remaining(seconds, self._clock)
+
+    def finished(self, cell: str) -> None:
+        """Be told that a cell is done."""
+        if self.remaining is not None:
+            self.remaining.finished(cell)
+
+    def left_text(self) -> str:
+        """What is left of the run, for people; "" where it is not known."""
+        return "" if self.remaining is None else self.remaining.text(self._bars)
+
     @contextlib.contextmanager
-    def _bar(self, title: str, total: int, done: int, depth: int) -> Iterator[Bar]:
+    def _bar(self, title: str, total: int, done: int, depth: int, cell: str = "") -> Iterator[Bar]:
         bar = self._open(one_line(title, 60), total, done, depth)
+        bar.cell = cell
         self._bars.append(bar)
         finished = False
         try:
@@ -131,20 +127,21 @@ class RunReporter(abc.ABC):
         try:
             depth = self._depth + bool(self._stages)
             self._depth += 1
-            with self._bar(title, total, 0, depth) as bar:
-                yield bar if self.pulse is None else _Pulsing(bar, self.pulse)
+            with self._bar(title, total, 0, depth, self._name) as bar:
+                yield bar if self.pulse is None else Pulsing(bar, self.pulse)
         finally:
             self._depth -= 1
             self._place = before
 
     @contextlib.contextmanager
-    def cell(self, stage: str) -> Iterator[None]:
+    def cell(self, stage: str, name: str = "") -> Iterator[None]:
         """A cell of a stage, which runs in this process."""
-        before, self._cell, self._place = (self._cell, self._place), stage, ""
+        before = (self._cell, self._place, self._name)
+        self._cell, self._place, self._name = stage, "", name
         try:
             yield
         finally:
-            self._cell, self._place = before
+            self._cell, self._place, self._name = before
 
     @contextlib.contextmanager
     def run(self, **facts: Any) -> Iterator[None]:
@@ -295,18 +292,15 @@ class RunReporter(abc.ABC):
         elif kind == "bar":
             depth = event["depth"] + bool(self._stages)
             bar = self._open(one_line(event["title"], 60), event["total"], 0, depth)
+            bar.cell = cell
             self._remote[cell, event["bar"]] = bar
             self._bars.append(bar)
         elif kind == "advance":
             bar = self._remote[cell, event["bar"]]
             bar.advance(event["done"] - bar.done)
+            bar.resumed = event.get("resumed", 0)
         elif kind == "close":
             self._end_bar((cell, event["bar"]), finished=event["finished"])
-
-    def _end_bar(self, key: tuple[str, int], *, finished: bool) -> None:
-        bar = self._remote.pop(key)
-        self._bars.remove(bar)
-        bar.close(finished=finished)
 
     def lost(self, cell: str) -> None:
         """The process that computed a cell is gone: what it told comes again."""
@@ -314,6 +308,11 @@ class RunReporter(abc.ABC):
             self._end_bar(key, finished=False)
         if self._file is not None:
             self._file = MetricsFile(self._file.path)
+
+    def _end_bar(self, key: tuple[str, int], *, finished: bool) -> None:
+        bar = self._remote.pop(key)
+        self._bars.remove(bar)
+        bar.close(finished=finished)
 
     def close(self) -> None:
         """Write what is left; further values may still be given."""
@@ -358,7 +357,7 @@ class RunReporter(abc.ABC):
 
 class _SilentBar(Bar):
     def advance(self, steps: int = 1) -> None:
-        self.done += steps
+        self.moved(steps)
 
     def close(self, *, finished: bool) -> None:
         return
