@@ -77,6 +77,19 @@ class Citation:
         link = f" https://doi.org/{self.shown('doi')}" if "doi" in self.fields else ""
         return f"{names}. {self.shown('title')}. {said}.{link}"
 
+    def short(self) -> str:
+        """Family name of the first author and the year, e.g. "Lai et al. 2025"."""
+        (first, _), *others = self.authors()
+        more = "" if not others else f" and {others[0][0]}" if len(others) == 1 else " et al."
+        return f"{first}{more} {self.shown('year')}"
+
+    def link(self) -> str:
+        """Where the paper is: DOI, arXiv or another address; "" where none is told."""
+        for name, before in (("doi", "https://doi.org/"), ("eprint", "https://arxiv.org/abs/")):
+            if name in self.fields:
+                return before + self.shown(name)
+        return self.shown("url")
+
     def csl(self) -> dict[str, Any]:
         """The entry as CSL-JSON, which Zotero and pandoc read."""
         venue = next((name for name in _VENUES if name in self.fields), None)

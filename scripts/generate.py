@@ -22,11 +22,12 @@ from typing import Any
 import click
 import pydantic
 
-from robustdd_bench.board.build import board
+from robustdd_bench.board.build import board, stale_pages
 from robustdd_bench.board.publish import Published, current, published
 from robustdd_bench.board.schema import board_schema
 from robustdd_bench.board.views.page import page
 from robustdd_bench.board.views.readme import plot, with_front, with_section
+from robustdd_bench.board.views.run_page import run_pages
 from robustdd_bench.cli.main import COMMANDS, cli
 from robustdd_bench.files import json_text
 from robustdd_bench.plugins import SINGULAR, Entry, collect, get_plugin_manager
@@ -220,6 +221,12 @@ def board_page() -> str:
     return page(board(_runs(), BOARD), BOARD)
 
 
+@functools.cache
+def pages_of_runs() -> dict[str, str]:
+    """leaderboard/runs/<run id>.html: a page for each published run."""
+    return run_pages(board(_runs(), BOARD))
+
+
 def record_schema() -> str:
     """leaderboard/record.schema.json: JSON Schema of a record."""
     return _schema(json_schema())
@@ -269,6 +276,10 @@ def stale(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
         path, wanted = root / name, text()
         if not _up_to_date(path, wanted):
             yield path, wanted
+    for name, wanted in pages_of_runs().items():
+        path = root / "leaderboard" / name
+        if not _up_to_date(path, wanted):
+            yield path, wanted
 
 
 def main() -> int:
@@ -285,9 +296,15 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted, encoding="utf-8")
             print(path.relative_to(arguments.root))
+    gone = stale_pages(arguments.root / "leaderboard", pages_of_runs())
+    for path in gone:
+        if arguments.check:
+            print(f"of no published run: {path.relative_to(arguments.root)}", file=sys.stderr)
+        else:
+            path.unlink()
     if not arguments.check and arguments.root == ROOT and current(_runs(), PICTURE):
         plot(ROOT / "docs" / "images" / f"{PICTURE}.png", _runs(), PICTURE)
-    return 1 if arguments.check and found else 0
+    return 1 if arguments.check and (found or gone) else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,37 @@ def crowded(methods: int) -> dict[str, Any]:
         rows.append(row)
     track["rows"] = sorted(rows, key=lambda row: row["division"])
     return board
+
+
+VOID = {"meta", "img", "link", "br", "hr", "input", "circle", "rect", "line", "path", "polyline"}
+
+
+class Tree(HTMLParser):
+    """Collects tags and texts, and asserts that every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs), f"an attribute stands twice in {tag}"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]

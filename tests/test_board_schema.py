@@ -12,8 +12,8 @@ from made_up import made_up, put, share
 from small_runs import example
 
 from robustdd_bench.board.build import build
+from robustdd_bench.board.divisions import MARKS
 from robustdd_bench.board.publish import publish
-from robustdd_bench.board.rows import MARKS
 from robustdd_bench.board.schema import board_schema
 from robustdd_bench.errors import UsageError
 from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS

@@ -5,50 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 
 import pytest
-from pages import BOARD, EVIL, committed, crowded, hostile, text_of, with_people
+from pages import BOARD, EVIL, Tree, committed, crowded, hostile, text_of, with_people
 from small_runs import example
 
 from robustdd_bench.board.build import build
 from robustdd_bench.board.publish import publish
 from robustdd_bench.board.schema import BoardContent
 from robustdd_bench.board.views import plots
-from robustdd_bench.board.views.page import MAX_INLINE, page
-
-VOID = {"meta", "img", "link", "br", "hr", "input", "circle", "rect", "line", "path", "polyline"}
-
-
-class Tree(HTMLParser):
-    """Collects tags and texts, and asserts that every element is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs), f"an attribute stands twice in {tag}"
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
+from robustdd_bench.board.views.page import page
+from robustdd_bench.board.views.sets import MAX_INLINE
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +44,18 @@ def test_every_row_is_there_with_its_figures_and_commands(board, tree) -> None:
             assert run["command"] in words
 
 
-def test_ids_are_unique_and_every_link_leads_somewhere(tree) -> None:
+def test_ids_are_unique_and_every_link_leads_somewhere(board, tree) -> None:
     ids = [a["id"] for _, a in tree.tags if a.get("id")]
     assert len(ids) == len(set(ids))
     places = [a["href"] for a in tree.all("a")]
     assert {link[1:] for link in places if link.startswith("#")} <= set(ids)
     outside = {link for link in places if link.startswith("https://")}
+    rows = [row for track in board["tracks"] for row in track["rows"]]
     assert outside == {
         "https://example.org/code?a=1&b=2",
         "https://example.org/paper",
         "https://example.org/p",
+        *(row["paper"]["link"] for row in rows if row.get("paper") and row["paper"]["link"]),
     }
     files = {link for link in places if not link.startswith(("#", "https://"))}
     assert [link for link in files if not (BOARD / link).is_file()] == []

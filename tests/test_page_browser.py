@@ -17,6 +17,9 @@ from pages import (
     with_people,
 )
 
+from robustdd_bench.board.schema import BoardContent
+from robustdd_bench.board.views.run_page import run_pages
+
 sync_api = pytest.importorskip("playwright.sync_api")
 REQUIRED = os.environ.get("ROBUSTDD_BROWSER_TESTS") == "required"
 pytestmark = pytest.mark.skipif(
@@ -119,7 +122,8 @@ def test_a_link_to_a_row_opens_its_details(visit) -> None:
     focused = page.evaluate("document.activeElement.closest('details').id")
     assert "#" + focused == link.get_attribute("href")
     # The picture is there, not only its frame.
-    picture = card.locator(".set").first
+    strip = card.locator(".set").first
+    picture = strip.locator("i").first if strip.locator("i").count() else strip
     shown = picture.evaluate("e => getComputedStyle(e).backgroundImage.slice(0, 20)")
     assert shown.startswith('url("data:image/png')
 
@@ -164,10 +168,29 @@ def test_a_phone_never_scrolls_sideways_and_keeps_the_method_in_view(visit) -> N
             details.evaluate("e => { e.open = true }")
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390
+    page.locator("#digits-ipc1 table.board").first.scroll_into_view_if_needed()
+    box = page.locator("#digits-ipc1 tbody tr:first-child td.headline").first.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390, "the headline is seen without scrolling"
+    page = visit(width=700, height=844)
     scroll = page.locator("#digits-ipc1 .scroll").first
-    scroll.evaluate("e => { e.scrollLeft = 200 }")
+    scroll.evaluate("e => { e.scrollLeft = 100 }")
     cell = page.locator("#digits-ipc1 tbody .method").first.bounding_box()
     assert abs(cell["x"] - scroll.bounding_box()["x"]) < 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_run_fits_a_phone_and_passes_the_audit(visit, files, scheme) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    for text in run_pages(BoardContent.model_validate(committed(), strict=False)).values():
+        (files / "runs").mkdir(exist_ok=True)
+        (files / "runs" / "one.html").write_text(text, encoding="utf-8")
+        break
+    for width in (390, 1280):
+        page = visit("runs/one", width=width, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.querySelector('img').naturalWidth") > 10
+        assert axe.Axe().run(page).response["violations"] == []
 
 
 def test_without_a_script_everything_can_be_read(visit) -> None:

@@ -12,7 +12,8 @@ from small_runs import TRACK, copy_of, example, plan_of, registry, run, without_
 from test_board import bent
 from test_pipeline import Counting, cell_names
 
-from robustdd_bench.board.rows import MARKS, _marks
+from robustdd_bench.board.divisions import MARKS
+from robustdd_bench.board.rows import _marks
 from robustdd_bench.board.standings import standings
 from robustdd_bench.cli.main import main
 from robustdd_bench.executors import STAGES, Commit

@@ -102,6 +102,27 @@ def test_tables_may_be_left_to_the_maintainer(new, base) -> None:
     ]
 
 
+def test_the_page_of_a_new_run_may_come_with_it_and_no_other_may(new, base, folder) -> None:
+    page = new / "runs" / f"{folder.name}.html"
+    assert page.is_file()
+    assert check(new, base).refused == []
+    (new / "runs" / "0123456789ab.html").write_text("<p>bought</p>")
+    page.write_text(page.read_text().replace("seed 0", "seed zero"))
+    old = next(path for path in sorted((base / "runs").iterdir()))
+    (new / "runs" / old.name).unlink()
+    assert (
+        lines(check(new, base))
+        .splitlines()[0]
+        .startswith(f"leaderboard/runs/{old.name}: it was deleted")
+    )
+    shutil.copyfile(old, new / "runs" / old.name)
+    said = lines(check(new, base))
+    assert (
+        "leaderboard/runs/0123456789ab.html: it is the page of a run that is not published" in said
+    )
+    assert f"leaderboard/runs/{page.name}: it is not what the records make" in said
+
+
 def test_what_changes_nothing_is_no_submission(base) -> None:
     report = check(base, base)
     assert (report.refused, report.runs) == ([], [])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from robustdd_bench.board.admission.overlaps import DataAtHand
 from robustdd_bench.board.admission.submission import Submission
+from robustdd_bench.board.divisions import MARKS
 from robustdd_bench.board.publish import Published, locked, newest, placing, published
 from robustdd_bench.board.reported import read_reported
-from robustdd_bench.board.rows import MARKS, track_content, track_order
+from robustdd_bench.board.rows import track_content, track_order
 from robustdd_bench.board.schema import BOARD_VERSION, BoardContent
 from robustdd_bench.board.views.page import PAGE_NAME, page
+from robustdd_bench.board.views.run_page import FOLDER, run_pages
 from robustdd_bench.files import json_text, write_changed
 from robustdd_bench.plugins import Registry
 
@@ -73,8 +76,26 @@ def publish_and_build(
 def _write(runs: list[Published], root: Path) -> BoardContent:
     content = board(runs, root)
     files = texts(content, root)
+    if any(name.startswith(f"{FOLDER}/") for name in files):
+        (root / FOLDER).mkdir(exist_ok=True)
     write_changed({root / name: text for name, text in files.items()})
+    for path in stale_pages(root, files):
+        path.unlink(missing_ok=True)
     return content
+
+
+def stale_pages(root: Path, files: Collection[str]) -> list[Path]:
+    """Pages of runs that are not published any more.
+
+    Args:
+        root: the board's folder.
+        files: names of what the records make, as `texts` gives them.
+    """
+    return [
+        path
+        for path in sorted((root / FOLDER).glob("*.html"))
+        if f"{FOLDER}/{path.name}" not in files
+    ]
 
 
 def texts(content: BoardContent, root: Path) -> dict[str, str]:
@@ -82,4 +103,5 @@ def texts(content: BoardContent, root: Path) -> dict[str, str]:
     return {
         BOARD_NAME: json_text(content.model_dump(mode="json")),
         PAGE_NAME: page(content, root),
+        **run_pages(content),
     }

@@ -13,7 +13,7 @@ Three properties of a set decide its division; what differs in any of them is ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from robustdd_bench.protocol.tracks import Track
@@ -27,6 +27,42 @@ TEACHER = "teacher"
 OWN_PREPROCESSING = "own preprocessing"
 IMPORTED = "imported"
 _QUALIFIERS = (OWN_PREPROCESSING, IMPORTED)
+
+MARKS: Mapping[str, str] = {
+    "reference": "An end of the scale rather than a distilled set; it has no rank.",
+    "soft labels": "Its labels are distributions over classes, which tell more than a class does; "
+    "a division of its own.",
+    "teacher": "A network that is stored with the set labels every view of an image; a division of "
+    "its own.",
+    "own rate": "The set brings the learning rate that its students are trained with.",
+    "own augmentation": "The set brings the augmentation that its students are trained with.",
+    "own preprocessing": "The set's students see images behind the preprocessing it was made for, "
+    "which changes the function that is attacked; a division of its own.",
+    "imported": "The set was made elsewhere and read from a file; how it was made cannot be "
+    "checked here; a division of its own.",
+    "beyond pixels": "Some of its images leave [0,1], as no photograph does; students are trained "
+    "on them as they are, and attacked within [0,1].",
+    "mosaics": "Each of its images is a grid of small ones; students train on these, enlarged to "
+    "full size, and so on more images than it stores. Images per class count stored ones, as the "
+    "field counts them.",
+    "near test images": "Some of its images are much closer to a test image than to any training "
+    "image, so that they look like copies.",
+    "training images": "All of its images are training images, as a selection's are.",
+    "set reused": "The set was made by an earlier run and judged again under this version of "
+    "the track.",
+    "one seed": "One distillation seed: how much other sets of the method differ is not known.",
+    "one set": "The method made the same set from several seeds: how much other sets would differ "
+    "is not known.",
+    "seeds not ranked": "None of its seeds is one that the track ranks, so it has no rank.",
+    "other seeds": "It has runs of seeds that the track does not rank; they are listed and not "
+    "counted.",
+    "several versions": "Its runs were made with several versions of the method.",
+    "other plugin": "The method is not shipped with robustdd-bench; reading its code is up to you.",
+    "mixed": "Parts of a run were made by other commits, with another torch or on another machine; "
+    "its record lists them by stage.",
+    "changed code": "A run was made with uncommitted changes to the code.",
+}
+"""What the marks of rows mean."""
 
 
 def division_of(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from robustdd_bench.board.confirmations import deviation
-from robustdd_bench.board.divisions import IMPORTED, has_own_preprocessing, is_taught
+from robustdd_bench.board.divisions import IMPORTED, MARKS, has_own_preprocessing, is_taught
+from robustdd_bench.board.method_papers import OURS, paper_of
 from robustdd_bench.board.publish import Published
 from robustdd_bench.board.ranking import Division, Ranked, divisions
 from robustdd_bench.board.schema import (
@@ -35,44 +37,8 @@ from robustdd_bench.protocol.tracks import NetworkSpec, PreprocessingSpec, Track
 from robustdd_bench.records.parts import StageTime
 from robustdd_bench.records.record import Record
 
-OURS = "robustdd-bench"
 MAKING = ("experts", "distill")
 """Stages that make a set; the others judge it."""
-
-MARKS: Mapping[str, str] = {
-    "reference": "An end of the scale rather than a distilled set; it has no rank.",
-    "soft labels": "Its labels are distributions over classes, which tell more than a class does; "
-    "a division of its own.",
-    "teacher": "A network that is stored with the set labels every view of an image; a division of "
-    "its own.",
-    "own rate": "The set brings the learning rate that its students are trained with.",
-    "own augmentation": "The set brings the augmentation that its students are trained with.",
-    "own preprocessing": "The set's students see images behind the preprocessing it was made for, "
-    "which changes the function that is attacked; a division of its own.",
-    "imported": "The set was made elsewhere and read from a file; how it was made cannot be "
-    "checked here; a division of its own.",
-    "beyond pixels": "Some of its images leave [0,1], as no photograph does; students are trained "
-    "on them as they are, and attacked within [0,1].",
-    "mosaics": "Each of its images is a grid of small ones; students train on these, enlarged to "
-    "full size, and so on more images than it stores. Images per class count stored ones, as the "
-    "field counts them.",
-    "near test images": "Some of its images are much closer to a test image than to any training "
-    "image, so that they look like copies.",
-    "training images": "All of its images are training images, as a selection's are.",
-    "set reused": "The set was made by an earlier run and judged again under this version of "
-    "the track.",
-    "one seed": "One distillation seed: how much other sets of the method differ is not known.",
-    "one set": "The method made the same set from several seeds: how much other sets would differ "
-    "is not known.",
-    "seeds not ranked": "None of its seeds is one that the track ranks, so it has no rank.",
-    "other seeds": "It has runs of seeds that the track does not rank; they are listed and not "
-    "counted.",
-    "several versions": "Its runs were made with several versions of the method.",
-    "other plugin": "The method is not shipped with robustdd-bench; reading its code is up to you.",
-    "mixed": "Parts of a run were made by other commits, with another torch or on another machine; "
-    "its record lists them by stage.",
-    "changed code": "A run was made with uncommitted changes to the code.",
-}
 
 
 FRONT = "cifar10-small-ipc5"
@@ -187,6 +153,7 @@ def row_content(
         confirmed=_confirmed((*runs, *others)),
         training_images=_decoded(standing),
         stored_bytes=_stored(standing),
+        paper=paper_of(standing.method, first.method.plugin, first.method.distribution),
     )
 
 
@@ -278,6 +245,7 @@ def run_content(run: Published, root: Path) -> RunContent:
         adopted_from=costs.adopted.run_id if costs.adopted else None,
         submission=run.submission,
         confirmations=tuple(_confirmation(record, again, root) for again in run.confirmations),
+        finished=costs.finished.astimezone(datetime.UTC).date().isoformat(),
     )
 
 

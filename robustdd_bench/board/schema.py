@@ -140,10 +140,22 @@ class ConfirmedContent(StrictModel):
         )
 
 
+class PaperContent(StrictModel):
+    """The paper of a method."""
+
+    reference: str
+    """The whole reference, in a line."""
+    short: str
+    """Such as "Lai et al. 2025"."""
+    link: str
+    """Where it is; "" if that is not known."""
+    bibtex: str
+
+
 class RunContent(StrictModel):
     """One run of a row: a distillation seed."""
 
-    ADDED: ClassVar = {"confirmations": "0.2.0"}
+    ADDED: ClassVar = {"confirmations": "0.2.0", "finished": "0.2.0"}
 
     run_id: str
     seed: int
@@ -171,6 +183,8 @@ class RunContent(StrictModel):
     submission: Submission | None
     confirmations: tuple[ConfirmationContent, ...] = ()
     """The same run made again; no further sample."""
+    finished: str | None = None
+    """The day on which it ended, such as "2026-11-28", in UTC."""
 
 
 class RowContent(StrictModel):
@@ -181,6 +195,7 @@ class RowContent(StrictModel):
         "confirmed": "0.2.0",
         "training_images": "0.2.0",
         "stored_bytes": "0.2.0",
+        "paper": "0.2.0",
     }
 
     id: str
@@ -223,6 +238,8 @@ class RowContent(StrictModel):
     confirmed: ConfirmedContent | None = None
     training_images: int | None = None
     """How many images students train on, where these are not the stored ones: of mosaics."""
+    paper: PaperContent | None = None
+    """Of a method that comes with the benchmark and has one."""
     stored_bytes: int | None = None
     """What images, labels and teacher of a set weigh, on tracks whose students are taught by a
     teacher; the largest of the row."""

@@ -10,13 +10,14 @@ from typing import Any
 
 from robustdd_bench.board.admission.overlaps import DataAtHand
 from robustdd_bench.board.admission.submission import SUBMISSION_NAME, read_submission
-from robustdd_bench.board.build import BOARD_NAME, board, texts
+from robustdd_bench.board.build import BOARD_NAME, board, stale_pages, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS
 from robustdd_bench.board.placing import STAGING
 from robustdd_bench.board.publish import problems_of, published
 from robustdd_bench.board.reported import read_reported_file, reported_files
 from robustdd_bench.board.schema import BoardContent
 from robustdd_bench.board.views.page import PAGE_NAME
+from robustdd_bench.board.views.run_page import FOLDER
 from robustdd_bench.errors import UsageError
 from robustdd_bench.filenames import RECORD_FILE, RESULTS_FOLDER
 from robustdd_bench.files import parse_json
@@ -146,7 +147,12 @@ def _built_problems(root: Path) -> Iterator[Defect]:
         return
     content = board(runs, root)
     value = content.model_dump(mode="json")
-    for name, text in texts(content, root).items():
+    files = texts(content, root)
+    for path in stale_pages(root, files):
+        yield Defect(
+            f"{FOLDER}/{path.name}", "is of no published run; `robustdd board build` removes it"
+        )
+    for name, text in files.items():
         try:
             found = (root / name).read_bytes()
         except FileNotFoundError:

@@ -35,6 +35,7 @@ from robustdd_bench.board.pull_requests.trees import (
 from robustdd_bench.board.reported import MAX_BYTES as MAX_REPORTED
 from robustdd_bench.board.reported import read_reported
 from robustdd_bench.board.views.readme import with_front, with_section
+from robustdd_bench.board.views.run_page import FOLDER
 from robustdd_bench.errors import UsageError
 from robustdd_bench.filenames import RECORD_FILE, SET_FILE, SET_PICTURE
 from robustdd_bench.plugins import NAME_PATTERN, Registry
@@ -60,6 +61,7 @@ _RUN = re.compile(
 )
 _REPORTED = re.compile(rf"{ROOT}/reported/[a-z0-9][a-z0-9-]*\.json")
 GENERATED = (f"{ROOT}/leaderboard.json", f"{ROOT}/index.html", README, RESULTS)
+_RUN_PAGE = re.compile(rf"{ROOT}/{FOLDER}/[0-9a-f]{{12}}\.html")
 MAX_GENERATED = 64 * 2**20
 
 
@@ -188,7 +190,7 @@ def _sound(path: str, new: Tree, base: Tree, there: set[str], report: Submission
             reason = f"a published run has no such file, only {', '.join(sorted(LIMITS))}"
     elif _REPORTED.fullmatch(path):
         reason = "it was deleted" if entry is None else None
-    elif path not in GENERATED:
+    elif path not in GENERATED and not _RUN_PAGE.fullmatch(path):
         reason = (
             f"a submission adds runs to {ROOT}/results/<track>/<method>/<run id>/ or files to "
             f"{ROOT}/reported/, and changes nothing else"
@@ -336,8 +338,12 @@ def _check_generated(
     except UsageError as error:
         report.refuse(ROOT, _plain(error, root))
         return
+    for path in changed:
+        if _RUN_PAGE.fullmatch(path) and path not in wanted:
+            report.refuse(path, "it is the page of a run that is not published")
     for path, text in wanted.items():
         if path not in changed:
-            report.notes.append(f"{path} is not part of it; run `make board` after merging")
+            if not _RUN_PAGE.fullmatch(path):
+                report.notes.append(f"{path} is not part of it; run `make board` after merging")
         elif (new / path).read_bytes() != text.encode("utf-8"):
             report.refuse(path, "it is not what the records make; run `make board`, edit nothing")

@@ -7,11 +7,10 @@ page lets nothing run but that script and that stylesheet (their hashes), and al
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from robustdd_bench import __version__
 from robustdd_bench.board.divisions import division_title, in_order, remark
 from robustdd_bench.board.schema import BoardContent, RowContent, SpreadContent, TrackContent
 from robustdd_bench.board.views import plots
@@ -22,32 +21,19 @@ from robustdd_bench.board.views.captions import (
     pairs_note,
     recipe,
 )
+from robustdd_bench.board.views.run_page import place_of
+from robustdd_bench.board.views.sets import pictures_of
 from robustdd_bench.drawing.rendering import (
     TEMPLATES,
     Trusted,
     content_hash,
     environment,
-    png_size,
-    png_uri,
 )
 from robustdd_bench.protocol.suite import suite_note, worst_case_over
 from robustdd_bench.text.terminal import size_text
 
 PAGE_NAME = "index.html"
 OWN_TEMPLATES = Path(__file__).with_name("templates")
-MAX_INLINE = 64 * 2**10
-"""Previews up to so many bytes are part of the page; larger ones stay files beside it."""
-MAX_INLINE_TOTAL = 8 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """A preview: a class of the stylesheet where it is part of the page, else a file beside it."""
-
-    width: int
-    height: int
-    css_class: str | None
-    file: str
 
 
 def page(content: BoardContent, root: Path) -> str:
@@ -65,12 +51,15 @@ def page(content: BoardContent, root: Path) -> str:
         remark=remark,
         names=_names,
         recipe=recipe,
+        run_page=place_of,
         size=lambda count: "–" if count is None else size_text(count),
     )
-    pictures, rules = _pictures(content, root)
+    pictures, rules = pictures_of(content, root)
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + rules
     script = (OWN_TEMPLATES / "page.js").read_text(encoding="utf-8")
     look = plots.looks(content.tracks)
+    rows = [row for track in content.tracks for row in track.rows]
+    days = [run.finished for row in rows for run in (*row.runs, *row.other_runs)]
     return templates.get_template("page.html.j2").render(
         board=content,
         style=Trusted(style),
@@ -87,6 +76,8 @@ def page(content: BoardContent, root: Path) -> str:
         pairs=lambda rows: pairs_note(len(rows)),
         rules=(RANK_RULE.replace(" eps", " ε"), UNCORRECTED.replace(" eps", " ε")),
         leaders={track.track: leaders(track) for track in content.tracks},
+        harness=__version__,
+        newest=max(filter(None, days), default=None),
         divisions=divisions,
         filters=_filters(content.tracks),
     )
@@ -133,32 +124,6 @@ def _filters(tracks: Iterable[TrackContent]) -> Mapping[str, list[tuple[str, str
         ],
     }
     return {name: values for name, values in found.items() if len(values) > 1}
-
-
-def _pictures(content: BoardContent, root: Path) -> tuple[dict[str, Preview], str]:
-    """The preview of each row's first run by the path of its file, and rules that hold them.
-
-    A set that is judged on several tracks has one picture, which is in the page once.
-    """
-    found: dict[str, Preview] = {}
-    classes: dict[str, str] = {}
-    rules: list[str] = []
-    total = 0
-    for row in (row for track in content.tracks for row in track.rows):
-        file = row.runs[0].preview
-        data = (root / file).read_bytes()
-        width, height = png_size(data) or (1, 1)
-        digest = hashlib.sha256(data).hexdigest()
-        name = classes.get(digest)
-        if name is None and len(data) <= MAX_INLINE and total + len(data) <= MAX_INLINE_TOTAL:
-            total += len(data)
-            name = classes[digest] = f"set-{len(classes)}"
-            rules.append(
-                f".{name}{{width:{width}px;aspect-ratio:{width}/{height};"
-                f"background-image:url({png_uri(data)})}}\n"
-            )
-        found[file] = Preview(width, height, name, file)
-    return found, "".join(rules)
 
 
 def _spread(value: SpreadContent) -> str:
