@@ -1,17 +1,25 @@
-"""External sets: judged by their content, like a method's, and never published."""
+"""External sets: judged by their content, like a method's, and published in their division."""
 
 from __future__ import annotations
+
+import shlex
 
 import pytest
 import torch
 from small_runs import example, plan_of, run
 
+from robustdd_bench.board.admission.submission import Submission
+from robustdd_bench.board.build import build
 from robustdd_bench.board.publish import publish
+from robustdd_bench.board.validate import validate
+from robustdd_bench.board.views.tables import board_tables
 from robustdd_bench.config import build_config
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import file_sha256
-from robustdd_bench.imports.external_set import GivenSet, store_set
+from robustdd_bench.imports.convert import import_set
+from robustdd_bench.imports.external_set import GivenSet, store_imported, store_set
+from robustdd_bench.imports.formats import Choices
 
 
 def given(path, out, **options):
@@ -51,10 +59,69 @@ def test_the_same_content_is_the_same_run_wherever_it_lies(tmp_path) -> None:
     assert second.folder == first.folder
 
 
-def test_a_given_set_cannot_be_published(tmp_path) -> None:
+def test_a_set_of_a_method_of_ours_is_published_as_the_run_of_the_method(tmp_path) -> None:
     finished = given(example("random").folder / "distilled.safetensors", tmp_path)
-    with pytest.raises(UsageError, match="an external set has no method; run the method itself"):
-        publish(finished.folder, tmp_path / "board")
+    with pytest.raises(UsageError, match="publish the run of the method"):
+        publish(finished.folder, tmp_path / "board", submission=SAID)
+
+
+SAID = Submission(name="ROME, authors' set", licence="MIT", paper="https://arxiv.org/abs/2502.1")
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A run of a set in a file of another code."""
+    folder = tmp_path_factory.mktemp("imported")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(20, 1, 8, 8, generator=generator)
+    torch.save({"images": images, "labels": torch.arange(20) // 2}, folder / "set.pt")
+    choices = Choices(format="tensors", space="raw", labels="hard", rate="track")
+    found = import_set(folder / "set.pt", choices)
+    digest = store_imported(found, folder / "store")
+    return run(plan_of("given", f'sha256="{digest}"'), folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (None, "a set made elsewhere needs --name, --paper or --link, --licence"),
+        (Submission(name="x", licence="MIT"), "a set made elsewhere needs --paper or --link"),
+        (Submission(name="x", link="https://a.org"), "a set made elsewhere needs --licence"),
+    ],
+)
+def test_whoever_publishes_a_set_made_elsewhere_says_what_it_is(
+    said, line, imported, tmp_path
+) -> None:
+    with pytest.raises(UsageError, match=rf"cannot be published: {line}$"):
+        publish(imported.folder, tmp_path, submission=said)
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_a_set_made_elsewhere_has_a_row_in_a_division_of_its_own(imported, tmp_path) -> None:
+    published = publish(imported.folder, tmp_path, submission=SAID)
+    publish(example("random").folder, tmp_path)
+    (track,) = build(tmp_path).tracks
+    names = {row.method: row for row in track.rows}
+    row = names["ROME, authors' set"]
+    assert (row.division, names["random"].division) == ("hard, imported", "hard")
+    assert row.rank == 1
+    assert "imported" in row.marks
+    assert not validate(tmp_path).problems
+    shown = [text for table in board_tables(track).values() for text in table.texts()]
+    assert any("ROME, authors' set" in cells for cells in shown)
+    # Its file makes the same run again.
+    words = shlex.split(row.command)
+    assert words[:2] == ["robustdd", "evaluate"]
+    digest = store_set(tmp_path / words[2], tmp_path / "store")
+    assert imported.record.method.config == {"sha256": digest}
+    (published.folder / "submission.json").unlink()
+    problems = [one.problem for one in validate(tmp_path).problems]
+    assert any("a set made elsewhere needs --name" in problem for problem in problems)
+
+
+def test_a_method_keeps_its_own_name(tmp_path) -> None:
+    with pytest.raises(UsageError, match="--name is for sets made elsewhere; this row is random"):
+        publish(example("random").folder, tmp_path, submission=Submission(name="best"))
 
 
 @pytest.mark.parametrize(

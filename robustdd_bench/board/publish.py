@@ -20,6 +20,7 @@ from robustdd_bench.board.admission.rules import reasons_against
 from robustdd_bench.board.admission.submission import (
     Submission,
     read_submission,
+    statement_reasons,
 )
 from robustdd_bench.board.confirmations import (
     CONFIRMATIONS,
@@ -149,9 +150,11 @@ def placing(
                 f"{target.parents[1]} is published with other results of the same plan, started "
                 "at the same time; find out why they differ, and delete that folder to replace them"
             )
+        found = _joined(submission, before, run)
+        if first is None:
+            reasons += statement_reasons(record, found)
         if reasons:
             raise _refused(run, reasons)
-        found = _joined(submission, before, run)
         with contextlib.ExitStack() as undo:
             if before is None:
                 place(run, target, record, found, undo)
@@ -200,10 +203,12 @@ def _checked(
         UsageError: it is not valid, or does not lie where it belongs.
     """
     record = read_record(path)
+    said = read_submission(path.parent)
     problems = problems_of(record, path.parent, board, protocols, registry)
+    problems += statement_reasons(record, said)
     if problems:
         raise UsageError(f"{path}: {'; '.join(problems)}")
-    return Published(record, path.parent, read_submission(path.parent))
+    return Published(record, path.parent, said)
 
 
 def _first(record: Record, others: list[Published]) -> Published | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from robustdd_bench.board.admission.submission import GIVEN_NAME
 from robustdd_bench.board.confirmations import deviation
 from robustdd_bench.board.divisions import IMPORTED, MARKS, has_own_preprocessing, is_taught
 from robustdd_bench.board.method_papers import OURS, paper_of
@@ -116,7 +118,7 @@ def row_content(
     costs = [run.cost for run in runs]
     return RowContent(
         id=standing.id,
-        method=standing.method,
+        method=name_of(standing.method, published[first.run_id]),
         plugin=first.method.plugin,
         distribution=first.method.distribution,
         version=first.method.version,
@@ -147,7 +149,7 @@ def row_content(
         ),
         checks=_checks(standing),
         marks=tuple(_marks(standing)),
-        command=first.command_to_repeat,
+        command=runs[0].command,
         runs=runs,
         other_runs=others,
         confirmed=_confirmed((*runs, *others)),
@@ -155,6 +157,12 @@ def row_content(
         stored_bytes=_stored(standing),
         paper=paper_of(standing.method, first.method.plugin, first.method.distribution),
     )
+
+
+def name_of(method: str, run: Published) -> str:
+    """What a row is called: its method; of a set made elsewhere what its submitter calls it."""
+    said = run.submission
+    return said.name if method == GIVEN_NAME and said is not None and said.name else method
 
 
 def _decoded(standing: Standing) -> int | None:
@@ -233,7 +241,7 @@ def run_content(run: Published, root: Path) -> RunContent:
             for item in aggregates.robust
         ),
         cost=_cost(record),
-        command=record.command_to_repeat,
+        command=command_of(record, folder),
         folder=folder,
         set_file=None if record.method.reference else f"{folder}/{SET_FILE}",
         preview=f"{folder}/{SET_PICTURE}",
@@ -246,6 +254,23 @@ def run_content(run: Published, root: Path) -> RunContent:
         submission=run.submission,
         confirmations=tuple(_confirmation(record, again, root) for again in run.confirmations),
         finished=costs.finished.astimezone(datetime.UTC).date().isoformat(),
+    )
+
+
+def command_of(record: Record, folder: str) -> str:
+    """What makes a run again; of a set made elsewhere, in the folder of the board, from its file.
+
+    Args:
+        record: of the run.
+        folder: of the published run, below that of the board.
+    """
+    if record.method.name != GIVEN_NAME:
+        return record.command_to_repeat
+    words = shlex.split(record.command_to_repeat)
+    kept = words[words.index("--track") :]
+    place = kept.index("--set")
+    return shlex.join(
+        ["robustdd", "evaluate", f"{folder}/{SET_FILE}", *kept[:place], *kept[place + 2 :]]
     )
 
 

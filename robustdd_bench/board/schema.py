@@ -201,6 +201,7 @@ class RowContent(StrictModel):
     id: str
     """Names the row on its track for links; stable while its runs stand."""
     method: str
+    """Its method; of a set that was made elsewhere what its submitter calls it."""
     plugin: str
     distribution: str
     version: str

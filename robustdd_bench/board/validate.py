@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.board.admission.overlaps import DataAtHand
-from robustdd_bench.board.admission.submission import SUBMISSION_NAME, read_submission
+from robustdd_bench.board.admission.submission import (
+    SUBMISSION_NAME,
+    read_submission,
+    statement_reasons,
+)
 from robustdd_bench.board.build import BOARD_NAME, board, stale_pages, texts
 from robustdd_bench.board.confirmations import CONFIRMATIONS
 from robustdd_bench.board.placing import STAGING
@@ -22,7 +26,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.filenames import RECORD_FILE, RESULTS_FOLDER
 from robustdd_bench.files import parse_json
 from robustdd_bench.plugins import Registry
-from robustdd_bench.records.record import read_record
+from robustdd_bench.records.record import Record, read_record
 from robustdd_bench.text.tables import Column, Table, TableRow, plain
 
 DIFFERENCES = 3
@@ -123,19 +127,23 @@ def _run_problems(
     data: DataAtHand | None,
 ) -> Iterator[tuple[Path, object]]:
     """File or folder and problem, of a run; `protocols` holds the tracks seen."""
+    record: Record | None = None
     try:
         record = read_record(folder / RECORD_FILE)
     except UsageError as error:
         yield folder / RECORD_FILE, error
-    else:
+    if record is not None:
         found = problems_of(record, folder, root, protocols, registry)
         if data is not None:
             found = list(dict.fromkeys(found + data.reasons(record, folder)))
         yield from ((folder, text) for text in found)
     try:
-        read_submission(folder)
+        said = read_submission(folder)
     except UsageError as error:
         yield folder / SUBMISSION_NAME, error
+    else:
+        if record is not None:
+            yield from ((folder, text) for text in statement_reasons(record, said))
 
 
 def _built_problems(root: Path) -> Iterator[Defect]:

@@ -38,6 +38,7 @@ board_option = click.option(
 @click.option("--link", metavar="URL", help="Where its code or sets are, an https address.")
 @click.option("--paper", metavar="URL", help="The paper of the method, an https address.")
 @click.option("--licence", metavar="SPDX", help='Licence of the distilled set, e.g. "CC-BY-4.0".')
+@click.option("--name", metavar="NAME", help="What a set made elsewhere is called on the board.")
 @data_root_option
 @pass_session
 def publish_command(
@@ -48,8 +49,11 @@ def publish_command(
     RUN is the folder of a run. A validation run, a failed one, one with a failed sanity check or
     one on a track that is not installed is refused, with every reason at once; the board is then
     as it was. So is a set that holds copies of test images; it is compared with the dataset where
-    that is under --data-root. Publishing a run again changes nothing but what --by, --link, --paper
-    and --licence say.
+    that is under --data-root. Publishing a run again changes nothing but what --by, --link,
+    --paper, --licence and --name say.
+
+    A set made elsewhere, which `robustdd evaluate SET --format ...` judged, has a division of its
+    own. It needs --name, --licence, and --paper or --link.
 
     A run that measures what a published one measures (the same method and settings, track, seed)
     with another torch, version, device or machine is kept below that one as its confirmation. It is

@@ -50,8 +50,12 @@ def reasons_against(
     reasons = []
     if record.split != "test":
         reasons.append("it was evaluated on a validation split, which is for tuning")
-    if record.method.plugin == "builtin":
-        reasons.append("an external set has no method; run the method itself")
+    given = record.method.plugin == "builtin"
+    if given and (record.distilled is None or "imported" not in record.distilled.provenance):
+        reasons.append(
+            "a method of this benchmark made its set: publish the run of the method; for a set "
+            "made elsewhere, evaluate the original file with --format"
+        )
     failed = sorted({flag.name for flag in record.flags if not flag.passed})
     if failed:
         reasons.append(f"sanity checks failed: {', '.join(failed)}")

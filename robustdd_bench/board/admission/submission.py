@@ -13,12 +13,16 @@ from pydantic import Field, ValidationError
 from robustdd_bench.board.admission.strings import read_statement, suspicious
 from robustdd_bench.errors import UsageError
 from robustdd_bench.files import write_json
+from robustdd_bench.records.record import Record
 from robustdd_bench.strict import StrictModel
 
+GIVEN_NAME = "given"
+"""The method of sets that were made elsewhere."""
 SUBMISSION_NAME = "submission.json"
 MAX_BYTES = 16 * 2**10
 # No control characters, no quotes or brackets of HTML: nothing but an address.
 LINK_PATTERN = r"^https://[A-Za-z0-9.-]+(:[0-9]+)?(/[!#$%&()*+,./0-9:;=?@A-Z_a-z~\[\]-]*)?$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 .,:()+'_-]*$"
 TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+$"
 
 
@@ -36,6 +40,8 @@ class Submission(StrictModel):
         default=None, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+() -]*$"
     )
     """Licence of the distilled set, an SPDX expression such as "CC-BY-4.0"."""
+    name: str | None = Field(default=None, max_length=60, pattern=NAME_PATTERN)
+    """What a set that was made elsewhere is called on the board, e.g. "ROME, authors' set"."""
 
     def over(self, before: Submission | None) -> Submission:
         """This one, with what it leaves unsaid from `before`."""
@@ -48,6 +54,7 @@ RULES = {
     "link": "an https address of up to 500 characters, without spaces and quotes",
     "paper": "an https address of up to 500 characters, without spaces and quotes",
     "licence": 'an SPDX expression such as "CC-BY-4.0"',
+    "name": "up to 60 letters, digits, spaces and . , : ( ) + ' _ -, the first a letter or digit",
 }
 
 
@@ -55,7 +62,7 @@ def make_submission(**fields: str | None) -> Submission | None:
     """A submission of what is given; None if nothing is.
 
     Args:
-        **fields: `by`, `link`, `paper`, `licence`; None: not given.
+        **fields: `by`, `link`, `paper`, `licence`, `name`; None: not given.
 
     Raises:
         UsageError: a value is not what its field holds; the message names every such field.
@@ -70,6 +77,25 @@ def make_submission(**fields: str | None) -> Submission | None:
     if wrong:
         raise UsageError("; ".join(f"--{key} takes {RULES[key]}" for key in RULES if key in wrong))
     return made if given else None
+
+
+def statement_reasons(record: Record, said: Submission | None) -> list[str]:
+    """Why what is said of a run is not enough, or too much, for a board.
+
+    A method has its name, and whoever runs it made its set. A set that was made elsewhere has
+    neither: people say what it is, where it is from and who may use it.
+
+    Args:
+        record: of the run.
+        said: of it; None: nothing.
+    """
+    if record.method.name != GIVEN_NAME:
+        named = said is not None and said.name is not None
+        return [f"--name is for sets made elsewhere; this row is {record.method.name}"] * named
+    missing = ["--name"] * (said is None or said.name is None)
+    missing += ["--paper or --link"] * (said is None or not (said.paper or said.link))
+    missing += ["--licence"] * (said is None or said.licence is None)
+    return [f"a set made elsewhere needs {', '.join(missing)}"] if missing else []
 
 
 def read_submission(folder: Path) -> Submission | None:

@@ -301,9 +301,11 @@ def _reasons(record: Record, where: str, folder: Path, registry: Registry) -> It
     if record.method.reference and (folder / SET_FILE).exists():
         yield f"a reference is published without {SET_FILE}"
     try:
-        submission.read_submission(folder)
+        said = submission.read_submission(folder)
     except UsageError as error:
         yield _plain(error, folder)
+    else:
+        yield from submission.statement_reasons(record, said)
     for reason in reasons_against(record, folder, registry, new=True):
         yield reason.replace(f"{folder}/", "")
 
