@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shutil
 from pathlib import Path
@@ -16,16 +17,20 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
+from robustdd_bench.board.admission import png, tensors
 from robustdd_bench.cli.doctor import check_data
 from robustdd_bench.cli.main import main
+from robustdd_bench.drawing.figures import grid_size
 from robustdd_bench.errors import UsageError
 from robustdd_bench.executors import LocalExecutor
+from robustdd_bench.papers.pictures import NAMES
 from robustdd_bench.plugins import collect, get_plugin_manager
 from robustdd_bench.protocol.imagenet import classes, layouts, loaders
 from robustdd_bench.protocol.imagenet.loaders import load_layout
 from robustdd_bench.protocol.pictures import read_photo, resized
 from robustdd_bench.records.plan import make_plan
 from robustdd_bench.registry.builtin import _SUBSETS
+from robustdd_bench.runs.operations import SIZES
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.reporter import NullReporter
 
@@ -54,6 +59,7 @@ NUMBERS = {
 def test_subsets_have_the_classes_of_trajectory_matching_in_its_order() -> None:
     assert {name: list(subset.numbers) for name, subset in classes.SUBSETS.items()} == NUMBERS
     assert list(_SUBSETS) == list(NUMBERS)
+    assert NAMES["imagewoof"][:3] == ("Australian terrier", "Border terrier", "Samoyed")
 
 
 def test_numbers_names_and_wordnet_ids_of_classes_fit_one_another() -> None:
@@ -352,6 +358,17 @@ def test_doctor_tells_what_is_there_incomplete_and_missing(tmp_path, monkeypatch
     found, missing = check_data(tmp_path)
     assert found.detail == "found: digits (embedded), tiny-imagenet, imagewoof"
     assert "imagewoof" not in missing.detail
+
+
+@pytest.mark.parametrize("ipc", [1, 10])
+@pytest.mark.parametrize("name", ["tiny-imagenet", *NUMBERS])
+def test_sets_of_the_shipped_tracks_are_small_enough_to_be_published(name, ipc) -> None:
+    shape, count, *_ = SIZES[name]
+    pixels = math.prod(shape) * count * ipc
+    assert 4 * pixels < tensors.MAX_BYTES
+    width, height = grid_size(shape, [ipc] * count)
+    assert width * height < png.MAX_PIXELS
+    assert 3 * width * height < png.MAX_BYTES, "noise cannot be compressed"
 
 
 TRACK = """

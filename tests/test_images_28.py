@@ -92,6 +92,24 @@ def test_a_run_on_images_of_28x28_ends_with_a_record_and_pixels_as_they_are(
         assert (real == image[0]).flatten(1).all(1).any()
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("dm", ["iterations=2", "batch_real=4"]),
+        (
+            "mtt",
+            ["experts=1", "start_epochs=1", "match_epochs=1", "student_steps=2", "iterations=2"],
+        ),
+    ],
+)
+def test_methods_distil_images_of_28x28(method, settings, tmp_path, capsys) -> None:
+    write_mnist(tmp_path)
+    track = write_track(tmp_path, "mnist", 1)
+    words = [word for setting in settings for word in ("--set", setting)]
+    found = record(tmp_path, capsys, "run", "--method", method, "--track", track, *words)
+    assert (found["status"], found["data"]["shape"]) == ("complete", [1, 28, 28])
+
+
 def test_an_imported_set_of_mnist_is_judged(tmp_path, capsys) -> None:
     write_mnist(tmp_path)
     images, labels = blots(20, 2)
