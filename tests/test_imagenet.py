@@ -85,6 +85,9 @@ def test_the_real_layouts_want_all_images() -> None:
 # --- Tiny ImageNet ---------------------------------------------------------------------------
 
 
+A, B = TINY.wnids[:2]
+
+
 def tiny(root: Path, **options):
     return load_layout(TINY, root, False, 64, None, **options)
 
@@ -105,6 +108,15 @@ def test_tiny_imagenet_is_the_same_in_every_form_that_people_have(form, tmp_path
     other = tiny(tmp_path / "b")
     assert data.train.sha256() == other.train.sha256()
     assert data.test.sha256() == other.test.sha256()
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_a_class_that_re_arranged_test_images_lack_is_named(form, tmp_path) -> None:
+    base = write_tiny(tmp_path, form)
+    (folder,) = {path.parent for path in (base / "val").rglob(f"*{A}*/**/*.JPEG")}
+    shutil.rmtree(folder if folder.name == A else folder.parent)
+    with pytest.raises(UsageError, match=f"val has no folder {A}, a class of Tiny ImageNet"):
+        tiny(tmp_path)
 
 
 def test_the_data_root_may_be_the_folder_itself(tmp_path) -> None:
@@ -134,9 +146,6 @@ def test_only_the_images_that_are_asked_for_are_decoded(tmp_path) -> None:
             tiny(tmp_path, train_per_class=count)
     with pytest.raises(UsageError, match=r"_2\.JPEG is not a readable image"):
         tiny(tmp_path)
-
-
-A, B = TINY.wnids[:2]
 
 
 def _drop(base, name):

@@ -169,9 +169,10 @@ def _images(folder: Path) -> list[Path]:
 
 def _test_images(layout: FolderLayout, split: Path) -> list[list[Path]]:
     """The test images by class, in folders or by the list of the annotations."""
-    first = layout.wnids[0]
     listed = split / ANNOTATIONS
-    sorted_out = (split / first).is_dir() or (split / "images" / first).is_dir()
+    sorted_out = any(
+        (folder / wnid).is_dir() for wnid in layout.wnids for folder in (split, split / "images")
+    )
     if sorted_out or not listed.is_file():
         return [_class_images(layout, split, wnid) for wnid in layout.wnids]
     place = {wnid: k for k, wnid in enumerate(layout.wnids)}
