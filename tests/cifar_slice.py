@@ -1,4 +1,4 @@
-"""A real slice of CIFAR-10 as a dataset, registered by a plugin, and a track on it, for tests."""
+"""Real slices of CIFAR-10 and CIFAR-100 as datasets of a plugin, and tracks on them, for tests."""
 
 import os
 from functools import cache
@@ -7,19 +7,22 @@ from pathlib import Path
 import torch
 
 from robustdd_bench.hookspecs import hookimpl
-from robustdd_bench.protocol.datasets import ImageData, Split, load_cifar10
+from robustdd_bench.protocol.datasets import ImageData, Split, load_cifar10, load_cifar100
 
 VARIABLE = "ROBUSTDD_CIFAR10_ROOT"
 ROOT = os.environ.get(VARIABLE, "")
 REASON = f"needs CIFAR-10: set {VARIABLE} to the folder that holds cifar-10-batches-py"
+VARIABLE_100 = "ROBUSTDD_CIFAR100_ROOT"
+ROOT_100 = os.environ.get(VARIABLE_100, "")
+REASON_100 = f"needs CIFAR-100: set {VARIABLE_100} to the folder that holds cifar-100-python"
 
 TRACK = """
-name = "cifar10-slice"
+name = "{dataset}"
 version = 1
-summary = "the first classes of CIFAR-10, a narrow ConvNet-3"
+summary = "the first classes of CIFAR, a narrow ConvNet-3"
 
 [data]
-dataset = "cifar10-slice"
+dataset = "{dataset}"
 ipc = {ipc}
 options = {{ classes = {classes}, train = {train}, test = {test} }}
 
@@ -29,8 +32,8 @@ options = {{ depth = 3, width = {width} }}
 
 [preprocessing]
 kind = "normalise"
-mean = [0.4914, 0.4822, 0.4465]
-std = [0.2470, 0.2435, 0.2616]
+mean = {mean}
+std = {std}
 
 [students]
 count = {students}
@@ -49,23 +52,38 @@ name = "fgsm"
 """
 
 
+STATISTICS = {
+    "cifar10-slice": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    "cifar100-slice": ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+}
+"""Mean and standard deviation, as in the shipped tracks."""
+
+
 class Plugin:
     """What a stranger's package would register."""
 
     @hookimpl
     def robustdd_register_datasets(self, register):
         register("cifar10-slice", "cifar_slice:load_slice", "the first classes of CIFAR-10")
+        register("cifar100-slice", "cifar_slice:load_slice_100", "the first classes of CIFAR-100")
 
 
 @cache
-def _everything(root):
-    return load_cifar10(Path(root), False)
+def _everything(load, root):
+    return load(Path(root), False)
 
 
 def load_slice(root, download, *, classes, train, test):
-    """The first images of the first classes, the same number of each."""
-    data = _everything(str(root))
+    """The first images of the first classes of CIFAR-10, the same number of each."""
+    return _slice(_everything(load_cifar10, str(root)), classes, train, test)
 
+
+def load_slice_100(root, download, *, classes, train, test):
+    """The first images of the first classes of CIFAR-100, the same number of each."""
+    return _slice(_everything(load_cifar100, str(root)), classes, train, test)
+
+
+def _slice(data, classes, train, test):
     def first(split, count):
         keep = [torch.nonzero(split.labels == k).flatten()[:count] for k in range(classes)]
         index = torch.cat(keep).sort().values
@@ -74,7 +92,8 @@ def load_slice(root, download, *, classes, train, test):
     return ImageData(first(data.train, train), first(data.test, test), classes)
 
 
-def write_track(folder, **values):
+def write_track(folder, dataset="cifar10-slice", **values):
     path = folder / "slice.toml"
-    path.write_text(TRACK.format(**values))
+    mean, std = STATISTICS[dataset]
+    path.write_text(TRACK.format(dataset=dataset, mean=mean, std=std, **values))
     return str(path)

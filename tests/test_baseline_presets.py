@@ -13,12 +13,14 @@ import pytest
 from robustdd_bench.config import build_config
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.protocol.imagenet.classes import SUBSET_GROUP
 from robustdd_bench.records.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = collect(get_plugin_manager())
 BASELINES = ["dc", "dsa", "dm", "idm", "rome", "k-centre", "herding", "ftd", "datm", "tesla"]
 BASELINES += ["sre2l", "guard", "rded"]
+GROUPS = [SUBSET_GROUP, f"{SUBSET_GROUP}-ipc1", f"{SUBSET_GROUP}-ipc10"]
 CONTROLS = ["random-robust-labels", "mat-robust-labels"]
 METHODS = {
     name: REGISTRY.get("distillers", name).load()
@@ -36,7 +38,7 @@ TABLES = [
 def test_every_table_is_a_configuration_for_a_registered_track_or_dataset(name, preset, where):
     method = METHODS[name]
     values = tomllib.loads(method.PRESETS.read_text())[preset][where]
-    assert where in {*REGISTRY.names("tracks"), *REGISTRY.names("datasets")}
+    assert where in {*REGISTRY.names("tracks"), *REGISTRY.names("datasets"), *GROUPS}
     config = build_config(method.Config, values, name)
     assert all(getattr(config, key) == value for key, value in values.items())
 
@@ -71,7 +73,10 @@ def test_the_papers_loops_of_gradient_matching_are_those_the_method_knows(name, 
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("track", ["digits-ipc10", "cifar10-ipc10", "cifar100-ipc10"])
+@pytest.mark.parametrize(
+    "track",
+    ["digits-ipc10", "cifar10-ipc10", "cifar100-ipc10", "tiny-imagenet-ipc10", "imagewoof-ipc1"],
+)
 def test_quick_is_never_longer_than_the_default_of_the_method(name, track):
     plan = make_plan(REGISTRY, method=name, track=track, preset="quick", device="cpu")
     default = METHODS[name].Config()

@@ -57,7 +57,8 @@ def test_logits_have_one_value_per_class_for_any_image_that_can_be_halved(
     [
         ((1, 8, 8), {"depth": 4}, "depth 4 needs images divisible by 16, these are 8x8"),
         ((3, 32, 20), {"depth": 3}, "divisible by 8, these are 32x20"),
-        ((3, 28, 28), {}, "divisible by 8, these are 28x28"),
+        ((3, 28, 20), {}, "divisible by 8, these are 28x20"),
+        ((1, 28, 28), {"depth": 6}, "divisible by 64, these are 28x28"),
         ((3, 32, 32), {"depth": 0}, "positive depth and width, not 0 and 128"),
         ((3, 32, 32), {"width": -1}, "positive depth and width, not 3 and -1"),
     ],
@@ -67,6 +68,38 @@ def test_images_too_small_for_the_depth_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         convnet(shape, 10, **options)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("depth", [3, 4, 5])
+def test_images_of_28x28_are_those_of_32x32_with_a_border_of_zeros(
+    channels: int, depth: int
+) -> None:
+    """As the published code pads: 2 more in the first convolution, nothing elsewhere."""
+    small = convnet((channels, 28, 28), 10, depth=depth, width=5)
+    large = convnet((channels, 32, 32), 10, depth=depth, width=5)
+    large.load_state_dict(small.state_dict())
+    x = torch.rand(4, channels, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(small(x), large(nn.functional.pad(x, (2, 2, 2, 2))))
+    paddings = [layer.padding for layer in small if isinstance(layer, nn.Conv2d)]
+    assert paddings == [(3, 3)] + [(1, 1)] * (depth - 1)
+
+
+def test_convnet_3_on_mnist_has_317706_parameters() -> None:
+    """1,280 + 256 of the first block, 147,840 of each further one, 20,490 of the linear layer."""
+    assert _parameters(convnet((1, 28, 28), 10)) == 1_536 + 2 * 147_840 + 20_490
+
+
+@pytest.mark.parametrize(
+    ("shape", "depth", "features"),
+    [((1, 28, 28), 1, 14), ((3, 28, 28), 2, 7), ((1, 8, 8), 2, 2), ((3, 32, 32), 3, 4)],
+)
+def test_no_network_that_could_be_built_before_28x28_was_padded_has_changed(
+    shape: tuple[int, int, int], depth: int, features: int
+) -> None:
+    network = convnet(shape, 10, depth=depth, width=4)
+    assert {layer.padding for layer in network if isinstance(layer, nn.Conv2d)} == {(1, 1)}
+    assert network[-1].in_features == 4 * features**2
 
 
 def _weights(network: nn.Module) -> list[Tensor]:

@@ -6,6 +6,7 @@ import pytest
 from robustdd_bench.config import build_config
 from robustdd_bench.errors import UsageError
 from robustdd_bench.plugins import collect, get_plugin_manager
+from robustdd_bench.protocol.imagenet import classes
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import load_track
 from robustdd_bench.records.plan import make_plan, preset_values
@@ -14,6 +15,8 @@ METHODS = ("mtt", "mat")
 NAMED = {"mtt": "paper", "mat": "field"}
 """The preset with the authors' matching, which MAT borrows."""
 TRACKS = [f"cifar{k}-ipc{ipc}" for k in (10, 100) for ipc in (1, 10, 50)]
+TINY = ["tiny-imagenet-ipc1", "tiny-imagenet-ipc10"]
+SUBSETS = [f"{name}-ipc{ipc}" for name in classes.SUBSETS for ipc in (1, 10)]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,47 @@ def test_mtts_paper_preset_is_the_papers_table(registry):
         assert (c.image_optimiser, c.image_momentum, c.init) == ("sgd", 0.5, "real")
 
 
-@pytest.mark.parametrize("track", [*TRACKS, "cifar10-ipc5"])
+def test_mtts_paper_preset_has_the_authors_settings_for_images_of_imagenet(registry):
+    """(N, T, batch, image lr, alpha lr): their table; for subsets, issue 1 of their repository."""
+    table = {
+        "tiny-imagenet-ipc1": (10, 10, 0, 1e4, 1e-4),
+        "tiny-imagenet-ipc10": (20, 40, 200, 1e4, 1e-4),
+    }
+    table |= {track: (20, 10, 20 * track.endswith("-ipc10"), 1e5, 1e-6) for track in SUBSETS}
+    assert list(table) == [*TINY, *SUBSETS]
+    for track, (steps, start, batch, image_lr, alpha_lr) in table.items():
+        c = config(registry, "mtt", "paper", track)
+        assert (c.student_steps, c.match_epochs, c.start_epochs) == (steps, 2, start)
+        assert (c.student_batch, c.preprocessing) == (batch, "track")
+        assert (c.image_lr, c.alpha_lr, c.alpha_init) == (image_lr, alpha_lr, 0.01)
+        assert (c.alpha_space, c.alpha_optimiser, c.alpha_momentum) == ("linear", "sgd", 0.5)
+        assert (c.experts, c.iterations, c.image_momentum) == (100, 5000, 0.5)
+
+
+def test_those_rates_need_no_conversion(registry):
+    for track in [*TINY, *SUBSETS]:
+        layer = load_track(track, registry).preprocessing
+        assert (layer.mean, layer.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_the_more_special_table_goes_first(registry):
+    """DATM has settings for ImageNette alone, FTD the same for every subset."""
+    datm = config(registry, "datm", "paper", "imagenette-ipc10")
+    assert (datm.student_steps, datm.image_lr, datm.loss_limit) == (40, 1e5, 2.0)
+    with pytest.raises(UsageError, match="no values for track 'imagewoof-ipc10'; it has them for"):
+        config(registry, "datm", "paper", "imagewoof-ipc10")
+    found = [config(registry, "ftd", "paper", track) for track in SUBSETS]
+    assert found[0] != found[1]
+    assert found == found[:2] * 6
+    assert [c.student_batch for c in found[:2]] == [0, 64]
+    assert {(c.image_lr, c.alpha_lr, c.rho, c.gsam_alpha, c.image_ema) for c in found} == {
+        (1e4, 1e-4, 0.01, 1.0, 0.999)
+    }
+    quick = {config(registry, "mtt", "quick", track) for track in SUBSETS}
+    assert len(quick) == 1
+
+
+@pytest.mark.parametrize("track", [*TRACKS, "cifar10-ipc5", *TINY, *SUBSETS])
 def test_mat_matches_as_mtt_does(registry, track):
     mtt, mat = (config(registry, method, NAMED[method], track) for method in METHODS)
     for field in mtt.__dataclass_fields__:
@@ -187,7 +230,7 @@ def test_the_default_rate_behind_another_preprocessing_is_told(registry, setting
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("track", [*TRACKS, *TINY, *SUBSETS])
 def test_no_preset_of_a_paper_is_a_hybrid(registry, method, track):
     made = config(registry, method, NAMED[method], track)
     kind = "zca" if made.preprocessing == "zca" else "normalise"

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from robustdd_bench.errors import UsageError
 from robustdd_bench.hookspecs import hookimpl
 from robustdd_bench.plugins import Registry, collect, get_plugin_manager
+from robustdd_bench.protocol.imagenet.classes import SUBSETS
 from robustdd_bench.protocol.tracks import (
     AdversarialSpec,
     MixSpec,
@@ -31,6 +32,7 @@ from robustdd_bench.records.plan import make_plan
 
 REGISTRY = collect(get_plugin_manager(entry_points=False))
 NAMES = REGISTRY.names("tracks")
+SUBSET_TRACKS = [f"{name}-ipc{ipc}" for name in SUBSETS for ipc in (1, 10)]
 
 GOOD = """
 name = "t"
@@ -71,6 +73,8 @@ def test_the_registered_summary_is_that_of_the_file_and_says_what_the_track_is(n
     images = "1 image" if track.data.ipc == 1 else f"{track.data.ipc} images"
     assert f"{images} per class" in track.summary
     dataset = {"digits": "digits 8x8", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+    dataset |= {name: subset.title for name, subset in SUBSETS.items()}
+    dataset["tiny-imagenet"] = "Tiny ImageNet"
     variant = variant_of(name)
     assert track.summary.split(",")[0] == dataset[track.data.dataset]
     assert name.partition("-ipc")[2].split("-")[0] == str(track.data.ipc)
@@ -92,8 +96,8 @@ def test_the_registered_summary_is_that_of_the_file_and_says_what_the_track_is(n
         assert f"{share} % of the data" in track.summary
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cifar")])
-def test_cifar_tracks_measure_at_1_2_4_8_over_255(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("digits")])
+def test_tracks_of_photographs_measure_at_1_2_4_8_over_255(name: str) -> None:
     threat = load_track(name, REGISTRY).threat
     assert threat.ladder == (1 / 255, 2 / 255, 4 / 255, 8 / 255)
     assert (threat.norm, threat.headline) == ("Linf", 2 / 255)
@@ -115,6 +119,32 @@ def test_small_tracks_of_cifar_10_have_all_training_images_and_200_test_images_a
         assert students.steps * students.relative_step >= 2.5
 
 
+@pytest.mark.parametrize("name", [f"tiny-imagenet-ipc{n}" for n in (1, 10)] + SUBSET_TRACKS)
+def test_tracks_of_imagenet_have_the_fields_network_statistics_and_share_of_images(
+    name: str,
+) -> None:
+    track = load_track(name, REGISTRY)
+    tiny = track.data.dataset == "tiny-imagenet"
+    assert track.network.options == {"depth": 4 if tiny else 5, "width": 128}
+    assert track.preprocessing.std == (0.229, 0.224, 0.225)
+    assert track.data.options == ({} if tiny else {"fit": "stretch"})
+    assert (track.version, track.seed_scheme, track.base) == (1, 2, "")
+    share = f"{track.data.ipc / (500 if tiny else 1300):.1g}"  # of most subsets
+    assert f"({float(share) * 100:g} % of the data)" in track.summary
+
+
+def test_every_subset_has_the_same_two_tracks_but_for_its_name() -> None:
+    assert [name for name in NAMES if name.startswith("image")] == sorted(SUBSET_TRACKS)
+    rest = []
+    for name in SUBSET_TRACKS:
+        fields = load_track(name, REGISTRY).model_dump()
+        assert fields["data"].pop("dataset") == name.partition("-")[0]
+        del fields["name"], fields["summary"], fields["data"]["ipc"]
+        rest.append(fields)
+    assert len(rest) == 12
+    assert all(fields == rest[0] for fields in rest)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("digits")])
 def test_digits_are_never_mirrored(name: str) -> None:
     track = load_track(name, REGISTRY)
@@ -123,7 +153,7 @@ def test_digits_are_never_mirrored(name: str) -> None:
 
 
 def test_tracks_of_one_dataset_differ_only_in_ipc_and_in_its_name() -> None:
-    for family in ("digits", "cifar10", "cifar10-small", "cifar100"):
+    for family in ("digits", "cifar10", "cifar10-small", "cifar100", "tiny-imagenet", *SUBSETS):
         rest = []
         for name in NAMES:
             if name.startswith(f"{family}-ipc") and not variant_of(name):

@@ -24,8 +24,14 @@ from robustdd_bench.cli.doctor_devices import Diagnosis, Status, check_torch, gi
 from robustdd_bench.cli.shared.arguments import data_root_option, out_option
 from robustdd_bench.cli.shared.output import json_option, print_hanging, print_json
 from robustdd_bench.cli.shared.session import Session, pass_session
-from robustdd_bench.errors import RobustDDError
+from robustdd_bench.errors import RobustDDError, UsageError
 from robustdd_bench.plugins import PluginWarning, remarks
+from robustdd_bench.protocol.imagenet.layouts import (
+    SUBSET_LAYOUTS,
+    TINY_LAYOUT,
+    find_files,
+    seems_present,
+)
 from robustdd_bench.text.terminal import one_line
 
 # Distribution -> module, where they differ.
@@ -184,11 +190,21 @@ def check_data(root: Path) -> Iterator[Diagnosis]:
         present = [(root / file).exists() for file in files]
         if all(present):
             found.append(name)
-        elif any(present):
+        elif any(present) and not (name == "folder" and (root / "val").exists()):
             lacking = next(file for file, there in zip(files, present, strict=True) if not there)
             yield Diagnosis("warn", f"data {name}", f"incomplete: no {lacking} in {root}")
         elif name != "folder":
             missing.append(name)
+    for name, layout in {"tiny-imagenet": TINY_LAYOUT, **SUBSET_LAYOUTS}.items():
+        if not seems_present(layout, root):
+            missing.append(name)
+            continue
+        try:
+            find_files(layout, root)
+        except UsageError as error:
+            yield Diagnosis("warn", f"data {name}", one_line(error))
+        else:
+            found.append(name)
     yield Diagnosis("ok", "data", f"found: {', '.join(found)}")
     if missing:
         yield Diagnosis("ok", "data", f"not in {root}: {', '.join(missing)}")

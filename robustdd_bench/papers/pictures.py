@@ -14,6 +14,7 @@ from robustdd_bench.errors import UsageError
 from robustdd_bench.filenames import RECORD_FILE, SET_FILE
 from robustdd_bench.files import write_bytes
 from robustdd_bench.papers.plots import POINTS, STYLE, check_suffix
+from robustdd_bench.protocol.imagenet.classes import SUBSETS
 from robustdd_bench.records.record import Record, read_record
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -24,6 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
         "ankle boot",
     ),
+    **{name: subset.names for name, subset in SUBSETS.items()},
 }  # fmt: skip
 """Classes of data sets that are known by their names; a class of another one is its number."""
 GAP = 1

@@ -108,7 +108,7 @@ class ImageData:
             ("train", self.train, train_per_class),
             ("test", self.test, test_per_class),
         ):
-            parts.append(split if count is None else split.take(_first(name, split.labels, count)))
+            parts.append(split if count is None else split.take(firsts(name, split.labels, count)))
         return ImageData(parts[0], parts[1], self.num_classes, self.classes)
 
     def check(self, name: str) -> ImageData:
@@ -145,8 +145,8 @@ class ImageData:
         return self
 
 
-def _first(name: str, labels: Tensor, count: int) -> Tensor:
-    """Sorted indices of the first `count` examples of each class."""
+def firsts(name: str, labels: Tensor, count: int) -> Tensor:
+    """Sorted indices of the first `count` examples of each class; `name` is that of the split."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UsageError(
             f"the data option {name}_per_class must be a positive whole number, not {count!r}"

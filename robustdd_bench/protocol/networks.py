@@ -34,10 +34,15 @@ def convnet(
     "instance norm"), ReLU, AvgPool 2], then a linear layer on the flattened features; PyTorch's
     default initialisation. With depth 3 and width 128 on CIFAR-10: 320,010 parameters.
 
+    Images of 28x28 (MNIST, Fashion-MNIST) cannot be halved three times. There the first convolution
+    pads by 3, to features of 32x32, as in the published code of dataset condensation: the network
+    differs, pixels stay as they are, and the border is what zero is behind the preprocessing layer.
+    Depths 1 and 2 fit 28x28 and do not pad: what they are has not changed.
+
     Args:
         shape_CHW: channels, height, width of an image.
         num_classes: K.
-        depth: number of blocks; height and width must be divisible by 2**depth.
+        depth: number of blocks; height and width must be divisible by 2**depth, or be 28x28.
         width: channels of each block.
         norm: "instance" as in the field; "batch" for teachers whose running statistics are
             matched; "none".
@@ -48,7 +53,9 @@ def convnet(
     channels, height, width_px = shape_CHW
     if depth < 1 or width < 1:
         raise UsageError(f"convnet needs a positive depth and width, not {depth} and {width}")
-    if height % 2**depth or width_px % 2**depth:
+    pad = 2 if (height, width_px) == (28, 28) and depth > 2 else 0
+    sides = height + 2 * pad, width_px + 2 * pad
+    if sides[0] % 2**depth or sides[1] % 2**depth:
         raise UsageError(
             f"convnet of depth {depth} needs images divisible by {2**depth}, "
             f"these are {height}x{width_px}"
@@ -56,13 +63,13 @@ def convnet(
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [
-            nn.Conv2d(channels, width, 3, padding=1),
+            nn.Conv2d(channels, width, 3, padding=1 + pad),
             *_norm(norm, width),
             nn.ReLU(),
             HalvingPool(),
         ]
-        channels = width
-    features = width * (height >> depth) * (width_px >> depth)
+        channels, pad = width, 0
+    features = width * (sides[0] >> depth) * (sides[1] >> depth)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, num_classes))
 
 

@@ -52,3 +52,27 @@ SVHN = r"""
   year      = {2011},
 }
 """
+
+IMAGENET = r"""
+@article{russakovsky2015imagenet,
+  author  = {Russakovsky, Olga and Deng, Jia and Su, Hao and Krause, Jonathan and Satheesh, Sanjeev
+             and Ma, Sean and Huang, Zhiheng and Karpathy, Andrej and Khosla, Aditya and Bernstein,
+             Michael and Berg, Alexander C. and Fei-Fei, Li},
+  title   = {{ImageNet} Large Scale Visual Recognition Challenge},
+  journal = {International Journal of Computer Vision},
+  volume  = {115},
+  number  = {3},
+  pages   = {211--252},
+  year    = {2015},
+  doi     = {10.1007/s11263-015-0816-y},
+}
+"""
+
+TINY_IMAGENET = r"""
+@techreport{le2015tiny,
+  author      = {Le, Ya and Yang, Xuan},
+  title       = {Tiny {ImageNet} Visual Recognition Challenge},
+  institution = {Stanford University},
+  year        = {2015},
+}
+"""

@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from robustdd_bench.errors import UsageError
 
+Fit = Literal["stretch", "crop"]
 LEFTOVERS = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 """Files that systems leave in folders, in small letters; hidden ones are left out anyway."""
 
@@ -141,6 +142,66 @@ def read_picture(
     except Exception as error:  # Pillow raises SyntaxError and others for damaged files
         raise UsageError(f"{where} is not a readable image: {_reason(error)}") from error
     return _pixels(pixels, where)
+
+
+def read_photo(content: bytes, where: Path, side: int, fit: Fit | None) -> Tensor:
+    """A photograph of a published data set as RGB, decoded as torchvision's ImageFolder does.
+
+    EXIF is left alone, and so is what Pillow remarks on it: some images of ImageNet have damaged
+    EXIF and whole pixels.
+
+    Args:
+        content: of the file.
+        where: its name, for errors.
+        side: height and width.
+        fit: see `resized`; None: it must have that size.
+
+    Returns:
+        uint8 (3,side,side).
+
+    Raises:
+        UsageError: it is no readable image, or of another size.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                picture: Any = image.convert("RGB")
+    except Exception as error:  # Pillow raises SyntaxError and others for damaged files
+        raise UsageError(f"{where} is not a readable image: {_reason(error)}") from error
+    if fit is not None:
+        picture = resized(picture, side, fit)
+    if picture.size != (side, side):
+        raise UsageError(f"{where} is {picture.width}x{picture.height}, and must be {side}x{side}")
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def resized(picture: Any, side: int, fit: Fit) -> Any:
+    """A square version of an image of Pillow's.
+
+    Both filters are Pillow's bilinear one, which averages over all that a new pixel covers.
+
+    Args:
+        picture: the image.
+        side: height and width.
+        fit: "stretch": the whole image, whatever its shape, as the codes of trajectory matching do
+            (their Resize gets two numbers). "crop": the shorter side becomes `side`, the longer one
+            int(side * longer / shorter), and the middle is cut out from round((longer - side) / 2)
+            on, as torchvision's Resize and CenterCrop with one number do.
+    """
+    from PIL import Image
+
+    if fit == "stretch":
+        return picture.resize((side, side), Image.Resampling.BILINEAR)
+    width, height = picture.size
+    short = min(width, height)
+    size = (int(side * width / short), int(side * height / short))
+    left, top = (round((length - side) / 2) for length in size)
+    scaled = picture.resize(size, Image.Resampling.BILINEAR)
+    return scaled.crop((left, top, left + side, top + side))
 
 
 def _reason(error: BaseException) -> str:

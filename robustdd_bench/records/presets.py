@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustdd_bench.errors import PluginError, UsageError, unknown_name
+from robustdd_bench.protocol.imagenet.classes import dataset_group
 from robustdd_bench.protocol.tracks import Track
 
 DEFAULT_PRESET = "default"
@@ -45,7 +46,9 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     """The values that a method's presets.toml names for a track.
 
     A preset is a table of tables: `[<preset>.<track>]`, else that of the track's base, else
-    `[<preset>.<dataset>]`. Where the preset "default" has none, the method's own defaults hold.
+    `[<preset>.<dataset>]`. The six ImageNet subsets share tables: for each of them
+    `[<preset>.imagenet-subsets-ipc<N>]` and `[<preset>.imagenet-subsets]` come last. Where the
+    preset "default" has none, the method's own defaults hold.
 
     Raises:
         UsageError: the method has no preset of that name, or none for this track.
@@ -56,7 +59,7 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     if preset != DEFAULT_PRESET and preset not in presets:
         raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
     tables = presets.get(preset, {})
-    for name in (track.name, track.family, track.data.dataset):
+    for name in _table_names(track):
         values = tables.get(name) if isinstance(tables, dict) else tables
         if values is None:
             continue
@@ -71,3 +74,10 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
             f"{', '.join(tables) or 'none'}"
         )
     return {}
+
+
+def _table_names(track: Track) -> list[str]:
+    """The tables that may hold the values for a track, the first that is there counts."""
+    names = [track.name, track.family, track.data.dataset]
+    group = dataset_group(track.data.dataset)
+    return names if group is None else [*names, f"{group}-ipc{track.data.ipc}", group]

@@ -7,11 +7,19 @@ from pathlib import Path
 from robustdd_bench.hookspecs import Register, hookimpl
 
 _TRACKS = Path(__file__).parents[1] / "protocol" / "tracks"
+_SUBSETS = {
+    "imagenette": "easy ones",
+    "imagewoof": "dogs",
+    "imagemeow": "cats",
+    "imagesquawk": "birds",
+    "imagefruit": "fruit",
+    "imageyellow": "yellow things",
+}
 
 
 @hookimpl
 def robustdd_register_datasets(register: Register) -> None:
-    """Digits, torchvision's image sets, and folders of images."""
+    """Digits, torchvision's image sets, folders of images, Tiny ImageNet and ImageNet subsets."""
     module = "robustdd_bench.protocol.datasets"
     register("digits", f"{module}:load_digits", "scikit-learn's digits, 8x8, embedded")
     register("cifar10", f"{module}:load_cifar10", "CIFAR-10 (torchvision)")
@@ -20,6 +28,10 @@ def robustdd_register_datasets(register: Register) -> None:
     register("mnist", f"{module}:load_mnist", "MNIST (torchvision)")
     register("fashion-mnist", f"{module}:load_fashion_mnist", "Fashion-MNIST (torchvision)")
     register("folder", f"{module}:load_folder", "train/ and test/ with one folder a class")
+    module = "robustdd_bench.protocol.imagenet.loaders"
+    register("tiny-imagenet", f"{module}:load_tiny_imagenet", "Tiny ImageNet, 64x64, 200 classes")
+    for name, classes in _SUBSETS.items():
+        register(name, f"{module}:load_{name}", f"ten classes of ImageNet, 128x128: {classes}")
 
 
 @hookimpl
@@ -63,7 +75,7 @@ def robustdd_register_executors(register: Register) -> None:
 
 
 def _summary(track: Path) -> str:
-    """The line of a file that has it; reading all of 26 files would be felt in every command."""
+    """The line of a file that has it; reading all of 44 files would be felt in every command."""
     with track.open(encoding="utf-8") as file:
         line = next(line for line in file if line.startswith("summary = "))
     return line.partition('"')[2].rstrip().removesuffix('"')

@@ -27,6 +27,7 @@ from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.evaluation.students import total_steps
 from robustdd_bench.guard import blame
 from robustdd_bench.plugins import Registry
+from robustdd_bench.protocol.imagenet.classes import SUBSETS
 from robustdd_bench.protocol.networks import NetworkFactory
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import NetworkSpec
@@ -49,6 +50,8 @@ SIZES = {
     "fashion-mnist": ((1, 28, 28), 10, 60_000, 10_000),
     "svhn": ((3, 32, 32), 10, 73_257, 26_032),
     "digits": ((1, 8, 8), 10, 1438, 359),
+    "tiny-imagenet": ((3, 64, 64), 200, 100_000, 10_000),
+    **dict.fromkeys(SUBSETS, ((3, 128, 128), 10, 13_000, 500)),  # at most so many to train on
 }
 """Shape of an image, classes, training and test images: data need not be there for an estimate."""
 RIGHT, STANDING = 0.5, 0.25

@@ -52,7 +52,7 @@ def data_root_option(function: Function) -> Function:
         envvar=DATA_VARIABLE,
         show_envvar=True,
         metavar="DIR",
-        help="Folder that holds the datasets, as torchvision lays them out.",
+        help="Folder that holds the datasets, as torchvision lays them out; docs/datasets.md.",
     )(function)
 
 

@@ -1,0 +1,1 @@
+"""Tiny ImageNet and ImageNet subsets, as users have them on disk."""
