@@ -144,7 +144,7 @@ def plugin_table() -> str:
             "package does; `builtin` is the harness's own. `robustdd plugins` shows what is "
             "installed on your machine. Plugins are code: they run with your rights. "
             "`robustdd new-plugin NAME --kind method|attack|executor` writes the package of a new "
-            "one, and `robustdd check-plugin NAME` holds it against what the benchmark relies on."
+            "one, and `robustdd check-plugin NAME` checks it against what the benchmark relies on."
         ),
     ]
     for kind, entries in registry.items():

@@ -110,7 +110,7 @@ COMMANDS = {
     ),
     "check-plugin": LazyCommand(
         "robustdd_bench.cli.check:check_plugin",
-        "Hold an installed method, attack or executor against what the benchmark relies on.",
+        "Check an installed method, attack or executor against what the benchmark relies on.",
     ),
     "new-plugin": LazyCommand(
         "robustdd_bench.cli.check:new_plugin",
