@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-long test-slow test-cluster lint bench parity board docs clean
+.PHONY: run test test-long test-slow test-cluster lint bench parity board docs site clean
 
 run: $(READY)
 	$(BIN)/robustdd run --method mat
@@ -42,8 +42,15 @@ parity:
 board docs: $(READY)
 	$(BIN)/python scripts/generate.py
 
+# The documentation as a site, in site/: every link is checked, and that no page loads anything from
+# elsewhere.
+site: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python scripts/check_site.py site
+
 clean:
-	rm -rf $(VENV) .venv-parity build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks runs
+	rm -rf $(VENV) .venv-parity build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks runs
 
 # The stamp depends on pyproject.toml, so a change of dependencies reinstalls.
 $(READY): pyproject.toml

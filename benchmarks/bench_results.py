@@ -41,7 +41,7 @@ def this_machine(load: float) -> Machine:
 
 def this_commit() -> str:
     """The commit of the code that is measured, "-dirty" behind it if it was changed since."""
-    from robustdd_bench.records.environment import source_commit
+    from robustdd_bench.registry.commit import source_commit
 
     commit = source_commit()
     return "" if commit is None else commit["sha"] + ("-dirty" if commit["dirty"] else "")

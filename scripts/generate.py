@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import sys
 import textwrap
@@ -144,7 +145,7 @@ def plugin_table() -> str:
             "package does; `builtin` is the harness's own. `robustdd plugins` shows what is "
             "installed on your machine. Plugins are code: they run with your rights. "
             "`robustdd new-plugin NAME --kind method|attack|executor` writes the package of a new "
-            "one, and `robustdd check-plugin NAME` holds it against what the benchmark relies on."
+            "one, and `robustdd check-plugin NAME` checks it against what the benchmark relies on."
         ),
     ]
     for kind, entries in registry.items():
@@ -203,12 +204,23 @@ def results() -> str:
 
 def speed_page() -> str:
     """docs/speed.md with the tables of the committed benchmarks between its marks."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+    page = _module("benchmarks", "speed_page")
+    return str(page.with_measured((ROOT / "docs" / "speed.md").read_text(encoding="utf-8")))
+
+
+def _module(folder: str, name: str) -> Any:
+    """A module of a folder that is no package."""
+    sys.path.insert(0, str(ROOT / folder))
     try:
-        import speed_page as page
+        return importlib.import_module(name)
     finally:
         sys.path.pop(0)
-    return page.with_measured((ROOT / "docs" / "speed.md").read_text(encoding="utf-8"))
+
+
+def records() -> str:
+    """docs/records.md with the tables of what stands in a record between its marks."""
+    page = _module("scripts", "record_page")
+    return str(page.with_parts((ROOT / "docs" / "records.md").read_text(encoding="utf-8")))
 
 
 def board_json() -> str:
@@ -260,6 +272,7 @@ def _up_to_date(path: Path, wanted: str) -> bool:
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "docs/cli.md": cli_reference,
     "docs/plugins.md": plugin_table,
+    "docs/records.md": records,
     "docs/speed.md": speed_page,
     "README.md": readme,
     "docs/results.md": results,

@@ -18,6 +18,7 @@ from robustdd_bench.cli.main import COMMANDS, cli, main
 from robustdd_bench.cli.shared.group import Group
 from robustdd_bench.cli.shared.session import Session
 from robustdd_bench.errors import PluginError, RunFailedError, UsageError
+from robustdd_bench.registry.commit import full_version
 
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "sklearn", "pydantic", "matplotlib", "PIL")
 SLOW = ("rich", "jinja2", "importlib.metadata", "importlib.abc", "email", "zipfile", "tempfile")
@@ -140,7 +141,8 @@ def test_help_lists_every_command(flag: str, capsys: pytest.CaptureFixture[str])
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"robustdd {__version__}\n"
+    assert capsys.readouterr().out == f"robustdd {full_version()}\n"
+    assert full_version().split()[0] == __version__
 
 
 def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -407,4 +409,4 @@ def test_groups_of_plugins_may_use_the_group_that_suggests() -> None:
 
 def test_python_m_is_the_same_command() -> None:
     result = robustdd("--version", capture_output=True)
-    assert result.stdout == f"robustdd {__version__}\n"
+    assert result.stdout == f"robustdd {full_version()}\n"

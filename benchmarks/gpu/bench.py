@@ -302,7 +302,7 @@ def circumstances(script: str, options: argparse.Namespace, words: Sequence[str]
         options: the parsed command line.
         words: the options that decide what was done.
     """
-    from robustdd_bench.records.environment import source_commit
+    from robustdd_bench.registry.commit import source_commit
 
     commit = source_commit()
     cuda = torch.device(options.device).type == "cuda"

@@ -57,7 +57,7 @@ def find_entry(registry: Registry, name: str, kind: str | None) -> Entry:
 def check_plugin(
     ctx: click.Context, name: str, kind: str | None, assignments: tuple[str, ...], as_json: bool
 ) -> None:
-    """Hold an installed method, attack or executor against what the benchmark relies on.
+    """Check an installed method, attack or executor against what the benchmark relies on.
 
     Every check is run, on a tiny task on the CPU; the exit code is 1 if one fails. Workers of an
     executor have to see the folder for temporary files: TMPDIR names another one.

@@ -336,8 +336,8 @@ def export_command(
     """Write a distilled set for other codes, with a card, its record and what to cite.
 
     RUN is the folder of a run, published or not; SET a file such as distilled.safetensors. What a
-    layout does not hold is told, and stands in the card. `robustdd evaluate DIR --format` reads all
-    of them again.
+    layout does not hold is printed, and named in the card. `robustdd evaluate DIR --format` reads
+    all of them again.
     """
     announce(f"{source} to {target}")
     from robustdd_bench.exports.write import export

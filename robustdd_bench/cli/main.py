@@ -20,7 +20,6 @@ from typing import Any
 
 import click
 
-from robustdd_bench import __version__
 from robustdd_bench.cli.shared.group import LazyCommand, LazyGroup
 from robustdd_bench.cli.shared.output import complain
 from robustdd_bench.cli.shared.session import Session
@@ -111,7 +110,7 @@ COMMANDS = {
     ),
     "check-plugin": LazyCommand(
         "robustdd_bench.cli.check:check_plugin",
-        "Hold an installed method, attack or executor against what the benchmark relies on.",
+        "Check an installed method, attack or executor against what the benchmark relies on.",
     ),
     "new-plugin": LazyCommand(
         "robustdd_bench.cli.check:new_plugin",
@@ -126,7 +125,24 @@ cli = LazyGroup(
     epilog="Exit codes: 0 done; 1 the run failed; 2 the call was wrong; 130 Ctrl-C; 143 SIGTERM.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cli = click.version_option(__version__, prog_name="robustdd", message="%(prog)s %(version)s")(cli)
+
+
+def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from robustdd_bench.registry.commit import full_version
+
+        print(f"robustdd {full_version()}")
+        context.exit()
+
+
+cli = click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version, and the commit where it is known, and exit.",
+)(cli)
 
 
 def main(args: Sequence[str] | None = None) -> int:

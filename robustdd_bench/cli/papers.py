@@ -135,8 +135,8 @@ def table(
     """Make a table of runs: a row for each method and settings, seeds grouped.
 
     RUN is the folder of a run, published or not, or a folder with runs below it: `runs`,
-    `runs/digits-ipc10`, `leaderboard/results/digits-ipc10/mat`. Every seed counts that is there.
-    Methods that stand there with several settings are told apart by the settings that differ.
+    `runs/digits-ipc10`, `leaderboard/results/digits-ipc10/mat`. Every seed that
+    was run counts. A method with several settings has a row for each, named by what differs.
 
     Several tracks make several tables; md and latex put them side by side into one. csv has
     everything in numbers, accuracies in [0,1], a line for each method and track. latex needs the

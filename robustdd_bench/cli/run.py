@@ -102,7 +102,7 @@ def run(
 ) -> None:
     """Distil a dataset, train students on the set, attack them and write a record.
 
-    An interrupted run goes on when the same command is given again.
+    An interrupted run resumes: repeat the command.
     """
     options["limit"] = check_execution(session, options)
     from robustdd_bench.records.plan import make_plan

@@ -60,9 +60,9 @@ def sweep(session: Session, /, file: Path, **options: Any) -> None:
     """Run many runs: methods on tracks, with seeds and settings, as a file says.
 
     FILE is TOML: `methods`, `tracks` and `seeds`, and settings by method, of which a list is an
-    axis; docs/sweeps.md tells the rest. Runs that exist are not done again, an interrupted one goes
-    on, and one that fails does not stop the others. Processes that sweep into the same folder share
-    the work.
+    axis; docs/sweeps.md has the rest. Runs that exist are not done again, an interrupted one
+    resumes, and one that fails does not stop the others. Processes that sweep into the same
+    folder share the work.
     """
     from robustdd_bench.sweeps.file import SweepFileError
     from robustdd_bench.sweeps.plan import plan_sweep

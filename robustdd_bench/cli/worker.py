@@ -58,7 +58,7 @@ def worker(
 
     Start as many as you like, before or after `robustdd sweep FILE --executor workers`, on every
     machine that sees the output folder: one for each GPU, or for each few cores. A worker that is
-    interrupted gives its cell back; the cell of one that dies is computed by another.
+    interrupted gives its cell back; the cell of one that dies goes to another.
     """
     if not 0 <= wait <= MOST_S:
         raise UsageError(f"--wait must lie in 0..{MOST_S} seconds, not {wait:g}")

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -16,22 +15,9 @@ from typing import Any
 
 from robustdd_bench import __version__
 from robustdd_bench.executors import Commit, Process
+from robustdd_bench.registry.commit import source_commit
 from robustdd_bench.toolkit.fast.allocator import give_back
 
-# What decides a result; published records, docs and tests do not make the code another one.
-CODE = (":/robustdd_bench", ":/plugins", ":/baselines", ":/pyproject.toml")
-_GIT_PLACES = frozenset(
-    {
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-        "GIT_COMMON_DIR",
-        "GIT_NAMESPACE",
-        "GIT_PREFIX",
-    }
-)
 PACKAGES = (
     "robustdd-bench",
     "torch",
@@ -119,40 +105,6 @@ def host_id() -> str:
     else:
         facts.append(hex(uuid.getnode()))
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-
-
-def source_commit() -> dict[str, Any] | None:
-    """The git commit of the code that runs, and whether it was changed since.
-
-    None outside a checkout: also where an installed copy lies inside a repository, be it ours.
-    """
-    package = Path(__file__).resolve().parents[1]
-    # Variables such as GIT_DIR, which hooks of git set, would lead to another repository.
-    surroundings = {k: v for k, v in os.environ.items() if k not in _GIT_PLACES}
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(package), *arguments],
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                errors="surrogateescape",
-                timeout=10,
-                check=False,
-                env=surroundings,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    root, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
-    if root is None or commit is None or Path(root).resolve() / "robustdd_bench" != package:
-        return None
-    if git("ls-files", "--error-unmatch", "--", str(Path(__file__).resolve())) is None:
-        return None
-    changed = git("status", "--porcelain", "--untracked-files=all", "--", *CODE)
-    return {"sha": commit, "dirty": changed is None or bool(changed)}
 
 
 class PeakMemory:

@@ -33,7 +33,7 @@ class MethodInfo(RecordPart):
     preset: str
     config: dict[str, Any]
     reference: bool
-    """An end of the scale (full data) rather than a distilled set."""
+    """Whether it is a reference, such as training on the full data, and no distilled set."""
 
 
 class AttackInfo(RecordPart):

@@ -61,32 +61,45 @@ class Record(RecordPart):
     ADDED: ClassVar = {"further": "0.2.0", "overlap": "0.2.0"}
 
     schema_version: Literal[1, 2] = 2
+    """Rises with any change of meaning; older versions stay readable."""
     run_id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    """The first digits of the plan's hash; the run's folder has this name."""
     status: Literal["complete", "failed"]
     split: Literal["test", "validation"]
+    """What students are judged on; runs on the validation split are for tuning."""
     track: Track
+    """The protocol, with every field."""
     track_sha256: str = Sha256
     method: MethodInfo
     attacks: tuple[AttackInfo, ...]
+    """The track's suite, as it was configured."""
     seed: int = Field(ge=0)
+    """The base of every seed of the run."""
     device: Literal["cpu", "cuda"]
     threads: int = Field(gt=0)
+    """CPU threads of a process; they decide the last bits."""
     torch: str
+    """Its version."""
     harness: str
+    """The version of robustdd-bench."""
     further: dict[str, Any] = Field(default_factory=dict)
     """Fields of the plan that came later and do not hold their default."""
     command: str
+    """The call that repeats the run, with every setting that was changed."""
     data: DataInfo | None
     distilled: SetInfo | None
     overlap: OverlapInfo | None = None
-    """Copies of other images in the set; none for references and in records of before."""
+    """Copies of other images in the set; null of references and in records of older versions."""
     students: tuple[StudentResult, ...]
     aggregates: Aggregates | None
     flags: tuple[Flag, ...]
+    """Sanity checks; every student has the same ones."""
     failure: Failure | None
+    """Why a run failed; null where it did not."""
     results_sha256: str = Sha256
     """Hash of everything but `costs` and itself."""
     costs: Costs
+    """Times, memory, machine; no part of the result."""
 
     @property
     def publishable(self) -> bool:

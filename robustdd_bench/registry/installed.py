@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import re
 import sys
@@ -57,6 +58,23 @@ def version(distribution: str) -> str:
         return "" if folder is None else _name_and_version(folder)[1]
     except _UnusualError:
         return _any_version(distribution)
+
+
+def installed_commit(distribution: str) -> str:
+    """The git commit that pip installed a distribution from; "" where it does not say one.
+
+    pip writes it to direct_url.json (PEP 610) for `pip install git+https://...`.
+    """
+    try:
+        folder = _folders().get(_normalised(distribution))
+        text = None if folder is None else _read(os.path.join(folder, "direct_url.json"))
+    except _UnusualError:
+        return ""
+    try:
+        sha = json.loads(text or "{}")["vcs_info"]["commit_id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return sha if isinstance(sha, str) and re.fullmatch("[0-9a-f]{40,64}", sha) else ""
 
 
 def _all_entry_points(group: str) -> list[EntryPoint]:

@@ -81,7 +81,7 @@ def witnesses_option(function: Function) -> Function:
     return click.option(
         "--witnesses",
         is_flag=True,
-        help="Keep an adversarial example for each that fell, for `robustdd verify`.",
+        help="Keep one adversarial example per broken (student, image), for `robustdd verify`.",
     )(function)
 
 

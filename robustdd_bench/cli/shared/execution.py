@@ -98,7 +98,7 @@ def place_options(function: Function) -> Function:
             "--time-limit",
             type=float,
             metavar="SECONDS",
-            help="Stop in time and say what is left; the same command goes on.",
+            help="Stop in time and say what is left; the same command resumes.",
         ),
     )
     for option in reversed(options):
