@@ -30,7 +30,9 @@ PAGES = {
     "notebooks/set-of-another-paper.md": "examples/notebooks/set-of-another-paper.ipynb",
 }
 # Files and folders that are copied as they are: place in the site and in the repository.
-COPIED = ("leaderboard/index.html", "leaderboard/leaderboard.json", "leaderboard/results")
+COPIED = tuple(
+    f"leaderboard/{name}" for name in ("index.html", "leaderboard.json", "results", "runs")
+)
 SCHEMAS = ("leaderboard/record.schema.json", "leaderboard/leaderboard.schema.json")
 
 POLICY = (
@@ -139,11 +141,6 @@ def with_notebook_link(text: str, source: str) -> str:
     return f"{title}\n\nThis page is a notebook: [{name}]({name}). A test runs it.\n\n{rest}"
 
 
-def board_text(page: str) -> str:
-    """The board's page with its links into docs/ as the site has them."""
-    return re.sub(r'href="\.\./docs/([\w/-]+)\.md', r'href="../\1.html', page)
-
-
 def without_hosts(script: str) -> str:
     """A script that asks for files beside the page where it would ask a host."""
     for host in HOSTS:
@@ -178,11 +175,7 @@ def on_files(files: Any, config: Any) -> Any:
             beside = posixpath.join(posixpath.dirname(page), posixpath.basename(source))
             files.append(File.generated(config, beside, abs_src_path=str(ROOT / source)))
     for path in _copied_files():
-        if path.endswith(".html"):
-            text = (ROOT / path).read_text(encoding="utf-8")
-            files.append(File.generated(config, path, content=board_text(text)))
-        else:
-            files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
     return files
 
 
