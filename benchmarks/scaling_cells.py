@@ -225,7 +225,7 @@ def _forwards(it: RunFacts, attack: str, found: Registry) -> float:
     config = next(dict(one.config) for one in it.plan.attacks if one.name == attack)
     classes = SIZES[track.data.dataset][1]
     kind = found.get("attacks", attack).load()
-    each, _ = passes(kind, json.dumps(config), it.shape, classes, track.threat.norm)
+    each, _ = passes(kind, json.dumps(config), it.shape[0], classes, track.threat.norm)
     share = RIGHT if spec.on == "all" else min(RIGHT, STANDING)
     return len(track.levels(spec)) * share * it.test * (each + 1)
 

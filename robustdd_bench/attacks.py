@@ -147,6 +147,8 @@ class Attack(abc.ABC):
     """True: what it finds for an example depends on the other examples of the batch, because its
     random numbers are drawn for the batch as a whole. Its result then changes a little with the
     batch size, and holds only together with the batch size that the record names."""
+    counted_classes: ClassVar[int | None] = None
+    """So many classes cost it as much as any more do, since it aims at so few; None: each costs."""
     stronger_than: ClassVar[tuple[str, ...]] = ()
     """Registered names of attacks that it should break at least as much as, such as those that it
     contains or starts from. Sanity checks hold a suite to that, also over several steps, and run

@@ -169,7 +169,7 @@ def test_passes_of_an_attack_are_those_of_a_student_that_never_falls(tmp_path, n
     shape = (1, 8, 8)
     config = '{"queries": 30}' if name == "square" else "{}"
     kind = registry().get("attacks", name).load()
-    forwards, gradients = passes(kind, config, shape, 4, "Linf")
+    forwards, gradients = passes(kind, config, shape[0], 4, "Linf")
     queries = {"queries": 30} if name == "square" else {}
     images = digits_task(tmp_path).pixels()[:3]
     fortress = _Fortress(64, 4).eval().requires_grad_(False)
@@ -179,6 +179,15 @@ def test_passes_of_an_attack_are_those_of_a_student_that_never_falls(tmp_path, n
     )  # fmt: skip
     assert outcome.forwards == 3 * forwards
     assert gradients == {"noise": 0, "fgsm": 1, "pgd": 20, "apgd-ce": 101, "square": 0}[name]
+
+
+def test_autoattack_costs_the_same_from_ten_classes_on():
+    kind = registry().get("attacks", "autoattack").load()
+    config = '{"attacks": ["apgd-t"]}'
+    few, ten, more = (passes(kind, config, 1, classes, "Linf") for classes in (5, 10, 13))
+    assert kind.counted_classes == 10
+    assert ten == more
+    assert few[0] < ten[0]
 
 
 def test_stages_of_a_plan_and_the_cells_of_each():

@@ -59,6 +59,8 @@ class AutoAttack(Attack):
     stronger_than = ("apgd-ce",)
 
     batch_dependent = True
+    counted_classes = 10
+    """It attacks towards nine classes at most."""
 
     @settings
     class Config:

@@ -59,7 +59,7 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     if preset != DEFAULT_PRESET and preset not in presets:
         raise unknown_name("preset", preset, {*presets, DEFAULT_PRESET})
     tables = presets.get(preset, {})
-    for name in _table_names(track):
+    for name in table_names(track):
         values = tables.get(name) if isinstance(tables, dict) else tables
         if values is None:
             continue
@@ -76,8 +76,8 @@ def preset_values(distiller: Any, preset: str, track: Track, plugin: str) -> dic
     return {}
 
 
-def _table_names(track: Track) -> list[str]:
-    """The tables that may hold the values for a track, the first that is there counts."""
+def table_names(track: Track) -> list[str]:
+    """The tables that may hold the values for a track; the first that is there counts."""
     names = [track.name, track.family, track.data.dataset]
     group = dataset_group(track.data.dataset)
     return names if group is None else [*names, f"{group}-ipc{track.data.ipc}", group]

@@ -58,6 +58,8 @@ RIGHT, STANDING = 0.5, 0.25
 """Shares of the test images that are expected to be right without an attack, and still after the
 first attacks: what weak and strong sets lie around."""
 MEASURE_S = 0.2
+COUNTED_SIDE = 8
+"""Pixels a side of the image on which the passes of an attack are counted."""
 MEASURED_IMAGES = {"cpu": 16, "cuda": 512}
 
 
@@ -214,17 +216,20 @@ class _Fortress(nn.Module):
 
 
 @functools.lru_cache(maxsize=256)
-def passes(kind: Any, config: str, shape: tuple[int, ...], classes: int, norm: str) -> list[int]:
+def passes(kind: Any, config: str, channels: int, classes: int, norm: str) -> list[int]:
     """Forward passes and gradients for one image that an attack never breaks.
+
+    They depend on no size of the image, so it is a small one.
 
     Args:
         kind: the attack's class.
         config: its configuration, as JSON.
-        shape: C, H, W.
+        channels: of the image.
         classes: K.
         norm: of the threat model.
     """
     attack = kind(recorded_config(kind.Config, json.loads(config), "the attack"))
+    shape = (channels, COUNTED_SIDE, COUNTED_SIDE)
     model = _Fortress(torch.Size(shape).numel(), classes).eval().requires_grad_(False)
     image, label = torch.full((1, *shape), 0.5), torch.zeros(1, dtype=torch.int64)
     threat = ThreatModel("Linf" if norm == "Linf" else "L2", 2 / 255)
@@ -253,8 +258,10 @@ def attack_operations(
     for spec in track.attacks:
         entry, one = registry.get("attacks", spec.name), planned[spec.name]
         with blame(entry.plugin, f"attack {spec.name!r}"):
+            kind = entry.load()
+            told = min(classes, kind.counted_classes or classes)
             forwards, gradients = passes(
-                entry.load(), json.dumps(dict(one.config)), it.shape, classes, track.threat.norm
+                kind, json.dumps(dict(one.config)), it.shape[0], told, track.threat.norm
             )
         each = (forwards + 1) * it.student.forward + gradients * backward  # 1: judged again
         share = right if spec.on == "all" else min(right, standing)

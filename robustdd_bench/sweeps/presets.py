@@ -10,7 +10,7 @@ from robustdd_bench.errors import RobustDDError
 from robustdd_bench.plugins import Registry
 from robustdd_bench.protocol.tracks import load_track
 from robustdd_bench.records.plan import make_plan, method_entry
-from robustdd_bench.records.presets import DEFAULT_PRESET, preset_tables
+from robustdd_bench.records.presets import DEFAULT_PRESET, preset_tables, table_names
 from robustdd_bench.sweeps.estimate import Estimate, History, estimate
 
 
@@ -20,8 +20,8 @@ class PresetCost:
 
     preset: str
     tracks: str
-    """The name of a track, of the track it is a variant of, or of a data set: whose tracks it is
-    for; "" for the method's own defaults, which are for all others."""
+    """The name of a track, of the track it is a variant of, of a dataset or of a group of them:
+    whose tracks it is for; "" for the method's own defaults, which are for all others."""
     example: str
     """One of these tracks, the one that the cost is of; "" where none is installed."""
     cost: Estimate | None
@@ -57,7 +57,7 @@ def _example(registry: Registry, name: str) -> str:
         return name
     for track in registry.names("tracks"):
         loaded = load_track(track, registry)
-        if name in (loaded.family, loaded.data.dataset):
+        if name in table_names(loaded):
             return track
     return ""
 
