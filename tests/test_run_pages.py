@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from robustdd_bench.board.build import build, stale_pages
 from robustdd_bench.board.method_papers import content, paper_of
 from robustdd_bench.board.publish import publish
 from robustdd_bench.board.schema import BoardContent
+from robustdd_bench.board.standings import distinct_names
 from robustdd_bench.board.validate import validate
 from robustdd_bench.board.views.run_page import place_of, run_pages
 from robustdd_bench.board.views.sets import columns
@@ -157,3 +159,41 @@ def test_a_strip_shows_every_class_once() -> None:
         ]
         shown = re.search(rf'class="set {name}"[^>]*>((?:<i></i>)+)', text)
         assert shown[1].count("<i>") == len(places)
+
+
+def test_rows_of_one_method_are_told_apart_by_what_differs() -> None:
+    rows = [
+        ("hard", "mtt", "default", "mtt-aaaaaa"),
+        ("hard", "mtt", "full-data", "mtt-bbbbbb"),
+        ("hard", "mat", "default", "mat-cccccc"),
+        ("hard", "mat", "default", "mat-dddddd"),
+        ("hard", "dm", "default", "dm-eeeeee"),
+        ("soft", "dm", "default", "dm-ffffff"),
+        ("soft", "dc", "quick", "dc-000000"),
+        ("soft", "dc", "quick", "dc-111111"),
+        ("soft", "dc", "paper", "dc-222222"),
+    ]
+    assert distinct_names(rows) == [
+        "mtt, default",
+        "mtt, full-data",
+        "mat, cccccc",
+        "mat, dddddd",
+        "dm",
+        "dm",
+        "dc, quick, 000000",
+        "dc, quick, 111111",
+        "dc, paper",
+    ]
+
+
+def test_two_presets_of_a_method_are_two_names_on_the_page_and_in_tables() -> None:
+    board = json.loads((BOARD / "leaderboard.json").read_text(encoding="utf-8"))
+    (track,) = (one for one in content_of(board).tracks if one.track == "cifar10-small-ipc5")
+    names = [row.name for row in track.rows]
+    assert len(set(names)) == len(names)
+    assert {"mtt, default", "mtt, full-data"} <= set(names)
+    text = (BOARD / "index.html").read_text(encoding="utf-8")
+    shown = (BOARD.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    for name in names:
+        assert f">{name}</a>" in text
+        assert f"| {name} |" in shown

@@ -31,7 +31,7 @@ from robustdd_bench.board.schema import (
     SpreadContent,
     TrackContent,
 )
-from robustdd_bench.board.standings import Standing
+from robustdd_bench.board.standings import Standing, distinct_names
 from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
 from robustdd_bench.evaluation.statistics.means import mean
 from robustdd_bench.filenames import SET_FILE, SET_PICTURE
@@ -90,11 +90,21 @@ def track_content(runs: Sequence[Published], root: Path) -> TrackContent:
         train_examples=data.train_examples,
         evaluation_examples=data.evaluation_examples,
         ranked_seeds=track.ranked_seeds,
-        rows=tuple(
+        rows=named(
             row_content(division, row, folders, root)
             for division in divisions(records)
             for row in division.rows
         ),
+    )
+
+
+def named(rows: Iterable[RowContent]) -> tuple[RowContent, ...]:
+    """The rows of a track, with labels where several are of one method."""
+    rows = tuple(rows)
+    names = distinct_names([(r.division, r.method, r.preset, r.id) for r in rows])
+    return tuple(
+        row if name == row.method else row.model_copy(update={"label": name})
+        for row, name in zip(rows, names, strict=True)
     )
 
 

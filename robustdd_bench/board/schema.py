@@ -196,6 +196,7 @@ class RowContent(StrictModel):
         "training_images": "0.2.0",
         "stored_bytes": "0.2.0",
         "paper": "0.2.0",
+        "label": "0.2.0",
     }
 
     id: str
@@ -244,6 +245,14 @@ class RowContent(StrictModel):
     stored_bytes: int | None = None
     """What images, labels and teacher of a set weigh, on tracks whose students are taught by a
     teacher; the largest of the row."""
+    label: str | None = None
+    """What tells it from other rows of its method, such as "mtt, full-data"; null where nothing has
+    to."""
+
+    @property
+    def name(self) -> str:
+        """What tables and pictures call it."""
+        return self.label or self.method
 
 
 class AttackContent(StrictModel):

@@ -133,5 +133,5 @@ def _spread(value: SpreadContent) -> str:
 
 def _names(ids: Iterable[str], track: TrackContent) -> str:
     """Methods of the rows with these ids, which are of one track."""
-    methods = {row.id: row.method for row in track.rows}
+    methods = {row.id: row.name for row in track.rows}
     return ", ".join(methods.get(name, name) for name in ids)

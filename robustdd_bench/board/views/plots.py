@@ -71,7 +71,7 @@ class Plot(Axes):
 
 def looks(tracks: Sequence[TrackContent]) -> dict[str, int]:
     """A number for each method of a board, by name."""
-    names = sorted({row.method for track in tracks for row in track.rows})
+    names = sorted({row.name for track in tracks for row in track.rows})
     return {name: index for index, name in enumerate(names)}
 
 
@@ -97,7 +97,7 @@ def scatter(track: TrackContent, look: Mapping[str, int]) -> Plot:
             (x(row.clean.low), at[1], x(row.clean.high), at[1]),
             (at[0], y(row.headline.low), at[0], y(row.headline.high)),
         )
-        marks.append(Mark(row, look[row.method], (at,), spans))
+        marks.append(Mark(row, look[row.name], (at,), spans))
     return Plot(
         x_ticks=percent_ticks(x_low, x_high, LEFT, right),
         y_ticks=percent_ticks(y_low, y_high, bottom, TOP),
@@ -111,7 +111,7 @@ def _labelled(marks: Sequence[Mark]) -> list[Mark]:
     found = []
     for mark in marks:
         (px, py) = mark.points[0]
-        wide = LETTER * len(mark.row.method)
+        wide = LETTER * len(mark.row.name)
         best: tuple[float, float, float, str, bool] | None = None
         for distance in (9.0, 18.0, 30.0, 44.0, 60.0, 80.0):
             for dx, dy in (
@@ -159,5 +159,5 @@ def curves(track: TrackContent, look: Mapping[str, int]) -> Plot:
         spans = tuple(
             (x(eps), y(s.low), x(eps), y(s.high)) for eps, s in zip(levels, spreads, strict=True)
         )
-        marks.append(Mark(row, look[row.method], points, spans))
+        marks.append(Mark(row, look[row.name], points, spans))
     return Plot(x_ticks=ticks, y_ticks=percent_ticks(0.0, 1.0, bottom, TOP), marks=tuple(marks))

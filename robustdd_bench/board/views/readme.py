@@ -11,7 +11,7 @@ from pathlib import Path
 from robustdd_bench.board.divisions import PLAIN, division_title
 from robustdd_bench.board.publish import Published, current, newest
 from robustdd_bench.board.rows import track_content, track_order
-from robustdd_bench.board.standings import standings
+from robustdd_bench.board.standings import distinct_names, standings
 from robustdd_bench.board.views.captions import RULE, accuracy_note
 from robustdd_bench.board.views.tables import board_tables, row_notes
 from robustdd_bench.errors import UsageError
@@ -111,7 +111,8 @@ def plot(path: Path, runs: list[Published], track: str) -> None:
     axes = figure.add_subplot()
     protocol = rows[0].records[0].track
     ladder = [0.0, *protocol.threat.ladder]
-    for standing in rows:
+    names = distinct_names([("", s.method, s.records[0].method.preset, s.id) for s in rows])
+    for standing, name in zip(rows, names, strict=True):
         points = [standing.clean, *standing.robust]
         axes.errorbar(
             ladder,
@@ -121,7 +122,7 @@ def plot(path: Path, runs: list[Published], track: str) -> None:
             markersize=4,
             capsize=2,
             linestyle="--" if standing.reference else "-",
-            label=standing.label,
+            label=standing.label.replace(standing.method, name, 1),
         )
     axes.axvline(protocol.threat.headline, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in protocol.threat.ladder)])

@@ -156,13 +156,13 @@ def row_notes(rows: Sequence[RowContent]) -> tuple[str, ...]:
     not counted.
     """
     mosaics = [
-        f"{row.method} trains on {row.training_images} images from {row.images} stored ones"
+        f"{row.name} trains on {row.training_images} images from {row.images} stored ones"
         for row in rows
         if row.training_images is not None
     ]
-    confirmed = [f"{row.method} {row.confirmed}" for row in rows if row.confirmed is not None]
+    confirmed = [f"{row.name} {row.confirmed}" for row in rows if row.confirmed is not None]
     others = [
-        f"{row.method} {', '.join(str(run.seed) for run in row.other_runs)}"
+        f"{row.name} {', '.join(str(run.seed) for run in row.other_runs)}"
         for row in rows
         if row.other_runs
     ]
@@ -215,7 +215,7 @@ def _place_columns() -> list[Column]:
 
 def _place_cells(track: TrackContent, division: str, row: RowContent) -> list[TableCell]:
     """What a row is and where it stands, under `_place_columns`."""
-    name = row.method
+    name = row.name
     if row.rank is None:
         name += " (reference)" if row.reference else " (not ranked)"
     rank = plain(row.rank)
