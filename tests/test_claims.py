@@ -47,12 +47,25 @@ class Claim(NamedTuple):
 
 README, RESULTS = "README.md", "docs/results.md"
 MAT_DIGITS = "docs/studies/mat-digits.md"
+MAT_CIFAR = "docs/studies/mat-cifar10.md"
 SMALL = "cifar10-small-ipc5"
+FULL_DATA = "1d0838e6ce43"
+"""MTT by its preset `full-data`."""
 CLAIMS = [
     Claim(README, "10.9 to 21.5", IPC10, "mat", "mtt", 0.1),
     Claim(README, "-1.5 to 5.1", MLP, "mat", "mtt", 0.1),
-    Claim(RESULTS, "-1.9 to 3.6", SMALL, "mtt", "random", 0.0),
-    Claim(RESULTS, "2.6 to 5.2", SMALL, "mtt", "random", 2 / 255, -1),
+    Claim(README, "3.6 to 7.1", SMALL, "mat", FULL_DATA, 2 / 255),
+    Claim(README, "5.8 to 9.3", SMALL, "mat", FULL_DATA, 1 / 255),
+    Claim(README, "5.0 to 9.1", SMALL, "mat", FULL_DATA, 0.0),
+    Claim(RESULTS, "5.8 to 9.3", SMALL, "mat", FULL_DATA, 1 / 255),
+    Claim(RESULTS, "3.6 to 7.1", SMALL, "mat", FULL_DATA, 2 / 255),
+    Claim(RESULTS, "0.7 to 2.2", SMALL, "mat", FULL_DATA, 4 / 255),
+    Claim(RESULTS, "5.0 to 9.1", SMALL, "mat", FULL_DATA, 0.0),
+    Claim(RESULTS, "2.7 to 5.7", SMALL, "mat", "random", 2 / 255),
+    Claim(RESULTS, "-2.8 to 0.4", SMALL, FULL_DATA, "random", 2 / 255),
+    Claim(RESULTS, "5.4 to 9.9", SMALL, FULL_DATA, "random", 0.0),
+    Claim(RESULTS, "2.5 to 4.9", SMALL, "k-means", "random", 2 / 255, -1),
+    Claim(RESULTS, "1.6 to 4.0", SMALL, FULL_DATA, "e5672ea2d5d6", 2 / 255),
     Claim(RESULTS, "10.9 to 21.5", IPC10, "mat", "mtt", 0.1),
     Claim(RESULTS, "5.8 to 14.3", IPC10, "mat", "dm", 0.1),
     Claim(RESULTS, "3.4 to 11.7", IPC10, "mat", "full", 0.1),
@@ -71,6 +84,11 @@ CLAIMS = [
     Claim(RESULTS, "-0.7 to 8.2", MLP, "mat", "random", 0.1),
     Claim(RESULTS, "0.9 to 10.0", MLP, "mat", "mtt", 0.15),
     Claim(MAT_DIGITS, "2.8 to 9.3", IPC10, "dm", "mtt", 0.1),
+    Claim(MAT_CIFAR, "3.6 to 7.1", SMALL, "mat", FULL_DATA, 2 / 255),
+    Claim(MAT_CIFAR, "5.8 to 9.3", SMALL, "mat", FULL_DATA, 1 / 255),
+    Claim(MAT_CIFAR, "5.0 to 9.1", SMALL, "mat", FULL_DATA, 0.0),
+    Claim(MAT_CIFAR, "2.7 to 5.7", SMALL, "mat", "random", 2 / 255),
+    Claim("CHANGELOG.md", "3.6 to 7.1", SMALL, "mat", FULL_DATA, 2 / 255),
     Claim("CHANGELOG.md", "-0.3 to +7.7", MLP, "dc", "mat", 0.1),
 ]
 

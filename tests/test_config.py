@@ -234,7 +234,7 @@ def test_fields_are_described_with_type_default_and_docstring() -> None:
     assert described["steps"].doc == "Number of steps;\none line below."
     assert described["mode"].type == "'a' | 'b'"
     assert described["rates"].default == {}
-    assert described["limit"] == ("limit", "int | None", 5, "", "", "")
+    assert described["limit"] == ConfigField("limit", "int | None", 5, "")
 
 
 def test_a_class_without_source_is_still_described() -> None:

@@ -14,6 +14,7 @@ from robustdd_bench.board.rows import track_content, track_order
 from robustdd_bench.board.schema import BOARD_VERSION, BoardContent
 from robustdd_bench.board.views.page import PAGE_NAME, page
 from robustdd_bench.board.views.run_page import FOLDER, run_pages
+from robustdd_bench.errors import RunFailedError
 from robustdd_bench.files import json_text, write_changed
 from robustdd_bench.plugins import Registry
 
@@ -77,7 +78,12 @@ def _write(runs: list[Published], root: Path) -> BoardContent:
     content = board(runs, root)
     files = texts(content, root)
     if any(name.startswith(f"{FOLDER}/") for name in files):
-        (root / FOLDER).mkdir(exist_ok=True)
+        try:
+            (root / FOLDER).mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot make {root / FOLDER}: {error.strerror or error}"
+            ) from error
     write_changed({root / name: text for name, text in files.items()})
     for path in stale_pages(root, files):
         path.unlink(missing_ok=True)
@@ -101,7 +107,7 @@ def stale_pages(root: Path, files: Collection[str]) -> list[Path]:
 def texts(content: BoardContent, root: Path) -> dict[str, str]:
     """The generated files of a board, by name."""
     return {
+        **run_pages(content),
         BOARD_NAME: json_text(content.model_dump(mode="json")),
         PAGE_NAME: page(content, root),
-        **run_pages(content),
     }

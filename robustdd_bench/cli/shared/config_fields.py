@@ -65,7 +65,9 @@ def _group(config_class: type[Any], name: str) -> str:
     for base in reversed(config_class.__mro__):
         if name in vars(base).get("__annotations__", {}):
             lines = (vars(base).get("__doc__") or "").strip().splitlines()
-            return one_line(lines[0]).removesuffix(".") if lines else ""
+            if not lines or lines[0].startswith(f"{base.__name__}("):  # a dataclass's own
+                return ""
+            return one_line(lines[0]).removesuffix(".")
     return ""
 
 
