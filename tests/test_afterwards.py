@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from pathlib import Path
 
@@ -29,9 +31,11 @@ def board(tmp_path_factory) -> Path:
 
 def test_the_rows_of_the_track_stand_beside_the_run(board, tmp_path) -> None:
     line, *_ = afterwards(made_up("mine", share(45)), tmp_path, board)
-    assert line == (
-        f"published on fast@1 ({board}), at 0.10: end (reference) 88.9, b 77.8, c 72.2, a 66.7, "
-        "c 55.6; this run 50.0"
+    assert re.fullmatch(
+        re.escape(f"published on fast@1 ({board}), at 0.10: ")
+        + r"end \(reference\) 88\.9, b 77\.8, c, [0-9a-f]{6} 72\.2, a 66\.7, c, [0-9a-f]{6} 55\.6; "
+        r"this run 50\.0",
+        line,
     )
 
 
@@ -50,6 +54,15 @@ def test_the_next_commands_can_be_called(board, tmp_path, capsys, monkeypatch) -
 def test_a_run_is_not_set_beside_its_own_method(board, tmp_path) -> None:
     *_, last = afterwards(made_up("a", share(61)), tmp_path / "t" / "a" / "run", board)
     assert last == f"next: robustdd table {tmp_path / 't'}", "c has two settings, b no seed 0"
+
+
+def test_a_run_is_not_set_beside_a_set_made_elsewhere(board, tmp_path) -> None:
+    content = json.loads((board / "leaderboard.json").read_text())
+    (row,) = (row for row in content["tracks"][0]["rows"] if row["method"] == "a")
+    row["plugin"] = "builtin"
+    (tmp_path / "leaderboard.json").write_text(json.dumps(content))
+    *_, last = afterwards(made_up("mine", share(45)), tmp_path / "t" / "m" / "run", tmp_path)
+    assert last == f"next: robustdd table {tmp_path / 't'}"
 
 
 def test_without_a_row_to_pair_the_next_command_is_a_table(board, tmp_path, capsys) -> None:

@@ -47,6 +47,8 @@ def _rows(record: Record, board: Path) -> Iterator[dict[str, Any]]:
                 for row in track["rows"]:
                     yield {
                         "method": str(row["method"]),
+                        "name": str(row.get("label") or row["method"]),
+                        "imported": row["plugin"] == "builtin",
                         "mean": float(row["headline"]["mean"]),
                         "reference": bool(row["reference"]),
                         "seeds": list(row["seeds"]),
@@ -60,7 +62,7 @@ def _standing(record: Record, rows: list[dict[str, Any]], board: Path) -> str:
 
     rows = sorted(rows, key=lambda row: -row["mean"])
     named = [
-        f"{row['method']}{' (reference)' if row['reference'] else ''} {100 * row['mean']:.1f}"
+        f"{row['name']}{' (reference)' if row['reference'] else ''} {100 * row['mean']:.1f}"
         for row in rows[:MOST]
     ]
     if len(rows) > MOST:
@@ -81,6 +83,7 @@ def _comparison(record: Record, folder: Path, rows: list[dict[str, Any]], board:
         for row in rows
         if row["method"] != record.method.name
         and not row["reference"]
+        and not row["imported"]
         and record.seed in row["seeds"]
     ]
     names = [row["method"] for row in others]
