@@ -132,7 +132,7 @@ def run(
 ) -> Run:
     """Distil a dataset, train students on the set, attack them, and write a record.
 
-    The same as `robustdd run`: an interrupted run goes on with the same call, and a run that has
+    The same as `robustdd run`: the same call resumes an interrupted run, and a run that has
     ended is read and not made again.
 
     Args:

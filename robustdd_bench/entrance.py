@@ -54,7 +54,7 @@ class Options(TypedDict, total=False):
     """Forget what this run has computed; not by default."""
     time_limit: float
     """Seconds after which nothing more is begun and what is computed is interrupted; the call then
-    raises `TimeLimitError`, and the same call goes on. None by default."""
+    raises `TimeLimitError`, and the same call resumes. None by default."""
     quiet: bool
     """Show no progress; it is shown on stderr by default."""
 

@@ -133,7 +133,7 @@ def _run(report: Report, place: int, run: RunReport, made: MarkdownReport) -> It
         failure = record.failure
         yield f"**Failed in {escaped(failure.cell)}**: {escaped(failure.reason)}"
     elif run.status == "unfinished":
-        yield "**Not finished**: it goes on, was interrupted, or was killed."
+        yield "**Not finished**: it is running, was interrupted, or was killed."
     for text in run.metrics.remarks:
         yield escaped(text)
     yield "\n".join(f"- {escaped(key)}: {escaped(value)}" for key, value in facts(run))

@@ -1,6 +1,6 @@
 """A sweep: many runs, whose cells go to one executor.
 
-What exists is not done again, what was interrupted goes on, and a run that fails does not stop the
+What exists is not done again, what was interrupted resumes, and a run that fails does not stop the
 rest. Several processes may run the same sweep into the same folder: each leaves the runs that
 another one is at, and looks at them again in the end.
 """

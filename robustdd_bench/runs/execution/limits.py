@@ -33,7 +33,7 @@ RESUMES = "distill"
 
 
 class TimeLimitError(RobustDDError):
-    """The time is up. Nothing is wrong: the same command goes on."""
+    """The time is up. Nothing is wrong: the same command resumes."""
 
     exit_code = 0
 
