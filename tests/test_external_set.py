@@ -13,6 +13,7 @@ from robustdd_bench.board.build import build
 from robustdd_bench.board.publish import publish
 from robustdd_bench.board.validate import validate
 from robustdd_bench.board.views.tables import board_tables
+from robustdd_bench.cli.main import main
 from robustdd_bench.config import build_config
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
@@ -173,3 +174,12 @@ def test_no_set_at_all_is_a_wrong_call(tmp_path) -> None:
 def test_only_a_hash_names_a_set(digest) -> None:
     with pytest.raises(UsageError, match="sha256 must be the hash of a set's file"):
         build_config(GivenSet.Config, {"sha256": digest}, "method 'given'")
+
+
+def test_a_file_of_another_code_asks_for_its_format(tmp_path, capsys) -> None:
+    torch.save({"images": torch.rand(20, 1, 8, 8)}, tmp_path / "set.pt")
+    words = ["evaluate", str(tmp_path / "set.pt"), "--track", "digits-ipc1", "--out"]
+    assert main([*words, str(tmp_path / "runs")]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "where another code wrote it, name its layout with --format (" in line
+    assert "tensors" in line

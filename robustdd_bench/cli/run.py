@@ -180,7 +180,13 @@ def evaluate(
 
     store = options["out"] / STORE_FOLDER
     if choices is None:
-        digest = store_set(source, store)
+        try:
+            digest = store_set(source, store)
+        except UsageError as error:
+            raise UsageError(
+                f"{error}; where another code wrote it, name its layout with --format "
+                f"({', '.join(FORMATS)}): docs/importing.md"
+            ) from error
     else:
         imported = import_for_track(source, choices, session.registry, options)
         digest = store_imported(imported, store)

