@@ -25,7 +25,7 @@ import pydantic
 
 from robustdd_bench.board.build import board, stale_pages
 from robustdd_bench.board.publish import Published, current, published
-from robustdd_bench.board.schema import board_schema
+from robustdd_bench.board.schema import BoardContent, board_schema
 from robustdd_bench.board.views.page import page
 from robustdd_bench.board.views.readme import plot, with_front, with_section
 from robustdd_bench.board.views.run_page import run_pages
@@ -191,6 +191,12 @@ def _runs() -> list[Published]:
     return published(BOARD)
 
 
+@functools.cache
+def _content() -> BoardContent:
+    """The board that the published runs make."""
+    return board(_runs(), BOARD)
+
+
 def readme() -> str:
     """README.md with the front board between its marks."""
     return with_front((ROOT / "README.md").read_text(encoding="utf-8"), _runs(), BOARD)
@@ -225,18 +231,18 @@ def records() -> str:
 
 def board_json() -> str:
     """leaderboard/leaderboard.json: every published run, ranked."""
-    return json_text(board(_runs(), BOARD).model_dump(mode="json"))
+    return json_text(_content().model_dump(mode="json"))
 
 
 def board_page() -> str:
     """leaderboard/index.html: the page."""
-    return page(board(_runs(), BOARD), BOARD)
+    return page(_content(), BOARD)
 
 
 @functools.cache
 def pages_of_runs() -> dict[str, str]:
     """leaderboard/runs/<run id>.html: a page for each published run."""
-    return run_pages(board(_runs(), BOARD))
+    return run_pages(_content())
 
 
 def record_schema() -> str:

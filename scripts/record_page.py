@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
 
 from robustdd_bench.records.record import Record
+from robustdd_bench.text.sources import source_of_fields
 
 BEGIN, END = "<!-- begin parts -->", "<!-- end parts -->"
 
@@ -60,22 +59,13 @@ def _table(model: type[BaseModel], definition: dict[str, Any], schema: dict[str,
 
 def _notes(model: type[BaseModel]) -> dict[str, str]:
     """The text below each field, of the model and of those that it inherits from."""
-    found: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if not issubclass(base, BaseModel) or base.__module__.startswith("pydantic"):
-            continue
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(node, ast.ClassDef)
-        for field, below in zip(node.body, node.body[1:], strict=False):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                text = " ".join(str(below.value.value).split())
-                found[field.target.id] = text.replace("|", "\\|")
-    return found
+    classes = [
+        base
+        for base in reversed(model.__mro__)
+        if issubclass(base, BaseModel) and not base.__module__.startswith("pydantic")
+    ]
+    _, docs = source_of_fields(classes)
+    return {name: " ".join(text.split()).replace("|", "\\|") for name, text in docs.items()}
 
 
 def _kind(value: dict[str, Any], schema: dict[str, Any]) -> str:

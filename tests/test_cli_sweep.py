@@ -13,6 +13,7 @@ import pytest
 from commands import interrupted
 from rich.console import Console
 from small_runs import TRACK, copy_of, example, plan_of, registry
+from streams import Terminal
 from sweeps import MTT, held, planned, statuses, swept, write
 
 from robustdd_bench.cli.main import main
@@ -210,11 +211,6 @@ def test_the_example_is_right_and_the_published_board_tells_what_it_may_cost(rob
 
 
 # --- displays ----------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from commands import press_ctrl_c, robustdd
 from small_runs import MATCHING, TRACK, example, plan_of, registry, run, without_costs
+from streams import Clock
 from sweeps import planned, statuses, swept
 
 from robustdd_bench.errors import UsageError
@@ -22,16 +23,6 @@ from robustdd_bench.runs.execution import limits
 from robustdd_bench.runs.execution.limits import LimitReached, TimeLimit, TimeLimitError, Times
 from robustdd_bench.runs.pipeline import execute
 from robustdd_bench.runs.progress.displays import NullReporter
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Slow(LocalExecutor):
@@ -54,7 +45,7 @@ def hundred(monkeypatch):
     monkeypatch.setattr(run_module, "seconds_of_cells", lambda plan, registry: {})
     ticks = iter(range(0, 100_000, 100))
     monkeypatch.setattr(work, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    clock = Clock()
+    clock = Clock(0.0)
     return clock, Slow(clock)
 
 
@@ -76,7 +67,7 @@ def cell(stage="students", seconds=None):
 
 
 def test_what_is_begun_is_expected_to_end() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     limit = TimeLimit(1000, clock)
     assert limit.left_s() == 985, "what runs is interrupted a little earlier"
     assert limit.allows(cell(seconds=984))
@@ -148,7 +139,7 @@ def test_the_limit_leaves_what_cannot_end_and_says_it(
 def test_what_has_never_run_is_known_from_its_operations(tmp_path, monkeypatch) -> None:
     found = {("students", None): 900.0}
     monkeypatch.setattr(run_module, "seconds_of_cells", lambda plan, registry: found)
-    clock = Clock()
+    clock = Clock(0.0)
     slow = Slow(clock)
     with pytest.raises(TimeLimitError) as caught:
         limited(plan_of("random"), tmp_path, 400, clock, slow)

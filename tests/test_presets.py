@@ -10,6 +10,7 @@ from robustdd_bench.protocol.imagenet import classes
 from robustdd_bench.protocol.preprocessing import Preprocessing
 from robustdd_bench.protocol.tracks import load_track
 from robustdd_bench.records.plan import make_plan, preset_values
+from robustdd_bench.sweeps import presets
 
 METHODS = ("mtt", "mat")
 NAMED = {"mtt": "paper", "mat": "field"}
@@ -236,3 +237,11 @@ def test_no_preset_of_a_paper_is_a_hybrid(registry, method, track):
     kind = "zca" if made.preprocessing == "zca" else "normalise"
     task = SimpleNamespace(preprocessing=Preprocessing(kind, (0.5,), (0.5,)))
     assert made.hybrid(task) is None
+
+
+def test_the_methods_own_defaults_are_listed_last_whatever_its_file_holds(registry, monkeypatch):
+    found = [("default", ()), ("quick", ("digits",))]
+    monkeypatch.setattr(presets, "preset_tables", lambda distiller, plugin: dict(found))
+    one, last = presets.preset_costs(registry, "random", "cpu")
+    assert (one.preset, one.tracks, one.example) == ("quick", "digits", "digits-ipc1")
+    assert (last.preset, last.tracks, last.cost) == ("default", "", None)

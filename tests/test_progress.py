@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from streams import Clock, Terminal
 
 from robustdd_bench.errors import RunFailedError, UsageError
 from robustdd_bench.hookspecs import hookimpl
@@ -22,21 +23,6 @@ from robustdd_bench.runs.progress.displays import (
     plugin_loggers,
 )
 from robustdd_bench.runs.progress.metrics import MetricsFile, Row, read_values
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import io
 import re
 
 import pytest
+from streams import Clock
 
 from robustdd_bench.executors import Cell
 from robustdd_bench.runs.execution.graph import CellGraph
@@ -13,14 +14,6 @@ from robustdd_bench.runs.progress.displays import PlainReporter, RichReporter
 from robustdd_bench.runs.progress.events import EventReporter
 from robustdd_bench.runs.progress.remaining import PRIOR_S, Remaining
 from robustdd_bench.runs.progress.reporter import NullReporter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Bar:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 
 import pytest
 from rich.cells import cell_len
+from streams import Terminal
 
 from robustdd_bench.cli.main import main
 from robustdd_bench.plugins import collect, get_plugin_manager
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture

@@ -82,8 +82,7 @@ def is_taught(distilled: SetInfo, track: Track) -> bool:
 def _qualifiers(record: Record, distilled: SetInfo) -> Iterable[str]:
     if has_own_preprocessing(distilled, record.track):
         yield OWN_PREPROCESSING
-    given = record.method.plugin == "builtin" or record.method.name == "given"
-    if given or "imported" in distilled.provenance:
+    if record.given or "imported" in distilled.provenance:
         yield IMPORTED
 
 

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from robustdd_bench.board.admission.submission import GIVEN_NAME
 from robustdd_bench.board.confirmations import deviation
 from robustdd_bench.board.divisions import IMPORTED, MARKS, has_own_preprocessing, is_taught
 from robustdd_bench.board.method_papers import OURS, paper_of
@@ -128,7 +127,7 @@ def row_content(
     costs = [run.cost for run in runs]
     return RowContent(
         id=standing.id,
-        method=name_of(standing.method, published[first.run_id]),
+        method=name_of(published[first.run_id]),
         plugin=first.method.plugin,
         distribution=first.method.distribution,
         version=first.method.version,
@@ -169,10 +168,10 @@ def row_content(
     )
 
 
-def name_of(method: str, run: Published) -> str:
+def name_of(run: Published) -> str:
     """What a row is called: its method; of a set made elsewhere what its submitter calls it."""
     said = run.submission
-    return said.name if method == GIVEN_NAME and said is not None and said.name else method
+    return said.name if said is not None and said.name else run.record.method.name
 
 
 def _decoded(standing: Standing) -> int | None:
@@ -274,7 +273,7 @@ def command_of(record: Record, folder: str) -> str:
         record: of the run.
         folder: of the published run, below that of the board.
     """
-    if record.method.name != GIVEN_NAME:
+    if not record.given:
         return record.command_to_repeat
     words = shlex.split(record.command_to_repeat)
     kept = words[words.index("--track") :]

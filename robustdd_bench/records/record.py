@@ -102,6 +102,11 @@ class Record(RecordPart):
     """Times, memory, machine; no part of the result."""
 
     @property
+    def given(self) -> bool:
+        """No method made its set here: `robustdd evaluate` read it from a file."""
+        return self.method.plugin == "builtin" or self.method.name == "given"
+
+    @property
     def publishable(self) -> bool:
         """Complete, on the test split, every check passed, no copy of a test image."""
         return (

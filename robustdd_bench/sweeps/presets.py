@@ -47,8 +47,7 @@ def preset_costs(registry: Registry, method: str, device: str = "auto") -> Itera
             example = _example(registry, tracks)
             cost = _cost(registry, method, preset, example, device) if example else None
             yield PresetCost(preset, tracks, example, cost)
-    if DEFAULT_PRESET not in found:
-        yield PresetCost(DEFAULT_PRESET, "", "", None)
+    yield PresetCost(DEFAULT_PRESET, "", "", None)
 
 
 def _example(registry: Registry, name: str) -> str:

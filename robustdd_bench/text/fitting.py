@@ -13,6 +13,8 @@ from rich.cells import cell_len
 
 GAP = 2
 """Spaces between two columns."""
+NARROW = 4
+"""Spaces before further lines where a head takes too much room."""
 EASY = 24
 """Characters of a line of text that reads well; columns are left out before texts are narrower."""
 
@@ -115,15 +117,12 @@ def hanging(head: str, text: str, width: int) -> list[str]:
     indent = cell_len(head)
     if not width:
         return [head + text]
-    if width - indent < EASY:
-        indent = 4
-        lines = wrapped(head + text, width)
-        return lines[:1] + [
-            " " * indent + line
-            for line in (wrapped(" ".join(lines[1:]), width - indent) if lines[1:] else [])
-        ]
-    first, *others = wrapped(text, width - indent)
-    return [head + first, *(" " * indent + line for line in others)]
+    if width - indent >= EASY:
+        first, *others = wrapped(text, width - indent)
+        return [head + first, *(" " * indent + line for line in others)]
+    first, *others = wrapped(head + text, width)
+    rest = wrapped(" ".join(others), width - NARROW) if others else []
+    return [first, *(" " * NARROW + line for line in rest)]
 
 
 def padded(text: str, width: int, *, right: bool) -> str:

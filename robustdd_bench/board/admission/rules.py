@@ -50,8 +50,7 @@ def reasons_against(
     reasons = []
     if record.split != "test":
         reasons.append("it was evaluated on a validation split, which is for tuning")
-    given = record.method.plugin == "builtin"
-    if given and (record.distilled is None or "imported" not in record.distilled.provenance):
+    if record.given and (record.distilled is None or "imported" not in record.distilled.provenance):
         reasons.append(
             "a method of this benchmark made its set: publish the run of the method; for a set "
             "made elsewhere, evaluate the original file with --format"

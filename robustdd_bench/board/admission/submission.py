@@ -16,8 +16,6 @@ from robustdd_bench.files import write_json
 from robustdd_bench.records.record import Record
 from robustdd_bench.strict import StrictModel
 
-GIVEN_NAME = "given"
-"""The method of sets that were made elsewhere."""
 SUBMISSION_NAME = "submission.json"
 MAX_BYTES = 16 * 2**10
 # No control characters, no quotes or brackets of HTML: nothing but an address.
@@ -89,7 +87,7 @@ def statement_reasons(record: Record, said: Submission | None) -> list[str]:
         record: of the run.
         said: of it; None: nothing.
     """
-    if record.method.name != GIVEN_NAME:
+    if not record.given:
         named = said is not None and said.name is not None
         return [f"--name is for sets made elsewhere; this row is {record.method.name}"] * named
     missing = ["--name"] * (said is None or said.name is None)

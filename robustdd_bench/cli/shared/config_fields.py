@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import textwrap
 import typing
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union
@@ -14,6 +11,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from robustdd_bench.identity import added_fields
+from robustdd_bench.text.sources import source_of_fields
 from robustdd_bench.text.terminal import number_text, one_line
 
 
@@ -34,7 +32,9 @@ class ConfigField(NamedTuple):
 
 def describe_config(config_class: type[Any]) -> list[ConfigField]:
     """Every field with its type, default and the docstring below it in the source."""
-    types, docs = _source_of_fields(config_class)
+    types, docs = source_of_fields(
+        base for base in reversed(config_class.__mro__) if dataclasses.is_dataclass(base)
+    )
     later = added_fields(config_class)
     hints = _hints(config_class)
     described = []
@@ -112,31 +112,3 @@ def _interval(hint: Any) -> str:
             first = "-inf" if low is None else number_text(low)
             return f"{left}{first}, {'inf' if high is None else number_text(high)}{right}"
     return ""
-
-
-def _source_of_fields(config_class: type[Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Annotations and docstrings by field; what has no source is left out."""
-    types: dict[str, str] = {}
-    docs: dict[str, str] = {}
-    for base in reversed(config_class.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):
-            continue
-        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for i, statement in enumerate(body):
-            if not (
-                isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-            ):
-                continue
-            name = statement.target.id
-            types[name] = ast.unparse(statement.annotation)
-            docs.pop(name, None)
-            after = body[i + 1] if i + 1 < len(body) else None
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                text = after.value.value
-                if isinstance(text, str):
-                    docs[name] = inspect.cleandoc(text)
-    return types, docs

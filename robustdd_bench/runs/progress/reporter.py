@@ -302,17 +302,17 @@ class RunReporter(abc.ABC):
         elif kind == "close":
             self._end_bar((cell, event["bar"]), finished=event["finished"])
 
+    def _end_bar(self, key: tuple[str, int], *, finished: bool) -> None:
+        bar = self._remote.pop(key)
+        self._bars.remove(bar)
+        bar.close(finished=finished)
+
     def lost(self, cell: str) -> None:
         """The process that computed a cell is gone: what it told comes again."""
         for key in [key for key in self._remote if key[0] == cell]:
             self._end_bar(key, finished=False)
         if self._file is not None:
             self._file = MetricsFile(self._file.path)
-
-    def _end_bar(self, key: tuple[str, int], *, finished: bool) -> None:
-        bar = self._remote.pop(key)
-        self._bars.remove(bar)
-        bar.close(finished=finished)
 
     def close(self) -> None:
         """Write what is left; further values may still be given."""
