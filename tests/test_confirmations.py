@@ -12,6 +12,7 @@ from publishing import copied, forged, install_fast, installed, reseeded
 from small_runs import example
 from test_board import bent, tree
 
+from robustdd_bench.board.admission.submission import Submission
 from robustdd_bench.board.build import build, publish_and_build
 from robustdd_bench.board.confirmations import deviation, first_of_each, folder_name
 from robustdd_bench.board.publish import published
@@ -135,6 +136,15 @@ def test_publishing_a_confirmation_again_changes_nothing(root, tmp_path) -> None
     assert publish_and_build(folder, root, installed()).folder == first.folder
     publish_and_build(example("random").folder, root, installed())
     assert tree(root) == before
+
+
+def test_a_confirmation_of_a_method_takes_no_name_either(root, tmp_path) -> None:
+    before = tree(root)
+    folder = again(tmp_path, later(example("random").record, torch="9.9.9"))
+    with pytest.raises(UsageError, match="--name is for sets made elsewhere; this row is random"):
+        publish_and_build(folder, root, installed(), Submission(name="best"))
+    assert tree(root) == before
+    assert not validate(root).problems
 
 
 def test_a_run_with_its_confirmations_is_repaired_without_losing_them(root, tmp_path) -> None:

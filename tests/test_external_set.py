@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import shlex
+import shutil
 
 import pytest
 import torch
+from publishing import forged
 from small_runs import example, plan_of, run
 
 from robustdd_bench.board.admission.submission import Submission
@@ -21,6 +24,9 @@ from robustdd_bench.files import file_sha256
 from robustdd_bench.imports.convert import import_set
 from robustdd_bench.imports.external_set import GivenSet, store_imported, store_set
 from robustdd_bench.imports.formats import Choices
+from robustdd_bench.records.record import write_record
+
+DAY = datetime.timedelta(days=1)
 
 
 def given(path, out, **options):
@@ -118,6 +124,22 @@ def test_a_set_made_elsewhere_has_a_row_in_a_division_of_its_own(imported, tmp_p
     (published.folder / "submission.json").unlink()
     problems = [one.problem for one in validate(tmp_path).problems]
     assert any("a set made elsewhere needs --name" in problem for problem in problems)
+
+
+def test_a_set_made_elsewhere_that_is_judged_again_needs_no_second_statement(
+    imported, tmp_path
+) -> None:
+    publish(imported.folder, tmp_path / "board", submission=SAID)
+    costs = imported.record.costs
+    moved = {name: getattr(costs, name) + DAY for name in ("started", "finished")}
+    record = forged(imported.record, torch="9.9.9", costs=costs.model_copy(update=moved))
+    shutil.copytree(imported.folder, tmp_path / "again")
+    write_record(tmp_path / "again" / "record.json", record)
+    again = publish(tmp_path / "again", tmp_path / "board")
+    assert again.folder.parent.name == "confirmations"
+    (track,) = build(tmp_path / "board").tracks
+    assert [row.method for row in track.rows] == ["ROME, authors' set"]
+    assert not validate(tmp_path / "board").problems
 
 
 def test_a_method_keeps_its_own_name(tmp_path) -> None:

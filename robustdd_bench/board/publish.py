@@ -151,8 +151,7 @@ def placing(
                 "at the same time; find out why they differ, and delete that folder to replace them"
             )
         found = _joined(submission, before, run)
-        if first is None:
-            reasons += statement_reasons(record, found)
+        reasons += statement_reasons(record, found, confirms=first is not None)
         if reasons:
             raise _refused(run, reasons)
         with contextlib.ExitStack() as undo:
@@ -205,7 +204,7 @@ def _checked(
     record = read_record(path)
     said = read_submission(path.parent)
     problems = problems_of(record, path.parent, board, protocols, registry)
-    problems += statement_reasons(record, said)
+    problems += statement_reasons(record, said, confirms=run_of(path.parent) is not None)
     if problems:
         raise UsageError(f"{path}: {'; '.join(problems)}")
     return Published(record, path.parent, said)

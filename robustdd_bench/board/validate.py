@@ -15,7 +15,7 @@ from robustdd_bench.board.admission.submission import (
     statement_reasons,
 )
 from robustdd_bench.board.build import BOARD_NAME, board, stale_pages, texts
-from robustdd_bench.board.confirmations import CONFIRMATIONS
+from robustdd_bench.board.confirmations import CONFIRMATIONS, run_of
 from robustdd_bench.board.placing import STAGING
 from robustdd_bench.board.publish import problems_of, published
 from robustdd_bench.board.reported import read_reported_file, reported_files
@@ -143,7 +143,9 @@ def _run_problems(
         yield folder / SUBMISSION_NAME, error
     else:
         if record is not None:
-            yield from ((folder, text) for text in statement_reasons(record, said))
+            confirms = run_of(folder) is not None
+            found = statement_reasons(record, said, confirms=confirms)
+            yield from ((folder, text) for text in found)
 
 
 def _built_problems(root: Path) -> Iterator[Defect]:

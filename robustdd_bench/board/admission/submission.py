@@ -77,7 +77,9 @@ def make_submission(**fields: str | None) -> Submission | None:
     return made if given else None
 
 
-def statement_reasons(record: Record, said: Submission | None) -> list[str]:
+def statement_reasons(
+    record: Record, said: Submission | None, *, confirms: bool = False
+) -> list[str]:
     """Why what is said of a run is not enough, or too much, for a board.
 
     A method has its name, and whoever runs it made its set. A set that was made elsewhere has
@@ -86,10 +88,13 @@ def statement_reasons(record: Record, said: Submission | None) -> list[str]:
     Args:
         record: of the run.
         said: of it; None: nothing.
+        confirms: it is a published run made again, of which all is said there.
     """
     if not record.given:
         named = said is not None and said.name is not None
         return [f"--name is for sets made elsewhere; this row is {record.method.name}"] * named
+    if confirms:
+        return []
     missing = ["--name"] * (said is None or said.name is None)
     missing += ["--paper or --link"] * (said is None or not (said.paper or said.link))
     missing += ["--licence"] * (said is None or said.licence is None)

@@ -305,7 +305,8 @@ def _reasons(record: Record, where: str, folder: Path, registry: Registry) -> It
     except UsageError as error:
         yield _plain(error, folder)
     else:
-        yield from submission.statement_reasons(record, said)
+        confirms = run_of(Path(where)) is not None
+        yield from submission.statement_reasons(record, said, confirms=confirms)
     for reason in reasons_against(record, folder, registry, new=True):
         yield reason.replace(f"{folder}/", "")
 
