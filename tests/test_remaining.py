@@ -62,6 +62,9 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
     assert Remaining({}, Clock()).text([]) == ""
     text = Remaining({"a": 90.0}, Clock()).text([])
     assert re.fullmatch(r"about 90 s left, until \d\d:\d\d", text)
+    done = Remaining({"a": 90.0}, Clock())
+    done.finished("a")
+    assert done.text([]) == "nearly done"
     days = Remaining({"a": 90000.0}, Clock()).text([])
     assert re.fullmatch(r"about 25 h 00 min left, until \w{3} \d\d \w{3} \d\d:\d\d", days)
 

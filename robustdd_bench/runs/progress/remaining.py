@@ -75,6 +75,8 @@ class Remaining:
         if not self._left and not self._done:
             return ""
         seconds = self.seconds(bars)
+        if seconds < 1:  # sanity checks and files, which nothing is expected of, take their moment
+            return "nearly done"
         end = time.localtime(time.time() + seconds)
         day = "" if seconds < 20 * 3600 else time.strftime("%a %d %b ", end)
         return f"about {duration_text(seconds)} left, until {day}{time.strftime('%H:%M', end)}"
