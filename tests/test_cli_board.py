@@ -153,7 +153,7 @@ def test_the_board_shows_ranks_and_a_table_a_division(call) -> None:
     assert [table.split(":")[0] for table in tables] == ["hard labels", "soft labels"]
     hard = [line.split()[:2] for line in tables[0].splitlines()[1:]]
     # a and b have two seeds in common, and the others one each: too few to separate any two.
-    assert hard == [["rank", "method"], ["1", "a"], ["1", "twice,"], ["1", "b"], ["1", "twice,"]]
+    assert hard == [["rank", "method"], ["1", "a"], ["1", "twice"], ["1", "b"], ["1", "twice"]]
     soft, *notes = tables[1].splitlines()[2:]
     assert soft.split()[:2] == ["1", "softened"]
     assert notes == [

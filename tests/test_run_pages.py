@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 from pages import BOARD, Tree, committed, hostile, text_of
@@ -18,6 +19,7 @@ from robustdd_bench.board.validate import validate
 from robustdd_bench.board.views.run_page import place_of, run_pages
 from robustdd_bench.board.views.sets import columns
 from robustdd_bench.citations import citations
+from robustdd_bench.cli.main import COMMANDS
 from robustdd_bench.plugins import collect, get_plugin_manager
 
 
@@ -135,6 +137,33 @@ def test_the_page_says_which_version_made_it_and_the_day_of_the_newest_run() -> 
     assert "../docs/" not in text, "it says so itself"
 
 
+def test_the_commands_that_add_a_row_are_commands_with_these_options() -> None:
+    text = text_of(committed())
+    add = text[text.index('id="add"') : text.index("</details>", text.index('id="add"'))]
+    lines = [
+        line
+        for code in re.findall(r"<code>(.*?)</code>", add, re.DOTALL)
+        for line in code.splitlines()
+    ]
+    calls = [shlex.split(line) for line in lines if line.startswith("robustdd ")]
+    assert {call[1] for call in calls} == {
+        "new-plugin",
+        "check-plugin",
+        "run",
+        "publish",
+        "evaluate",
+    }
+    for _, name, *words in calls:
+        options = {opt for param in COMMANDS[name].load().params for opt in param.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+        assert sum(not word.startswith("--") for word in words) >= 1
+    named = set(re.findall(r"<code>(--[a-z]+)</code>", add))
+    assert named
+    assert named <= {opt for param in COMMANDS["publish"].load().params for opt in param.opts}
+    kinds = next(p for p in COMMANDS["new-plugin"].load().params if p.name == "kind").type
+    assert kinds.convert("method", None, None) == "method"
+
+
 @pytest.mark.parametrize(
     ("width", "height", "classes", "parts"),
     [(36, 342, 10, 2), (172, 342, 10, 1), (36, 3402, 100, 10), (36, 240, 7, 1), (36, 374, 11, 1)],
@@ -174,15 +203,15 @@ def test_rows_of_one_method_are_told_apart_by_what_differs() -> None:
         ("soft", "dc", "paper", "dc-222222"),
     ]
     assert distinct_names(rows) == [
-        "mtt, default",
-        "mtt, full-data",
-        "mat, cccccc",
-        "mat, dddddd",
+        "mtt (default)",
+        "mtt (full-data)",
+        "mat (cccccc)",
+        "mat (dddddd)",
         "dm",
         "dm",
-        "dc, quick, 000000",
-        "dc, quick, 111111",
-        "dc, paper",
+        "dc (quick, 000000)",
+        "dc (quick, 111111)",
+        "dc (paper)",
     ]
 
 
@@ -191,7 +220,7 @@ def test_two_presets_of_a_method_are_two_names_on_the_page_and_in_tables() -> No
     (track,) = (one for one in content_of(board).tracks if one.track == "cifar10-small-ipc5")
     names = [row.name for row in track.rows]
     assert len(set(names)) == len(names)
-    assert {"mtt, default", "mtt, full-data"} <= set(names)
+    assert {"mtt (default)", "mtt (full-data)"} <= set(names)
     text = (BOARD / "index.html").read_text(encoding="utf-8")
     shown = (BOARD.parent / "docs" / "results.md").read_text(encoding="utf-8")
     for name in names:

@@ -246,8 +246,8 @@ class RowContent(StrictModel):
     """What images, labels and teacher of a set weigh, on tracks whose students are taught by a
     teacher; the largest of the row."""
     label: str | None = None
-    """What tells it from other rows of its method, such as "mtt, full-data"; null where nothing has
-    to."""
+    """What tells it from other rows of its method, such as "mtt (full-data)"; null where it is the
+    only one."""
 
     @property
     def name(self) -> str:

@@ -119,18 +119,18 @@ def distinct_names(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
         rows: for each the table that it is in (its division), its method, its preset and its id.
 
     Returns:
-        "mtt"; "mtt, full-data" where a table has mtt with several presets; where presets do not
+        "mtt"; "mtt (full-data)" where a table has mtt with several presets; where presets do not
         tell them apart, the end of the id stands there too.
     """
     found = []
     for table, method, preset, name in rows:
         peers = [row for row in rows if row[:2] == (table, method)]
-        parts = [method]
+        parts = []
         if len({row[2] for row in peers}) > 1:
             parts.append(preset)
         if sum(row[2] == preset for row in peers) > 1:
             parts.append(name.rpartition("-")[2])
-        found.append(", ".join(parts))
+        found.append(f"{method} ({', '.join(parts)})" if parts else method)
     return found
 
 
