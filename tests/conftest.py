@@ -30,6 +30,23 @@ def gpu():
         yield device
 
 
+@pytest.fixture(autouse=True)
+def _leaves_the_process_as_it_was():
+    """Fail the test that leaves the process changed, not whichever comes after it."""
+    folder = os.getcwd()
+    variables = {name: value for name, value in os.environ.items() if "PYTEST_" not in name}
+    yield
+    left = os.getcwd()
+    os.chdir(folder)
+    changed = {name: os.environ.get(name) for name in variables}
+    # Libraries add variables of their own when they are imported; ours are added by tests.
+    added = {name for name in os.environ if name.startswith("ROBUSTDD_")} - set(variables)
+    os.environ.update(variables)
+    for name in added:
+        del os.environ[name]
+    assert (left, changed, added) == (folder, variables, set()), "use monkeypatch: this stays"
+
+
 def _once_each(draw):
     """Draw the curve of a run once: it takes a fifth of a small run, and many runs are the same."""
     drawn = {}
