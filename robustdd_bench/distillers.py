@@ -240,6 +240,8 @@ class Distiller(abc.ABC):
     reference: ClassVar[bool] = False
     """True for an end of the scale that is no distilled set, such as the full data: it may hold
     any number of images, and boards show it apart."""
+    real_images: ClassVar[bool] = False
+    """True for a method whose sets hold training images, or parts of them, as they are."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

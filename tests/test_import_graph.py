@@ -38,6 +38,7 @@ LEVELS = tuple(
         "sweeps board report transfers",
         "verification conformance papers",
         "exports",
+        "hub",
         "entrance",
         "api",
         "cli",

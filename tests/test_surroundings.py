@@ -79,7 +79,8 @@ def test_a_report_does_not_wait_for_pipes_in_a_run(tmp_path) -> None:
 
 def test_sockets_and_devices_are_no_files(tmp_path, monkeypatch) -> None:
     with socket.socket(socket.AF_UNIX) as found:
-        monkeypatch.chdir(tmp_path)  # the name of a socket may have no more than a hundred characters
+        # The name of a socket may have no more than a hundred characters.
+        monkeypatch.chdir(tmp_path)
         found.bind("s")
         for path, kind in ((Path("s"), "a socket"), (Path("/dev/zero"), "a device")):
             with pytest.raises(UsageError, match=f"is {kind}, not a regular file"):

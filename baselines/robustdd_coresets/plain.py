@@ -24,6 +24,7 @@ class Random(Distiller):
     class Config:
         """Nothing to set."""
 
+    real_images: ClassVar[bool] = True
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_plain.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
@@ -46,6 +47,7 @@ class Full(Distiller):
     class Config:
         """Nothing to set."""
 
+    real_images: ClassVar[bool] = True
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_plain.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:

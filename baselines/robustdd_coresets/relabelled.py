@@ -14,6 +14,7 @@ class RandomRobustLabels(RobustLabels):
     """Random training images with the labels of a robust teacher."""
 
     METHOD: ClassVar[str] = "random"
+    real_images: ClassVar[bool] = True
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_robust_labels.toml")
 
     @settings

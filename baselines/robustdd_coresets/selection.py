@@ -116,6 +116,7 @@ class KCentre(Distiller):
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation_k_centre.bib")
 
     Config = FeatureConfig
+    real_images: ClassVar[bool] = True
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_k_centre.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:
@@ -133,6 +134,7 @@ class Herding(Distiller):
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation_herding.bib")
 
     Config = FeatureConfig
+    real_images: ClassVar[bool] = True
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets_herding.toml")
 
     def distill(self, task: DistillTask, reporter: Reporter) -> DistilledSet:

@@ -35,6 +35,7 @@ class RDED(TeacherDistiller):
     """Realistic, diverse and efficient dataset distillation."""
 
     CITATION: ClassVar[Path] = Path(__file__).with_name("citation.bib")
+    real_images: ClassVar[bool] = True
     PRESETS: ClassVar[Path] = Path(__file__).with_name("presets.toml")
 
     @settings

@@ -49,12 +49,16 @@ COMMANDS = {
         "Compute cells of runs that another process plans, on this machine or another one.",
     ),
     "convert": LazyCommand(
-        "robustdd_bench.cli.imports:convert",
+        "robustdd_bench.cli.sets:convert",
         "Write a distilled set of another format as one of ours.",
     ),
     "export": LazyCommand(
-        "robustdd_bench.cli.imports:export_command",
+        "robustdd_bench.cli.sets:export_command",
         "Write a distilled set for other codes, with a card, its record and what to cite.",
+    ),
+    "push": LazyCommand(
+        "robustdd_bench.cli.sets:push_command",
+        "Upload an exported set to the Hugging Face hub, as a dataset.",
     ),
     "list": LazyCommand(
         "robustdd_bench.cli.listing:list_command",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from robustdd_bench.cli.imports import import_for_track, import_options, take_choices
 from robustdd_bench.cli.shared.afterwards import afterwards
 from robustdd_bench.cli.shared.arguments import (
     OneOf,
@@ -23,6 +22,8 @@ from robustdd_bench.cli.shared.execution import (
     computes_elsewhere,
     place_options,
 )
+from robustdd_bench.cli.shared.hub import download, hub_address
+from robustdd_bench.cli.shared.importing import import_for_track, import_options, take_choices
 from robustdd_bench.cli.shared.output import (
     announce,
     json_option,
@@ -153,14 +154,16 @@ def evaluate(
     under the version of its track that is installed (or under --track), and with compiled kernels
     if it had them (or as --compile says).
 
-    With --format it is what others publish: see docs/importing.md.
+    hub:ORG/NAME@REVISION is a set that `robustdd push` uploaded; the newest without @REVISION. With
+    --format it is what others publish: see docs/importing.md.
     """
     options["limit"] = check_execution(session, options)
+    address = hub_address(source, file_format)
     choices = take_choices(file_format, options)
-    again = choices is None and source.is_dir()
+    again = choices is None and address is None and source.is_dir()
     if again:
         _refuse_given(context)
-    if choices is None:
+    if choices is None and address is None:
         must_exist(source / RECORD_FILE if again else source)
     from robustdd_bench.records.plan import check_call, make_plan
 
@@ -176,6 +179,8 @@ def evaluate(
     if again:
         _evaluate_run(session, context, source, options)
         return
+    if address is not None:
+        source = download(address)
     from robustdd_bench.imports.external_set import store_imported, store_set
 
     store = options["out"] / STORE_FOLDER

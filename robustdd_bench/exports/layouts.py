@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.errors import UsageError
+from robustdd_bench.exports.content import Content, png_bytes, save_tensors
+from robustdd_bench.exports.parquet import PARQUET_FILE, write_parquet
 from robustdd_bench.files import write_bytes
 from robustdd_bench.imports.formats import STATISTICS
 from robustdd_bench.protocol.preprocessing import Preprocessing
@@ -31,14 +32,22 @@ class Layout:
 
     name: str
     summary: str
-    write: Callable[[Path, Tensor, Tensor, DistilledSet], list[str]]
-    """Writes images in the chosen space and labels into a folder; gives the names of the files."""
+    write: Callable[[Path, Content], list[str]]
+    """Writes a set into a folder; gives the names of the files."""
     space: str
     """That of its images unless another one is named: "raw" or "normalised"."""
     soft: bool = True
     """Whether it holds soft labels."""
     reads: str = ""
     """How its files are loaded, in Python."""
+    folder: str = ""
+    """Where its files are, below that of the export."""
+    pixels_only: bool = False
+    """Whether it can hold raw pixels alone."""
+    rate: bool = True
+    """Whether it holds the learning rate that a set brings."""
+    needs: str = ""
+    """The package that writes it, where that is an extra."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,64 +114,50 @@ def choose_space(
     return Space("normalised", mean, std, name)
 
 
-def _write_dc(folder: Path, images: Tensor, labels: Tensor, distilled: DistilledSet) -> list[str]:
-    _save(folder / "res.pt", {"data": [[images, labels]], "accs_all_exps": {}})
+def _write_dc(folder: Path, content: Content) -> list[str]:
+    pair = [content.images, content.labels]
+    save_tensors(folder / "res.pt", {"data": [pair], "accs_all_exps": {}})
     return ["res.pt"]
 
 
-def _write_mtt(folder: Path, images: Tensor, labels: Tensor, distilled: DistilledSet) -> list[str]:
-    _save(folder / "images_best.pt", images)
-    _save(folder / "labels_best.pt", labels)
+def _write_mtt(folder: Path, content: Content) -> list[str]:
+    save_tensors(folder / "images_best.pt", content.images)
+    save_tensors(folder / "labels_best.pt", content.labels)
     names = ["images_best.pt", "labels_best.pt"]
-    if distilled.learning_rate is not None:
-        _save(folder / "lr_best.pt", torch.tensor(distilled.learning_rate))
+    for rate in content.rate.values():
+        save_tensors(folder / "lr_best.pt", torch.tensor(rate))
         names.append("lr_best.pt")
     return names
 
 
-def _write_tensors(
-    folder: Path, images: Tensor, labels: Tensor, distilled: DistilledSet
-) -> list[str]:
-    _save(folder / "set.pt", {"images": images, "labels": labels, **_rate(distilled)})
+def _write_tensors(folder: Path, content: Content) -> list[str]:
+    save_tensors(
+        folder / "set.pt", {"images": content.images, "labels": content.labels, **content.rate}
+    )
     return ["set.pt"]
 
 
-def _write_npz(folder: Path, images: Tensor, labels: Tensor, distilled: DistilledSet) -> list[str]:
+def _write_npz(folder: Path, content: Content) -> list[str]:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"images": images.numpy(), "labels": labels.numpy()}
-    np.savez(buffer, **arrays | {k: np.float64(v) for k, v in _rate(distilled).items()})
+    arrays: dict[str, Any] = {
+        "images": content.images.numpy(),
+        "labels": content.labels.numpy(),
+    }
+    np.savez(buffer, **arrays | {k: np.float64(v) for k, v in content.rate.items()})
     write_bytes(folder / "set.npz", buffer.getvalue())
     return ["set.npz"]
 
 
-def _rate(distilled: DistilledSet) -> dict[str, float]:
-    return {} if distilled.learning_rate is None else {"learning_rate": distilled.learning_rate}
-
-
-def _write_folder(
-    folder: Path, images: Tensor, labels: Tensor, distilled: DistilledSet
-) -> list[str]:
-    from PIL import Image
-
+def _write_folder(folder: Path, content: Content) -> list[str]:
     counts: dict[int, int] = {}
     names = []
-    for image, label in zip(images, labels.tolist(), strict=True):
-        levels = image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    for image, label in zip(content.images, content.labels.tolist(), strict=True):
         counts[label] = counts.get(label, 0) + 1
         path = folder / f"{label:05d}" / f"{counts[label] - 1:05d}.png"
         path.parent.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(buffer, "PNG")
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, png_bytes(image))
         names.append(path.relative_to(folder).as_posix())
     return names
-
-
-def _save(path: Path, value: object) -> None:
-    """As `torch.save`, in a file that is there whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    write_bytes(path, buffer.getvalue())
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -174,6 +169,7 @@ LAYOUTS: Mapping[str, Layout] = {
             write=_write_dc,
             space="normalised",
             soft=False,
+            rate=False,
             reads='images, labels = torch.load("res.pt", weights_only=True)["data"][0]',
         ),
         Layout(
@@ -206,7 +202,23 @@ LAYOUTS: Mapping[str, Layout] = {
             write=_write_folder,
             space="raw",
             soft=False,
+            folder="images",
+            pixels_only=True,
+            rate=False,
             reads='data = torchvision.datasets.ImageFolder("images")',
+        ),
+        Layout(
+            name="hub",
+            summary="a Parquet file of images, labels and float pixels, with a card and Croissant, "
+            "as hubs of datasets read it",
+            write=write_parquet,
+            space="raw",
+            pixels_only=True,
+            rate=False,
+            needs="pyarrow",
+            reads=f'rows = pandas.read_parquet("{PARQUET_FILE}")\n'
+            'images = numpy.stack([pixels.reshape({shape}) for pixels in rows["pixels"]])\n'
+            'labels = rows["{label}"]',
         ),
     )
 }

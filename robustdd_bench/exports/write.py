@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from robustdd_bench.board.views.tables import run_table
-from robustdd_bench.citations import benchmark, citations, merged
+from robustdd_bench.citations import Citation, benchmark, citations, merged
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.drawing.figures import save_distilled
 from robustdd_bench.errors import UsageError
-from robustdd_bench.exports.layouts import LAYOUTS, Layout, Space, choose_space
+from robustdd_bench.exports.card import BIBTEX, CARD, Description, card_text
+from robustdd_bench.exports.content import Content
+from robustdd_bench.exports.croissant import CROISSANT, croissant
+from robustdd_bench.exports.layouts import LAYOUTS, Layout, choose_space
 from robustdd_bench.filenames import RECORD_FILE, SET_FILE, SET_PICTURE
-from robustdd_bench.files import write_text
+from robustdd_bench.files import write_json, write_text
+from robustdd_bench.papers.pictures import class_names
 from robustdd_bench.plugins import Registry
 from robustdd_bench.records.record import Record
-from robustdd_bench.text.tables import markdown_table
-
-CARD, BIBTEX, IMAGES_FOLDER = "README.md", "citation.bib", "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ def export(
     layout: str,
     space: str | None = None,
     statistics: str | None = None,
+    licence: str | None = None,
     force: bool = False,
 ) -> Exported:
     """Write a set for other codes.
@@ -57,6 +57,7 @@ def export(
         layout: one of `LAYOUTS`.
         space: "raw" or "normalised"; None: the layout's own.
         statistics: what images are normalised with; None: those of the DC and MTT codes.
+        licence: of the set, an SPDX expression, for the card; None: none is stated.
         force: whether files in `target` may be written over.
 
     Raises:
@@ -64,41 +65,74 @@ def export(
         RunFailedError: the folder cannot be written.
     """
     chosen = LAYOUTS[layout]
-    if distilled.soft_labels and not chosen.soft:
-        able = ", ".join(name for name, one in LAYOUTS.items() if one.soft)
-        raise UsageError(f"layout {layout} has no soft labels, as this set has; choose {able}")
+    _check_layout(chosen, distilled)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not force)):
         raise UsageError(f"{target} is there already; choose another folder, or add --force")
+    if chosen.pixels_only and space not in (None, "raw"):
+        raise UsageError(f"layout {layout} has pixels: leave --space out, or name raw")
     dataset = record.data.dataset if record is not None and record.data is not None else None
     where = choose_space(chosen, space, statistics, dataset, distilled.images.shape[1])
-    if layout == "imagefolder" and where.kind != "raw":
-        raise UsageError("layout imagefolder has pixels: leave --space out, or name raw")
-    images = where.apply(distilled.images)
-    folder = target / IMAGES_FOLDER if layout == "imagefolder" else target
+    content = Content(
+        images=where.apply(distilled.images),
+        distilled=distilled,
+        classes=class_names(distilled, record),
+    )
+    folder = target / chosen.folder
     folder.mkdir(parents=True, exist_ok=True)
-    names = chosen.write(folder, images, distilled.labels, distilled)
-    prefix = f"{IMAGES_FOLDER}/" if layout == "imagefolder" else ""
-    files = [f"{prefix}{name}" for name in names]
-    losses = _losses(distilled, layout, images)
-    files += _beside(distilled, record, source, target, registry)
-    card = card_text(distilled, record, chosen, where, losses, names=files)
-    write_text(target / CARD, card)
-    return Exported(target, (*files, CARD), tuple(losses))
+    written = chosen.write(folder, content)
+    files = [f"{chosen.folder}/{name}" if chosen.folder else name for name in written]
+    cited = _cited(record, registry)
+    files += _beside(distilled, record, source, target)
+    write_text(target / BIBTEX, "\n".join(one.bibtex() for one in cited))
+    files.append(BIBTEX)
+    about = Description(
+        layout=chosen,
+        space=where,
+        content=content,
+        record=record,
+        licence=licence,
+        losses=tuple(_losses(chosen, content)),
+    )
+    if layout == "hub":
+        write_json(target / CROISSANT, croissant(about, target / written[0], cited))
+        files.append(CROISSANT)
+    write_text(target / CARD, card_text(about, files))
+    return Exported(target, (*files, CARD), about.losses)
 
 
-def _losses(distilled: DistilledSet, layout: str, images: Tensor) -> list[str]:
+def _check_layout(layout: Layout, distilled: DistilledSet) -> None:
+    """Refuse a layout that cannot be written, or cannot hold the set."""
+    if distilled.soft_labels and not layout.soft:
+        able = ", ".join(name for name, one in LAYOUTS.items() if one.soft)
+        raise UsageError(f"layout {layout.name} has no soft labels, as this set has; choose {able}")
+    if layout.needs and importlib.util.find_spec(layout.needs) is None:
+        raise UsageError(
+            f"layout {layout.name} needs {layout.needs}: pip install 'robustdd-bench[hub]'"
+        )
+    channels = distilled.images.shape[1]
+    if layout.pixels_only and channels not in (1, 3):
+        raise UsageError(
+            f"layout {layout.name} has pictures of 1 or 3 channels, and the set has {channels}; "
+            "choose tensors or npz"
+        )
+
+
+def _losses(layout: Layout, content: Content) -> list[str]:
     """What is lost on the way, measured."""
+    distilled, images = content.distilled, content.images
     found = []
-    if layout == "imagefolder":
+    if layout.pixels_only:
         levels = images.clamp(0, 1).mul(255).round() / 255
         off = (levels - images).abs()
         outside = ((images < 0) | (images > 1)).double().mean()
+        exact = "; the column pixels has them as they are" if layout.name == "hub" else ""
+        what = "pixels of the column image" if layout.name == "hub" else "pixels"
         found.append(
-            f"pixels are rounded to 8 bits and clipped to [0,1]: {100 * float(outside):.1f} % of "
+            f"{what} are rounded to 8 bits and clipped to [0,1]: {100 * float(outside):.1f} % of "
             f"them lay outside, the largest change is {float(off.max()):.3f}, the mean one "
-            f"{float(off.mean()):.4f}"
+            f"{float(off.mean()):.4f}{exact}"
         )
-    if distilled.learning_rate is not None and layout in ("dc", "imagefolder"):
+    if distilled.learning_rate is not None and not layout.rate:
         found.append(
             f"the learning rate that the set brings, {distilled.learning_rate:.6g}, is in this "
             "card alone"
@@ -121,103 +155,27 @@ def _losses(distilled: DistilledSet, layout: str, images: Tensor) -> list[str]:
 
 
 def _beside(
-    distilled: DistilledSet,
-    record: Record | None,
-    source: Path,
-    target: Path,
-    registry: Registry,
+    distilled: DistilledSet, record: Record | None, source: Path, target: Path
 ) -> list[str]:
-    """The set as it is, its record, its picture and what to cite."""
+    """The set as it is, its record and its picture."""
     distilled.save(target / SET_FILE)
     labels = distilled.labels
     classes = labels.shape[1] if distilled.soft_labels else int(labels.max()) + 1
     save_distilled(target / SET_PICTURE, distilled, classes)
     names = [SET_FILE, SET_PICTURE]
-    found = [benchmark()]
     if record is not None:
         folder = source.parent if source.name == RECORD_FILE else source
         shutil.copyfile(folder / RECORD_FILE, target / RECORD_FILE)
         names.append(RECORD_FILE)
+    return names
+
+
+def _cited(record: Record | None, registry: Registry) -> list[Citation]:
+    """What is to be cited: the benchmark, the method and the data."""
+    found = [benchmark()]
+    if record is not None:
         wanted = (("distillers", record.method.name), ("datasets", record.track.data.dataset))
         for kind, name in wanted:
             entry = registry.entries[kind].get(name)
             found += () if entry is None else citations(entry)
-    write_text(target / BIBTEX, "\n".join(one.bibtex() for one in merged(found)))
-    return [*names, BIBTEX]
-
-
-def card_text(
-    distilled: DistilledSet,
-    record: Record | None,
-    layout: Layout,
-    space: Space,
-    losses: list[str],
-    *,
-    names: list[str],
-) -> str:
-    """The card, in Markdown with a YAML header as dataset hubs read it."""
-    method = record.method.name if record is not None else "unknown method"
-    count, *shape = distilled.images.shape
-    size = "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"
-    header = [
-        "---",
-        "task_categories:",
-        "- image-classification",
-        "tags:",
-        "- dataset-distillation",
-        "- adversarial-robustness",
-        "- robustdd-bench",
-        "size_categories:",
-        f"- {size}",
-        "---",
-    ]
-    soft = distilled.soft_labels
-    labels = "soft" if soft else "hard"
-    kind = "distributions of shape (n, classes)" if soft else "integers of shape (n,)"
-    rate = distilled.learning_rate
-    what = [
-        f"# A distilled set of {method}"
-        + (f" for {record.track.id}" if record is not None else ""),
-        "",
-        f"{count} images of shape {'x'.join(map(str, shape))}, {labels} labels, learning rate "
-        f"{'that of your recipe' if rate is None else f'{rate:.6g}'}. Made and judged with "
-        "robustdd-bench.",
-        "",
-        "## Load it",
-        "",
-        "```python",
-        "import numpy, torch, torchvision",
-        "",
-        layout.reads,
-        "```",
-        "",
-        f"Layout `{layout.name}`: {layout.summary}. Images are {space}. Labels are {kind}.",
-        "",
-        f"`{SET_FILE}` is the set as robustdd-bench has it: "
-        f"`robustdd evaluate {SET_FILE} --track TRACK`.",
-    ]
-    if losses:
-        what += ["", "## What the layout does not hold", "", *(f"- {loss}" for loss in losses)]
-    if record is not None:
-        table = run_table(record)
-        what += [
-            "",
-            "## How robust it is",
-            "",
-            markdown_table(table).rstrip(),
-            "",
-            f"{table.title}.",
-            "",
-            "## Make it again",
-            "",
-            "```console",
-            record.command_to_repeat,
-            "```",
-            "",
-            f"Run `{record.run_id}`; `{RECORD_FILE}` has every figure and how it came about. The "
-            f"SHA-256 of the set is `{distilled.sha256()}`.",
-        ]
-    listed = [name for name in names if not name.startswith(f"{IMAGES_FOLDER}/")]
-    what += ["", "## Cite it", "", f"`{BIBTEX}` has what to cite.", ""]
-    what += [f"Files: {', '.join(f'`{name}`' for name in listed)}.", ""]
-    return "\n".join([*header, "", *what])
+    return merged(found)

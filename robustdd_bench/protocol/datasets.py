@@ -19,9 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustdd_bench.citations import cites
 from robustdd_bench.errors import UsageError
-from robustdd_bench.protocol import papers
+from robustdd_bench.protocol import papers, terms
 from robustdd_bench.protocol.hashing import hash_tensor
 from robustdd_bench.protocol.pictures import (
     as_floats,
@@ -30,6 +29,7 @@ from robustdd_bench.protocol.pictures import (
     numbered,
     read_picture,
 )
+from robustdd_bench.protocol.terms import described
 from robustdd_bench.seeds import derive_seed
 from robustdd_bench.strict import read_bounded
 
@@ -190,7 +190,7 @@ def stratified_holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tens
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
-@cites(papers.DIGITS)
+@described(papers.DIGITS, terms.DIGITS)
 def load_digits(
     root: Path, download: bool, *, test_fraction: Share = 0.2, split_seed: SplitSeed = 0
 ) -> ImageData:
@@ -255,7 +255,7 @@ def _torchvision(
 _TRAIN_TEST = ({"train": True}, {"train": False})
 
 
-@cites(papers.CIFAR)
+@described(papers.CIFAR, terms.CIFAR)
 def load_cifar10(
     root: Path,
     download: bool,
@@ -267,7 +267,7 @@ def load_cifar10(
     return _torchvision("CIFAR10", root, download, _TRAIN_TEST, train_per_class, test_per_class)
 
 
-@cites(papers.CIFAR)
+@described(papers.CIFAR, terms.CIFAR)
 def load_cifar100(
     root: Path,
     download: bool,
@@ -279,7 +279,7 @@ def load_cifar100(
     return _torchvision("CIFAR100", root, download, _TRAIN_TEST, train_per_class, test_per_class)
 
 
-@cites(papers.MNIST)
+@described(papers.MNIST, terms.MNIST)
 def load_mnist(
     root: Path,
     download: bool,
@@ -291,7 +291,7 @@ def load_mnist(
     return _torchvision("MNIST", root, download, _TRAIN_TEST, train_per_class, test_per_class)
 
 
-@cites(papers.FASHION_MNIST)
+@described(papers.FASHION_MNIST, terms.FASHION_MNIST)
 def load_fashion_mnist(
     root: Path,
     download: bool,
@@ -305,7 +305,7 @@ def load_fashion_mnist(
     )
 
 
-@cites(papers.SVHN)
+@described(papers.SVHN, terms.SVHN)
 def load_svhn(
     root: Path,
     download: bool,

@@ -18,9 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustdd_bench.citations import cites
 from robustdd_bench.errors import UsageError
-from robustdd_bench.protocol import papers
+from robustdd_bench.protocol import papers, terms
 from robustdd_bench.protocol.datasets import (
     MAX_IMAGE,
     Count,
@@ -35,13 +34,14 @@ from robustdd_bench.protocol.imagenet.layouts import (
     find_files,
 )
 from robustdd_bench.protocol.pictures import Fit, read_photo
+from robustdd_bench.protocol.terms import described
 from robustdd_bench.strict import read_bounded
 
 TINY_SIDE, SUBSET_SIDE = 64, 128
 """Pixels."""
 
 
-@cites(papers.TINY_IMAGENET)
+@described(papers.TINY_IMAGENET, terms.IMAGENET)
 def load_tiny_imagenet(
     root: Path,
     download: bool,
@@ -121,7 +121,7 @@ def _subset(name: str) -> Callable[..., ImageData]:
     """The loader of a subset."""
     layout = SUBSET_LAYOUTS[name]
 
-    @cites(papers.IMAGENET)
+    @described(papers.IMAGENET, terms.IMAGENET)
     def load(
         root: Path,
         download: bool,

@@ -1,17 +1,23 @@
-"""`robustdd convert` and `export`, and the options by which foreign formats are read."""
+"""`robustdd convert`, `export` and `push`: distilled sets as files, of other codes and for them."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from robustdd_bench.cli.shared.arguments import OneOf, RegisteredName, data_root_option
+from robustdd_bench.cli.shared.importing import (
+    import_options,
+    read_data,
+    read_foreign,
+    sentence,
+    take_choices,
+    warn_of_mosaics,
+)
 from robustdd_bench.cli.shared.output import (
     announce,
     json_option,
@@ -21,158 +27,8 @@ from robustdd_bench.cli.shared.output import (
 )
 from robustdd_bench.cli.shared.session import Session, pass_session
 from robustdd_bench.errors import UsageError
-from robustdd_bench.imports.formats import FORMATS, LABELS, SPACES, STATISTICS, Choices, choose
-
-if TYPE_CHECKING:
-    from robustdd_bench.distillers import DistilledSet
-    from robustdd_bench.plugins import Registry
-    from robustdd_bench.protocol.datasets import ImageData
-    from robustdd_bench.protocol.tracks import Track
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_OPTIONS = (
-    click.option(
-        "--space",
-        type=OneOf("space", SPACES),
-        help="Foreign format: where its images are, raw (pixels in [0,1]), normalised or zca.",
-    ),
-    click.option(
-        "--statistics",
-        type=OneOf("statistics", tuple(STATISTICS)),
-        help="Of normalised images: mean and std by name, those of a published code.",
-    ),
-    click.option("--mean", metavar="M,...", help="Of normalised images: a number a channel."),
-    click.option("--std", metavar="S,...", help="Of normalised images: a number a channel."),
-    click.option(
-        "--labels",
-        type=OneOf("labels", LABELS),
-        help="Foreign format: what its labels are, hard, soft (distributions) or logits.",
-    ),
-    click.option(
-        "--learning-rate",
-        metavar="RATE",
-        help="Foreign format: what students are trained with, a number, or `track`.",
-    ),
-    click.option(
-        "--augmentation",
-        metavar="STRATEGY",
-        help="Foreign format: what students are augmented with. Without it: the track's.",
-    ),
-    click.option(
-        "--index",
-        type=click.IntRange(min=0),
-        help="dc, beard: which of the sets in the file, from 0.",
-    ),
-    click.option(
-        "--factor",
-        type=click.IntRange(1, 8),
-        help="idc: take each image apart into FACTOR x FACTOR images. dc, beard: each is a mosaic "
-        "of so many (IDM, BACON, ROME: 2). Without it: whole images.",
-    ),
-    click.option(
-        "--classes",
-        metavar="FILE|sorted",
-        help="folder: a file of folder names in the order of the classes, or `sorted`.",
-    ),
-)
-
-
-def import_options(function: Function) -> Function:
-    """Add the options that say how a foreign format is read; `take_choices` receives them."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
-def take_choices(file_format: str, options: dict[str, Any]) -> Choices | None:
-    """Take the import options out of a call's options, and settle how the file is read.
-
-    Returns:
-        None for our own format.
-
-    Raises:
-        UsageError: something is missing, out of range, or of no use.
-    """
-    values = {
-        name: options.pop(name) for name in inspect.signature(choose).parameters if name != "name"
-    }
-    if file_format in FORMATS:
-        return choose(file_format, **values)
-    for name, value in values.items():
-        if value is not None:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for foreign formats; name it with --format "
-                f"({', '.join(FORMATS)})"
-            )
-    return None
-
-
-def read_foreign(path: Path, choices: Choices, data: ImageData | None) -> DistilledSet:
-    """Read a set, with one thread: the bits of the result then depend on no machine's cores."""
-    from robustdd_bench.imports.convert import import_set
-    from robustdd_bench.runs.work import threads
-
-    if choices.space != "zca" or data is None:
-        with threads(1):
-            return import_set(path, choices)
-    print(f"fitting ZCA on {len(data.train)} training images", file=sys.stderr, flush=True)
-    with threads(1):
-        return import_set(path, choices, data.train.images)
-
-
-def import_for_track(
-    path: Path, choices: Choices, registry: Registry, options: dict[str, Any]
-) -> DistilledSet:
-    """Read a set that is to be evaluated, and say on stderr what it is.
-
-    Raises:
-        UsageError: it cannot be read, or taken apart it is not of the track's size.
-    """
-    from robustdd_bench.imports.convert import describe
-    from robustdd_bench.protocol.tracks import load_track
-
-    track = load_track(options["track"], registry)
-    data = _data(track, registry, options) if choices.space == "zca" else None
-    made = read_foreign(path, choices, data)
-    facts = describe(made)
-    if choices.factor > choices.mosaic and set(facts["images_per_class"]) != {track.data.ipc}:
-        needed = max(facts["images_per_class"])
-        raise UsageError(
-            f"--factor {choices.factor}: taken apart, the set has {needed} images of a class, and "
-            f"track {track.id} is for {track.data.ipc}. Students see every part as an image, so it "
-            f"needs a track of {needed} images per class; or leave --factor out"
-        )
-    print(f"read {_sentence(facts)}", file=sys.stderr, flush=True)
-    _warn_of_mosaics(facts)
-    return made
-
-
-def _warn_of_mosaics(facts: dict[str, Any]) -> None:
-    """Say that images look like mosaics that were not told to be."""
-    if facts["looks_like_mosaics"]:
-        print(
-            "warning: the images look like mosaics of 2x2 small ones, as IDM, BACON, ROME and NCFM "
-            "store them; --factor 2 says so, and without it they are judged as whole images",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _data(track: Track, registry: Registry, options: dict[str, Any]) -> ImageData:
-    from robustdd_bench.protocol.loading import load_data
-
-    return load_data(track, registry, options["data_root"], download=options["download"])
-
-
-def _sentence(facts: dict[str, Any]) -> str:
-    least, most = min(facts["images_per_class"]), max(facts["images_per_class"])
-    per_class = str(most) if least == most else f"{least} to {most}"
-    return (
-        f"{facts['images']} images, {per_class} of each of {facts['num_classes']} classes, pixels "
-        f"from {facts['pixel_min']:.3g} to {facts['pixel_max']:.3g}, "
-        f"{100 * facts['pixels_outside']:.1f} % of them outside [0,1]"
-    )
+from robustdd_bench.imports.formats import FORMATS
+from robustdd_bench.text.terminal import size_text
 
 
 @click.command("convert")
@@ -236,7 +92,7 @@ def convert(
 
     data = None
     if track is not None:
-        data = _data(load_track(track, session.registry), session.registry, options)
+        data = read_data(load_track(track, session.registry), session.registry, options)
     made = read_foreign(source, choices, data)
     if data is not None:
         check_fits(made, tuple(data.train.images.shape[1:]), data.num_classes, None)
@@ -245,7 +101,7 @@ def convert(
     if preview is not None:
         save_distilled(preview, made, facts["num_classes"])
     written = {"file": str(target), "sha256": file_sha256(target)}
-    _warn_of_mosaics(facts)
+    warn_of_mosaics(facts)
     if as_json:
         print_json(written | {"preview": None if preview is None else str(preview)} | facts)
         return
@@ -253,7 +109,7 @@ def convert(
     rows = [
         ("file", target),
         ("sha256", written["sha256"]),
-        ("holds", _sentence(facts)),
+        ("holds", sentence(facts)),
         ("image", "x".join(map(str, facts["shape"]))),
         ("labels", facts["labels"]),
         ("learning rate", "the track's" if made.learning_rate is None else made.learning_rate),
@@ -286,7 +142,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 # Those of robustdd_bench.exports.layouts, which imports torch.
-LAYOUTS = ("dc", "mtt", "tensors", "npz", "imagefolder")
+LAYOUTS = ("dc", "mtt", "tensors", "npz", "imagefolder", "hub")
 
 
 @click.command("export")
@@ -320,6 +176,9 @@ LAYOUTS = ("dc", "mtt", "tensors", "npz", "imagefolder")
     help="What they are normalised with; by default what the DC and MTT codes take for the "
     "dataset. docs/importing.md lists the names.",
 )
+@click.option(
+    "--licence", metavar="SPDX", help='Licence of the set, e.g. "CC-BY-4.0", for its card.'
+)
 @click.option("--force", is_flag=True, help="Write into a folder that has files.")
 @json_option
 @pass_session
@@ -330,6 +189,7 @@ def export_command(
     layout: str,
     space: str | None,
     statistics: str | None,
+    licence: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -337,12 +197,17 @@ def export_command(
 
     RUN is the folder of a run, published or not; SET a file such as distilled.safetensors. What a
     layout does not hold is printed, and named in the card. `robustdd evaluate DIR --format` reads
-    all of them again.
+    all of them again; of hub, `robustdd evaluate DIR/distilled.safetensors` does. `robustdd push`
+    uploads a folder of layout hub.
     """
     announce(f"{source} to {target}")
     from robustdd_bench.exports.write import export
     from robustdd_bench.papers.pictures import read_set
 
+    if licence is not None:
+        from robustdd_bench.board.admission.submission import make_submission
+
+        make_submission(licence=licence)
     distilled, record = read_set(source)
     done = export(
         distilled,
@@ -353,6 +218,7 @@ def export_command(
         layout=layout,
         space=space,
         statistics=statistics,
+        licence=licence,
         force=force,
     )
     if as_json:
@@ -361,3 +227,54 @@ def export_command(
     print(target)
     for loss in done.losses:
         print(one_line(f"note: {loss}"), file=sys.stderr)
+
+
+@click.command("push")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("repository", metavar="ORG/NAME")
+@click.option("--public", is_flag=True, help="A new repository is seen by all, not by you alone.")
+@click.option("--dry-run", is_flag=True, help="Check, print what would be uploaded, do nothing.")
+@json_option
+@pass_session
+def push_command(
+    session: Session, folder: Path, repository: str, public: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Upload an exported set to the Hugging Face hub, as a dataset.
+
+    DIR is what `robustdd export RUN --to DIR --as hub` wrote. A new repository is private without
+    --public; one that is there stays what it is, and is refused if it holds another run. A set that
+    holds images of a dataset whose terms forbid to pass them on is refused.
+
+    The login is the client's own: `hf auth login`. Needs pip install 'robustdd-bench[hub]'.
+    """
+    announce(f"{folder} to {repository}")
+    from robustdd_bench.hub.push import plan_upload, push
+
+    upload = plan_upload(folder, repository, session.registry)
+    for note in upload.notes:
+        print(one_line(f"note: {note}"), file=sys.stderr, flush=True)
+    facts = {"repository": repository, "run_id": upload.record.run_id, "files": upload.sizes}
+    if dry_run:
+        if as_json:
+            print_json(facts | {"private": not public, "notes": upload.notes})
+            return
+        seen = "public" if public else "private"
+        title = f"would be uploaded to {repository}, {seen} if it is new"
+        print_table(
+            ("file", "size"),
+            [(name, size_text(size)) for name, size in upload.sizes.items()],
+            title=title,
+            right=("size",),
+        )
+        return
+    done = push(upload, private=not public)
+    if as_json:
+        commit = done.address.revision
+        print_json(facts | {"commit": commit, "link": done.link, "new": done.new})
+        return
+    print(done.link)
+    for line in (
+        f"robustdd evaluate {done.address} --track {upload.record.track.name}",
+        f"robustdd publish RUN --link {done.link}",
+    ):
+        print(f"next: {line}", file=sys.stderr)

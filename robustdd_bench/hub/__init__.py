@@ -1,0 +1,1 @@
+"""Sets on a hub of datasets, Hugging Face's: fetched by `evaluate hub:...`, uploaded by `push`."""
