@@ -172,3 +172,17 @@ class Attack(abc.ABC):
         Raises:
             UsageError: the attack has no version for this norm, for targets or for such images.
         """
+
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """Forward passes and gradients for one image that the attack never breaks.
+
+        Estimates of a run's time count them. Where they are not stated, the attack is tried on a
+        tiny network, which takes as many passes.
+
+        Args:
+            classes: K.
+
+        Returns:
+            None: they are not stated.
+        """
+        return None

@@ -11,7 +11,7 @@ import torch
 from small_runs import example, plan_of, registry
 from tasks import NORMALISE, SMALL, digits_task
 
-from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.evaluation.robustness import attack_student
 from robustdd_bench.evaluation.students import train_student
@@ -23,6 +23,7 @@ from robustdd_bench.runs.operations import (
     UnknownOperationsError,
     _Fortress,
     _size,
+    counted_passes,
     operations,
     passes,
     rate,
@@ -179,6 +180,40 @@ def test_passes_of_an_attack_are_those_of_a_student_that_never_falls(tmp_path, n
     )  # fmt: skip
     assert outcome.forwards == 3 * forwards
     assert gradients == {"noise": 0, "fgsm": 1, "pgd": 20, "apgd-ce": 101, "square": 0}[name]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize(
+    ("classes", "attacks"),
+    [
+        *((k, (one,)) for k in (4, 10) for one in ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t")),
+        (3, ("apgd-ce", "apgd-dlr", "fab-t")),
+        (2, ("apgd-ce", "fab-t")),
+        *(
+            pytest.param(k, attacks, marks=pytest.mark.long)
+            for k, attacks in ((5, ("square",)), (10, ()), (3, ()), (2, ()))
+        ),
+    ],
+)
+def test_passes_that_an_attack_states_are_those_it_takes(classes, attacks, norm):
+    kind = registry().get("attacks", "autoattack").load()
+    attack = kind(kind.Config(attacks=attacks))
+    assert list(attack.passes(classes)) == counted_passes(attack, 1, classes, norm)
+
+
+def test_passes_that_are_not_stated_are_counted():
+    kind = registry().get("attacks", "autoattack").load()
+    attack = kind(kind.Config(attacks=("fab",)))
+    assert attack.passes(10) is None
+    assert passes(kind, '{"attacks": ["fab"]}', 1, 10, "Linf") == counted_passes(
+        attack, 1, 10, "Linf"
+    )
+    states = [name for name, entry in registry().entries["attacks"].items() if stated(entry.load())]
+    assert states == ["autoattack"], "test the passes of others above"
+
+
+def stated(kind):
+    return kind.passes is not Attack.passes
 
 
 def test_autoattack_costs_the_same_from_ten_classes_on():

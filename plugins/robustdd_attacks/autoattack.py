@@ -81,6 +81,22 @@ class AutoAttack(Attack):
         """The first of the four only, for `robustdd check-plugin`."""
         return cls.Config(attacks=("apgd-ce",))
 
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """Passes for one image; see `Attack.passes`. Those of the untargeted FAB are not known."""
+        names, _ = _standard(classes) if not self.config.attacks else (self.config.attacks, [])
+        targets = min(9, classes - 1)
+        known: dict[Name, tuple[int, int]] = {
+            "apgd-ce": (103, 101),
+            "apgd-dlr": (103, 101),
+            "apgd-t": (102 * targets + 2, 101 * targets),
+            "fab-t": (203 * targets + 2, 100 * targets),
+            "square": (5004, 0),
+        }
+        if not known.keys() >= set(names):
+            return None
+        # Nine more: the package looks at the model first, and we at what it found.
+        return 9 + sum(known[name][0] for name in names), sum(known[name][1] for name in names)
+
     def perturb(self, task: AttackTask) -> AttackResult:
         """Adversarial examples; see `Attack.perturb`. Of the generator only the seed is used.
 
@@ -128,19 +144,13 @@ class AutoAttack(Attack):
     ) -> tuple[tuple[Name, ...], list[str]]:
         """The attacks to run on a model of so many classes, and remarks on what is left out."""
         chosen: tuple[Name, ...] = self.config.attacks
-        remarks = []
+        remarks: list[str] = []
         for name in chosen:
             least = _LEAST_CLASSES.get(name, 2)
             if classes < least:
                 raise UsageError(f"AutoAttack's {name} needs {least} classes, not {classes}")
         if not chosen:
-            chosen = STANDARD
-            if classes == 3:
-                chosen = ("apgd-ce", "apgd-dlr", "fab-t", "square")
-                remarks.append("with 3 classes there is no targeted DLR loss: apgd-dlr for apgd-t")
-            elif classes < 3:
-                chosen = ("apgd-ce", "fab-t", "square")
-                remarks.append(f"with {classes} classes there is no DLR loss: apgd-t was left out")
+            chosen, remarks = _standard(classes)
         side = min(images.shape[2:])
         if "square" in chosen and threat.norm == "L2" and side < _SQUARE_L2_PIXELS:
             raise UsageError(
@@ -148,6 +158,17 @@ class AutoAttack(Attack):
                 f"pixels in L2, not {side}; set attacks without it"
             )
         return chosen, remarks
+
+
+def _standard(classes: int) -> tuple[tuple[Name, ...], list[str]]:
+    """The attacks of the standard version for so many classes, and remarks on what is left out."""
+    if classes > 3:
+        return STANDARD, []
+    if classes == 3:
+        said = "with 3 classes there is no targeted DLR loss: apgd-dlr for apgd-t"
+        return ("apgd-ce", "apgd-dlr", "fab-t", "square"), [said]
+    said = f"with {classes} classes there is no DLR loss: apgd-t was left out"
+    return ("apgd-ce", "fab-t", "square"), [said]
 
 
 def _package() -> ModuleType:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustdd_bench.attacks import ThreatModel
+from robustdd_bench.attacks import Attack, ThreatModel
 from robustdd_bench.config import recorded_config
 from robustdd_bench.errors import RobustDDError, RunFailedError
 from robustdd_bench.evaluation.robustness import attack_student
@@ -219,7 +219,8 @@ class _Fortress(nn.Module):
 def passes(kind: Any, config: str, channels: int, classes: int, norm: str) -> list[int]:
     """Forward passes and gradients for one image that an attack never breaks.
 
-    They depend on no size of the image, so it is a small one.
+    The attack states them, or they are counted; they depend on no size of the image, so it is a
+    small one.
 
     Args:
         kind: the attack's class.
@@ -229,6 +230,12 @@ def passes(kind: Any, config: str, channels: int, classes: int, norm: str) -> li
         norm: of the threat model.
     """
     attack = kind(recorded_config(kind.Config, json.loads(config), "the attack"))
+    stated = attack.passes(classes)
+    return list(stated) if stated is not None else counted_passes(attack, channels, classes, norm)
+
+
+def counted_passes(attack: Attack, channels: int, classes: int, norm: str) -> list[int]:
+    """What `passes` gives, counted, whatever the attack states."""
     shape = (channels, COUNTED_SIDE, COUNTED_SIDE)
     model = _Fortress(torch.Size(shape).numel(), classes).eval().requires_grad_(False)
     image, label = torch.full((1, *shape), 0.5), torch.zeros(1, dtype=torch.int64)
@@ -306,7 +313,9 @@ def rate(plan: Plan, registry: Registry) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _rate(build: Any, options: str, shape: tuple[int, ...], classes: int, device: str) -> float:
-    count, where = MEASURED_IMAGES[device], torch.device(device)
+    where = torch.device(device)
+    # As many pixels, whatever the size: fewer large images keep a processor just as busy.
+    count = max(2, min(MEASURED_IMAGES[device], MEASURED_IMAGES[device] * 32**2 // shape[1] ** 2))
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, *shape, generator=generator).to(where)
     labels = (torch.arange(count) % classes).to(where)
