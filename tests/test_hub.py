@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -209,6 +210,15 @@ def test_a_changed_export_is_not_uploaded(hub, tmp_path, capsys) -> None:
     refused("data/train-00000-of-00001.parquet", "is not the file of croissant.json")
     for name in FILES:
         refused(name, None)
+    os.mkfifo(folder / "pipe")
+    (folder / "README.md").unlink()
+    (folder / "pipe").rename(folder / "README.md")
+    assert main(["push", str(folder), NAME]) == 2
+    assert "README.md is a pipe, not a regular file" in capsys.readouterr().err
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()
+    assert main(["push", str(folder), NAME]) == 2
+    assert "has no README.md" in capsys.readouterr().err
     assert main(["push", str(tmp_path / "nowhere"), NAME]) == 2
     assert main(["push", str(example("mat").folder), NAME]) == 2
     assert hub.calls == []

@@ -66,14 +66,14 @@ def plan_upload(folder: Path, repository: str, registry: Registry) -> Upload:
     check_repository(repository, repository)
     if not folder.is_dir():
         raise UsageError(f"no folder {folder}; `robustdd export RUN --to DIR --as hub` writes one")
-    missing = [name for name in FILES if not (folder / name).exists()]
+    for name in FILES:
+        require_regular(folder / name)
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UsageError(
             f"{folder} has no {', no '.join(missing)}; write it with "
             f"`robustdd export RUN --to {folder} --as hub`"
         )
-    for name in FILES:
-        require_regular(folder / name)
     record = read_record(folder / RECORD_FILE)
     _check_whole(folder, record)
     notes = _about_images(record, registry)
