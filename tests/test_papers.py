@@ -179,6 +179,16 @@ def test_a_table_of_published_runs_says_what_the_board_says(call) -> None:
             assert float(found[f"{key}_std_seeds"]) == value["std_seeds"]
 
 
+def test_presets_and_settings_tell_rows_of_a_method_apart_as_on_the_board(call) -> None:
+    folder = RESULTS / "cifar10-small-ipc5"
+    text = call("table", str(folder), "--format", "csv")
+    board = json.loads((RESULTS.parent / "leaderboard.json").read_text(encoding="utf-8"))
+    (track,) = (one for one in board["tracks"] if one["track"] == "cifar10-small-ipc5")
+    names = {row.get("label") or row["method"] for row in track["rows"]}
+    assert len(names) == len(track["rows"])
+    assert {row["method"] for row in csv.DictReader(io.StringIO(text))} == names
+
+
 def test_latex_and_markdown_hold_several_tracks_side_by_side(runs, call) -> None:
     lines = call("table", runs, "--eps", ".1", "--format", "md", "--short-caption").splitlines()
     assert lines[2] == "| method | fast: 0.10 * | other: 0.10 * |"

@@ -12,9 +12,9 @@ from small_runs import example
 
 from robustdd_bench.board.build import build, stale_pages
 from robustdd_bench.board.method_papers import content, paper_of
+from robustdd_bench.board.naming import Named, distinct_names
 from robustdd_bench.board.publish import publish
 from robustdd_bench.board.schema import BoardContent
-from robustdd_bench.board.standings import distinct_names
 from robustdd_bench.board.validate import validate
 from robustdd_bench.board.views.run_page import place_of, run_pages
 from robustdd_bench.board.views.sets import columns
@@ -191,27 +191,34 @@ def test_a_strip_shows_every_class_once() -> None:
 
 
 def test_rows_of_one_method_are_told_apart_by_what_differs() -> None:
+    many = dict.fromkeys("abcd", 1)
     rows = [
-        ("hard", "mtt", "default", "mtt-aaaaaa"),
-        ("hard", "mtt", "full-data", "mtt-bbbbbb"),
-        ("hard", "mat", "default", "mat-cccccc"),
-        ("hard", "mat", "default", "mat-dddddd"),
-        ("hard", "dm", "default", "dm-eeeeee"),
-        ("soft", "dm", "default", "dm-ffffff"),
-        ("soft", "dc", "quick", "dc-000000"),
-        ("soft", "dc", "quick", "dc-111111"),
-        ("soft", "dc", "paper", "dc-222222"),
+        ("hard", "mtt", "default", {"lr": 0.5}, "mtt-aaaaaa"),
+        ("hard", "mtt", "full-data", {"lr": 0.1}, "mtt-bbbbbb"),
+        ("hard", "mat", "default", many, "mat-cccccc"),
+        ("hard", "mat", "default", dict.fromkeys("abcd", 2), "mat-dddddd"),
+        ("hard", "dm", "default", {}, "dm-eeeeee"),
+        ("soft", "dm", "default", {}, "dm-ffffff"),
+        ("soft", "dc", "quick", {"a": 1, "eps": 2 / 255, "c": 3}, "dc-000000"),
+        ("soft", "dc", "quick", {"a": 1, "eps": 4 / 255, "c": None}, "dc-111111"),
+        ("soft", "dc", "paper", {"a": 2, "eps": 4 / 255, "c": 3}, "dc-222222"),
+        ("soft", "ftd", "default", {"a": 1}, "ftd-333333"),
+        ("soft", "ftd", "default", {"a": 2}, "ftd-444444"),
+        ("soft", "ftd", "default", {"a": 1}, "ftd-555555"),
     ]
-    assert distinct_names(rows) == [
+    assert distinct_names([Named(*row) for row in rows]) == [
         "mtt (default)",
         "mtt (full-data)",
         "mat (cccccc)",
         "mat (dddddd)",
         "dm",
         "dm",
-        "dc (quick, 000000)",
-        "dc (quick, 111111)",
+        "dc (quick, eps 2/255, c 3)",
+        "dc (quick, eps 4/255, c None)",
         "dc (paper)",
+        "ftd (a 1, 333333)",
+        "ftd (a 2)",
+        "ftd (a 1, 555555)",
     ]
 
 

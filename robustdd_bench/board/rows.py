@@ -13,6 +13,7 @@ from typing import Literal
 from robustdd_bench.board.confirmations import deviation
 from robustdd_bench.board.divisions import IMPORTED, MARKS, has_own_preprocessing, is_taught
 from robustdd_bench.board.method_papers import OURS, paper_of
+from robustdd_bench.board.naming import Named, distinct_names
 from robustdd_bench.board.publish import Published
 from robustdd_bench.board.ranking import Division, Ranked, divisions
 from robustdd_bench.board.schema import (
@@ -30,7 +31,7 @@ from robustdd_bench.board.schema import (
     SpreadContent,
     TrackContent,
 )
-from robustdd_bench.board.standings import Standing, distinct_names
+from robustdd_bench.board.standings import Standing
 from robustdd_bench.evaluation.sanity.meanings import CHECK_MEANINGS
 from robustdd_bench.evaluation.statistics.means import mean
 from robustdd_bench.filenames import SET_FILE, SET_PICTURE
@@ -100,7 +101,7 @@ def track_content(runs: Sequence[Published], root: Path) -> TrackContent:
 def named(rows: Iterable[RowContent]) -> tuple[RowContent, ...]:
     """The rows of a track, with labels where several are of one method."""
     rows = tuple(rows)
-    names = distinct_names([(r.division, r.method, r.preset, r.id) for r in rows])
+    names = distinct_names([Named(r.division, r.method, r.preset, r.config, r.id) for r in rows])
     return tuple(
         row if name == row.method else row.model_copy(update={"label": name})
         for row, name in zip(rows, names, strict=True)

@@ -112,28 +112,6 @@ class Standing:
         return f"{self.method} ({', '.join(marks)})" if marks else self.method
 
 
-def distinct_names(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
-    """What the rows of a table are called: methods, and what tells rows of one method apart.
-
-    Args:
-        rows: for each the table that it is in (its division), its method, its preset and its id.
-
-    Returns:
-        "mtt"; "mtt (full-data)" where a table has mtt with several presets; where presets do not
-        tell them apart, the end of the id stands there too.
-    """
-    found = []
-    for table, method, preset, name in rows:
-        peers = [row for row in rows if row[:2] == (table, method)]
-        parts = []
-        if len({row[2] for row in peers}) > 1:
-            parts.append(preset)
-        if sum(row[2] == preset for row in peers) > 1:
-            parts.append(name.rpartition("-")[2])
-        found.append(f"{method} ({', '.join(parts)})" if parts else method)
-    return found
-
-
 def caption(track: Track) -> str:
     """What a table of standings shows, for its title."""
     return (

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdd_bench.board.divisions import PLAIN, remark
+from robustdd_bench.board.naming import Named, what_differs
 from robustdd_bench.board.standings import Spread, Standing, standings
 from robustdd_bench.errors import UsageError, unknown_name
 from robustdd_bench.filenames import RECORD_FILE
 from robustdd_bench.protocol.tracks import Track, eps_label
 from robustdd_bench.records.record import Record, read_record
-from robustdd_bench.records.settings import differing_settings, setting_text
 
 Note = Callable[[str], None]
 
@@ -170,8 +170,9 @@ def _entries(records: Sequence[Record], methods: Sequence[str]) -> tuple[PanelLi
 def labels(every: Sequence[Standing]) -> list[str]:
     """A name for each standing of one track: its method, and what tells it from its namesakes.
 
-    That is the division where it is not the plain one, the plugin where plugins differ, and the
-    settings that differ. Where all these are the same, it is the id of the first run.
+    That is the division where it is not the plain one, the plugin where plugins differ, the preset
+    where presets differ, and the settings in which runs of one preset differ. Where all these are
+    the same, it is the id of the first run.
     """
     namesakes: dict[str, list[Standing]] = defaultdict(list)
     for standing in every:
@@ -192,6 +193,10 @@ def _label(standing: Standing, namesakes: Sequence[Standing]) -> str:
         told.append(remark(standing.division))
     if len({one.records[0].method.plugin for one in namesakes}) > 1:
         told.append(f"plugin {first.method.plugin}")
-    names = differing_settings([one.records[0].method.config for one in namesakes])
-    told += [setting_text(name, first.method.config.get(name)) for name in names]
+    told += what_differs(_named(standing), [_named(one) for one in namesakes])
     return f"{standing.method} ({', '.join(told)})" if told else standing.method
+
+
+def _named(standing: Standing) -> Named:
+    method = standing.records[0].method
+    return Named("", standing.method, method.preset, method.config, standing.id)

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustdd_bench.board.divisions import PLAIN, division_title
+from robustdd_bench.board.naming import Named, distinct_names
 from robustdd_bench.board.publish import Published, current, newest
 from robustdd_bench.board.rows import track_content, track_order
-from robustdd_bench.board.standings import distinct_names, standings
+from robustdd_bench.board.standings import standings
 from robustdd_bench.board.views.captions import RULE, accuracy_note
 from robustdd_bench.board.views.tables import board_tables, row_notes
 from robustdd_bench.errors import UsageError
@@ -111,7 +112,13 @@ def plot(path: Path, runs: list[Published], track: str) -> None:
     axes = figure.add_subplot()
     protocol = rows[0].records[0].track
     ladder = [0.0, *protocol.threat.ladder]
-    names = distinct_names([("", s.method, s.records[0].method.preset, s.id) for s in rows])
+    infos = [standing.records[0].method for standing in rows]
+    names = distinct_names(
+        [
+            Named("", standing.method, info.preset, info.config, standing.id)
+            for standing, info in zip(rows, infos, strict=True)
+        ]
+    )
     for standing, name in zip(rows, names, strict=True):
         points = [standing.clean, *standing.robust]
         axes.errorbar(
