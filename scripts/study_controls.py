@@ -35,7 +35,7 @@ ROWS = ROOT / "leaderboard" / "results" / "cifar10-small-ipc5"
 SETS = {
     "MAT": "mat/7d9e2d12a341",
     "MTT": "mtt/1d0838e6ce43",
-    "MTT, MAT's rates": "mtt/MTTRATES",
+    "MTT, MAT's rates": "mtt/0eda0ec32b6c",
     "random": "random/5af07e309733",
 }
 """The sets, and the published runs that they are from."""
