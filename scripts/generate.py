@@ -27,10 +27,12 @@ from robustdd_bench.board.build import board, stale_pages
 from robustdd_bench.board.publish import Published, current, published
 from robustdd_bench.board.schema import BoardContent, board_schema
 from robustdd_bench.board.views.page import page
-from robustdd_bench.board.views.readme import plot, with_front, with_section
+from robustdd_bench.board.views.readme import with_front, with_section
 from robustdd_bench.board.views.run_page import run_pages
 from robustdd_bench.cli.main import COMMANDS, cli
 from robustdd_bench.files import json_text
+from robustdd_bench.papers.plots import save_plot
+from robustdd_bench.papers.selection import panels, read_runs
 from robustdd_bench.plugins import SINGULAR, Entry, collect, get_plugin_manager
 from robustdd_bench.records.record import json_schema
 
@@ -322,7 +324,8 @@ def main() -> int:
         else:
             path.unlink()
     if not arguments.check and arguments.root == ROOT and current(_runs(), PICTURE):
-        plot(ROOT / "docs" / "images" / f"{PICTURE}.png", _runs(), PICTURE)
+        records = read_runs([ROOT / "leaderboard" / "results" / PICTURE], print)
+        save_plot(ROOT / "docs" / "images" / f"{PICTURE}.png", panels(records), width=6.8)
     return 1 if arguments.check and (found or gone) else 0
 
 

@@ -4,10 +4,11 @@
     python scripts/study_controls.py write --out DIR
     python scripts/study_controls.py draw
 
-`run` takes published sets of cifar10-small-ipc5, gives each the learning rate that a control asks
-for, and evaluates them on the tracks docs/studies/cifar10-controls*.toml; what is there already is
-not done again. `write` keeps figures and outcomes in docs/studies/cifar10-controls.json, and draws;
-`draw` makes the tables of cifar10-controls.md from that file alone.
+`run` takes published sets of cifar10-small-ipc5, and sets of MAT that it makes for the study, gives
+each the learning rate that a control asks for, and evaluates them on the tracks
+docs/studies/cifar10-controls*.toml; what is there already is not done again. `write` keeps figures
+and outcomes in docs/studies/cifar10-controls.json, and draws; `draw` makes the tables of
+cifar10-controls.md from that file alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from robustdd_bench.board.kept import differences, keep
 from robustdd_bench.distillers import DistilledSet
+from robustdd_bench.filenames import RECORD_FILE, SET_FILE
 from robustdd_bench.files import read_json, write_json, write_text
 from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.record import read_record
@@ -38,7 +40,13 @@ SETS = {
     "MTT, MAT's rates": "mtt/0eda0ec32b6c",
     "random": "random/5af07e309733",
 }
-"""The sets, and the published runs that they are from."""
+"""The published sets, and the runs that they are from."""
+MADE = {
+    "MAT, natural experts": ("eps=0.0", "flavour=pgd"),
+}
+"""Sets that are made for the study: MAT by its preset `full-data`, with these settings."""
+MAKING = "cifar10-controls-made"
+"""The track that they are made on."""
 NETWORKS = {
     "ConvNet-3": "cifar10-controls",
     "ConvNet-3 without norm layers": "cifar10-controls-no-norm",
@@ -53,7 +61,7 @@ class Control:
     """One evaluation."""
 
     set: str
-    """One of `SETS`."""
+    """One of `SETS` or `MADE`."""
     rate: str
     """The set whose learning rate students take; `OWN`: its own; a number: that."""
     network: str
@@ -68,7 +76,7 @@ class Control:
 def controls() -> Iterator[Control]:
     """All of them, the most telling first."""
     first = "ConvNet-3"
-    for name in SETS:
+    for name in (*SETS, *MADE):
         yield Control(name, OWN, first)
     for name, other in (
         ("MTT", "MAT"),
@@ -84,29 +92,51 @@ def controls() -> Iterator[Control]:
                     yield Control(name, rate, network)
 
 
-def source(name: str) -> DistilledSet:
-    """A published set by its name here."""
-    return DistilledSet.load(ROWS / SETS[name] / "distilled.safetensors")
+def source(name: str, out: Path) -> DistilledSet:
+    """A set by its name here; `out` is where those of the study were made."""
+    if name in SETS:
+        return DistilledSet.load(ROWS / SETS[name] / SET_FILE)
+    path = _made(name, out)
+    if path is None:
+        sys.exit(f"error: {out} has no set of {name}; see `run`")
+    return DistilledSet.load(path / SET_FILE)
 
 
-def rate_of(control: Control) -> float | None:
+def _made(name: str, out: Path) -> Path | None:
+    """The folder of the run that made a set of the study; None if there is none yet."""
+    wanted = {word.partition("=")[0]: word.partition("=")[2] for word in MADE[name]}
+    for path in sorted((out / MAKING / "mat").glob(f"*/{RECORD_FILE}")):
+        config = read_record(path).method.config
+        if all(str(config[key]) == value for key, value in wanted.items()):
+            return path.parent
+    return None
+
+
+def rate_of(control: Control, out: Path) -> float | None:
     """The rate that students take; None: the track's."""
     if control.rate in SETS:
-        return source(control.rate).learning_rate
-    return source(control.set).learning_rate if control.rate == OWN else float(control.rate)
+        return source(control.rate, out).learning_rate
+    own = source(control.set, out).learning_rate
+    return own if control.rate == OWN else float(control.rate)
 
 
 def run(out: Path, data_root: Path, jobs: str) -> None:
-    """Evaluate what is not there yet."""
+    """Make and evaluate what is not there yet."""
+    here = ["--out", str(out), "--data-root", str(data_root), "--device", "cpu", "--threads", "1"]
+    here += ["--compile", "on", "--jobs", jobs, "--json"]
+    for name, settings in MADE.items():
+        words = ["run", "--method", "mat", "--preset", "full-data", *here]
+        words += ["--track", str(STUDY.with_name(f"{MAKING}.toml"))]
+        words += [word for setting in settings for word in ("--set", setting)]
+        print(name, flush=True)
+        subprocess.run([sys.executable, "-m", "robustdd_bench", *words], check=True)
     for number, control in enumerate(controls()):
         path = out / "sets" / f"{number:02d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(source(control.set), learning_rate=rate_of(control)).save(path)
+        replace(source(control.set, out), learning_rate=rate_of(control, out)).save(path)
         track = STUDY.with_name(f"{NETWORKS[control.network]}.toml")
-        words = ["evaluate", str(path), "--track", str(track), "--out", str(out), "--json"]
-        words += ["--data-root", str(data_root), "--device", "cpu", "--threads", "1"]
-        words += ["--compile", "on", "--jobs", jobs]
         print(control.name, flush=True)
+        words = ["evaluate", str(path), "--track", str(track), *here]
         subprocess.run([sys.executable, "-m", "robustdd_bench", *words], check=True)
 
 
@@ -117,13 +147,13 @@ def write(out: Path) -> None:
         SystemExit: a run is missing.
     """
     found = {}
-    for path in sorted(out.glob("cifar10-controls*/given/*/record.json")):
+    for path in sorted(out.glob(f"cifar10-controls*/given/*/{RECORD_FILE}")):
         record = read_record(path)
-        distilled = DistilledSet.load(path.with_name("distilled.safetensors"))
+        distilled = DistilledSet.load(path.with_name(SET_FILE))
         found[record.track.name, distilled.sha256()] = record
     rows: list[dict[str, Any]] = []
     for control in controls():
-        wanted = replace(source(control.set), learning_rate=rate_of(control))
+        wanted = replace(source(control.set, out), learning_rate=rate_of(control, out))
         key = NETWORKS[control.network], wanted.sha256()
         if key not in found or found[key].aggregates is None:
             sys.exit(f"error: {out} has no run of: {control.name}")
@@ -132,9 +162,9 @@ def write(out: Path) -> None:
         rows.append(
             {
                 "set": control.set,
-                "of": SETS[control.set],
+                "of": SETS.get(control.set) or " ".join(("mat", *MADE[control.set])),
                 "rate": control.rate,
-                "learning_rate": rate_of(control),
+                "learning_rate": wanted.learning_rate,
                 "network": control.network,
                 "run_id": record.run_id,
                 "track": record.track.id,
@@ -156,6 +186,8 @@ def accuracies(row: dict[str, Any]) -> list[tuple[float, float]]:
 
 PAIRS = (
     ("MAT", OWN, "MTT, MAT's rates", OWN),
+    ("MAT", OWN, "MAT, natural experts", OWN),
+    ("MAT, natural experts", OWN, "MTT, MAT's rates", OWN),
     ("MAT", OWN, "MTT", OWN),
     ("MTT", "MAT", "MTT", OWN),
     ("MAT", "MTT", "MAT", OWN),

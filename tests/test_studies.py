@@ -26,6 +26,7 @@ STUDIES = {
     "mat-digits": "study_mat_digits",
     "attacks-digits": "study_attacks",
     "expert-precision": "study_sweep",
+    "cifar10-controls": "study_controls",
     "mat-cifar10": "study_sweep",
     "normalised-pixels": "study_normalised",
     "tesla-gradient": "study_tesla_gradient",

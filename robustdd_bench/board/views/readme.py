@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from robustdd_bench.board.divisions import PLAIN, division_title
-from robustdd_bench.board.naming import Named, distinct_names
 from robustdd_bench.board.publish import Published, current, newest
 from robustdd_bench.board.rows import track_content, track_order
-from robustdd_bench.board.standings import standings
 from robustdd_bench.board.views.captions import RULE, accuracy_note
 from robustdd_bench.board.views.tables import board_tables, row_notes
-from robustdd_bench.errors import UsageError
-from robustdd_bench.files import write_bytes
-from robustdd_bench.protocol.suite import worst_case_over
-from robustdd_bench.protocol.tracks import eps_label
 from robustdd_bench.records.record import Record
 from robustdd_bench.text.tables import markdown_table, marked
 
@@ -93,59 +85,3 @@ def with_front(text: str, runs: list[Published], root: Path) -> str:
         UsageError: the marks are missing.
     """
     return marked(text, "front", front(runs, root), "the README")
-
-
-def plot(path: Path, runs: list[Published], track: str) -> None:
-    """Accuracy over eps of every published method of a track, as PNG.
-
-    Raises:
-        UsageError: nothing of that track is published.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = standings(current(runs, track))
-    if not rows:
-        raise UsageError(f"nothing of track {track!r} is published")
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    protocol = rows[0].records[0].track
-    ladder = [0.0, *protocol.threat.ladder]
-    infos = [standing.records[0].method for standing in rows]
-    names = distinct_names(
-        [
-            Named("", standing.method, info.preset, info.config, standing.id)
-            for standing, info in zip(rows, infos, strict=True)
-        ]
-    )
-    for standing, name in zip(rows, names, strict=True):
-        points = [standing.clean, *standing.robust]
-        axes.errorbar(
-            ladder,
-            [100 * p.mean for p in points],
-            yerr=[100 * (p.std_students or 0.0) for p in points],
-            marker="o",
-            markersize=4,
-            capsize=2,
-            linestyle="--" if standing.reference else "-",
-            label=standing.label.replace(standing.method, name, 1),
-        )
-    axes.axvline(protocol.threat.headline, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_xticks(ladder, ["clean", *(eps_label(eps) for eps in protocol.threat.ladder)])
-    axes.set_ylim(0, 100)
-    axes.set_xlabel(f"eps ({protocol.threat.norm}; dotted: headline)")
-    axes.set_ylabel("accuracy, %")
-    adversarial = protocol.students.adversarial
-    training = f"{adversarial.flavour} training" if adversarial else "natural training"
-    over = worst_case_over(protocol.attacks, protocol.threat.headline)
-    axes.set_title(
-        f"{protocol.id}: {training} on the set (bars: std over {protocol.students.count} "
-        f"students)\n{textwrap.fill(over, 100)}",
-        fontsize=8,
-    )
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
