@@ -47,7 +47,8 @@ def record_in(folder: Path) -> Record:
 def planned_again(record: Record) -> Plan:
     """The plan of a published record's own command, through what a user calls."""
     words = shlex.split(record.command_to_repeat)
-    options = dict(zip(words[2::2], words[3::2], strict=True))
+    pairs = list(zip(words[2::2], words[3::2], strict=True))
+    options = dict(pair for pair in pairs if pair[0] != "--set")
     assert words[:2] == ["robustdd", "run"]
     compiled = options.pop("--compile", "off")
     preset = options.pop("--preset", DEFAULT_PRESET)
@@ -58,6 +59,7 @@ def planned_again(record: Record) -> Plan:
         registry(),
         method=options["--method"],
         track=options["--track"],
+        assignments=[value for name, value in pairs if name == "--set"],
         preset=preset,
         seed=int(options["--seed"]),
         device=options["--device"],
