@@ -34,7 +34,8 @@ def what_differs(row: Named, namesakes: Sequence[Named], most: int | None = None
     parts = [row.preset] if len({one.preset for one in namesakes}) > 1 else []
     names = differing_settings([one.config for one in namesakes if one.preset == row.preset])
     if most is None or len(names) <= most:
-        parts += [setting_text(name, row.config.get(name)) for name in names]
+        # A row of an older version may lack a setting that came later.
+        parts += [setting_text(name, row.config[name]) for name in names if name in row.config]
     return parts
 
 
