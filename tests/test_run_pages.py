@@ -16,6 +16,7 @@ from robustdd_bench.board.naming import Named, distinct_names
 from robustdd_bench.board.publish import publish
 from robustdd_bench.board.schema import BoardContent
 from robustdd_bench.board.validate import validate
+from robustdd_bench.board.views.plots import Mark
 from robustdd_bench.board.views.run_page import place_of, run_pages
 from robustdd_bench.board.views.sets import columns
 from robustdd_bench.citations import citations
@@ -112,12 +113,20 @@ def test_papers_are_those_that_the_shipped_methods_name() -> None:
     assert paper_of("x", "no_such_plugin", "robustdd-bench") is None
 
 
-def test_the_overview_has_the_figures_of_every_leader() -> None:
+def test_the_overview_has_the_figures_of_the_leaders_and_says_how_many_more() -> None:
     board = committed()
     text = text_of(board)
     for track in board["tracks"]:
         row = re.search(rf'<tr data-track="{track["track"]}">.*?</tr>', text, re.DOTALL)[0]
-        first = [one for one in track["rows"] if one["rank"] == 1]
+        level = [one for one in track["rows"] if one["rank"] == 1]
+        divisions = dict.fromkeys(one["division"] for one in level)
+        first = [
+            one
+            for name in divisions
+            for one in [row for row in level if row["division"] == name][:3]
+        ]
+        more = len(level) - len(first)
+        assert (f"and {more} level with them" in row) == (more > 0)
         lines = re.findall(r'<span class="line">(?:<strong>)?([\w.-]+)', row)
         assert lines == [
             *(one["method"] for one in first),
@@ -220,6 +229,21 @@ def test_rows_of_one_method_are_told_apart_by_what_differs() -> None:
         "ftd (a 2)",
         "ftd (a 1, 555555)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("mtt", "mtt"),
+        ("mtt (full-data)", "mtt (full-data)"),
+        ("mtt (full-data, alpha_init 0.02, expert_lr 0.02)", "mtt (full-data, …)"),
+        ("mtt (full, a 1, expert_lr 0.02)", "mtt (full, a 1, …)"),
+        ("a name of a set of others that is long", "a name of a set of others that is long"),
+    ],
+)
+def test_a_label_beside_a_point_is_short(name, label) -> None:
+    row = content_of(committed()).tracks[0].rows[0].model_copy(update={"label": name})
+    assert Mark(row, 0, (), ()).label == label
 
 
 def test_two_presets_of_a_method_are_two_names_on_the_page_and_in_tables() -> None:

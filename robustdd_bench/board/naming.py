@@ -11,6 +11,10 @@ FEW = 3
 """Settings that a name may have; beyond them the end of the row's id stands there."""
 
 
+LONGEST = 24
+"""Letters that a name may have where room is scarce."""
+
+
 class Named(NamedTuple):
     """A row that is to be named."""
 
@@ -55,3 +59,12 @@ def distinct_names(rows: Sequence[Named]) -> list[str]:
             parts.append(row.id.rpartition("-")[2])
         found.append(f"{row.method} ({', '.join(parts)})" if parts else row.method)
     return found
+
+
+def shortened(name: str) -> str:
+    """A name without its last parts if it is long: "mtt (full-data, …)"."""
+    parts, short = name.split(", "), name
+    while len(short) > LONGEST and len(parts) > 1:
+        parts.pop()
+        short = ", ".join([*parts, "…)"])
+    return short

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from robustdd_bench import __version__
 from robustdd_bench.board.divisions import division_title, in_order, remark
+from robustdd_bench.board.naming import shortened
 from robustdd_bench.board.schema import BoardContent, RowContent, SpreadContent, TrackContent
 from robustdd_bench.board.views import plots
 from robustdd_bench.board.views.captions import (
@@ -45,6 +46,7 @@ def page(content: BoardContent, root: Path) -> str:
     """
     templates = environment(OWN_TEMPLATES)
     templates.filters.update(
+        shortened=shortened,
         points=lambda value: "–" if value is None else f"{100 * value:+.1f}",
         spread=_spread,
         division=division_title,
@@ -83,9 +85,17 @@ def page(content: BoardContent, root: Path) -> str:
     )
 
 
+MOST_LEADERS = 3
+"""Of a division, in the overview."""
+
+
 def leaders(track: TrackContent) -> list[RowContent]:
-    """The rows of rank 1, of each division."""
-    return [row for row in track.rows if row.rank == 1]
+    """The rows of rank 1, of each division: the first of them, where many are level."""
+    found = []
+    for name in in_order(row.division for row in track.rows):
+        first = [row for row in track.rows if row.division == name and row.rank == 1]
+        found += first[:MOST_LEADERS]
+    return found
 
 
 def divisions(track: TrackContent) -> list[tuple[str, list[RowContent], list[RowContent]]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from robustdd_bench.board.naming import shortened
 from robustdd_bench.board.schema import RowContent, TrackContent
 from robustdd_bench.drawing.axes import (
     BOTTOM,
@@ -40,6 +41,11 @@ class Mark:
     anchor: str = "start"
     led: bool = False
     """Whether a thin line leads from the point to its label."""
+
+    @property
+    def label(self) -> str:
+        """What stands beside its point: a long name without its last parts; the table has them."""
+        return shortened(self.row.name)
 
     @property
     def style(self) -> int:
@@ -111,7 +117,7 @@ def _labelled(marks: Sequence[Mark]) -> list[Mark]:
     found = []
     for mark in marks:
         (px, py) = mark.points[0]
-        wide = LETTER * len(mark.row.name)
+        wide = LETTER * len(mark.label)
         best: tuple[float, float, float, str, bool] | None = None
         for distance in (9.0, 18.0, 30.0, 44.0, 60.0, 80.0):
             for dx, dy in (
