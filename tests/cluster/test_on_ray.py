@@ -19,7 +19,7 @@ from small_runs import SETTINGS, files, record_json
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
 
-LONG = 250
+LONG = 800
 """Iterations of a distillation that takes some seconds."""
 
 
