@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robustdd_bench.board.kept import differences, keep
+from robustdd_bench.board.kept import differences, keep, kept_bits
 from robustdd_bench.distillers import DistilledSet
 from robustdd_bench.filenames import RECORD_FILE, SET_FILE
 from robustdd_bench.files import read_json, write_json, write_text
@@ -164,7 +164,7 @@ def write(out: Path) -> None:
                 "set": control.set,
                 "of": SETS.get(control.set) or " ".join(("mat", *MADE[control.set])),
                 "rate": control.rate,
-                "learning_rate": wanted.learning_rate,
+                "learning_rate": wanted.learning_rate or record.track.students.learning_rate,
                 "network": control.network,
                 "run_id": record.run_id,
                 "track": record.track.id,
@@ -178,8 +178,6 @@ def write(out: Path) -> None:
 
 def accuracies(row: dict[str, Any]) -> list[tuple[float, float]]:
     """Mean and standard deviation over students at each level."""
-    from robustdd_bench.board.kept import kept_bits
-
     each = kept_bits(row["outcomes"]).mean(2)
     return [(float(level.mean()), float(level.std(ddof=1))) for level in each]
 
@@ -209,7 +207,7 @@ def tables(results: dict[str, Any]) -> str:
         lines = [
             [
                 row["set"],
-                f"{row['learning_rate'] or 0.01:.3g}" + (", its own" * (row["rate"] == OWN)),
+                f"{row['learning_rate']:.3g}" + (", its own" * (row["rate"] == OWN)),
                 *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in accuracies(row)),
                 f"`{row['run_id']}`",
             ]

@@ -9,8 +9,6 @@ from robustdd_bench.records.settings import differing_settings, setting_text
 
 FEW = 3
 """Settings that a name may have; beyond them the end of the row's id stands there."""
-
-
 LONGEST = 24
 """Letters that a name may have where room is scarce."""
 

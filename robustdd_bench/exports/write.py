@@ -135,7 +135,7 @@ def _losses(layout: Layout, content: Content) -> list[str]:
     if distilled.learning_rate is not None and not layout.rate:
         found.append(
             f"the learning rate that the set brings, {distilled.learning_rate:.6g}, is in this "
-            "card alone"
+            f"card and in {SET_FILE} alone"
         )
     if distilled.augmentation is not None:
         found.append(f"the augmentation that the set brings: {distilled.augmentation}")

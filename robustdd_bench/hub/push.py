@@ -1,7 +1,7 @@
 """Upload an export to the hub: what is checked first, and what is uploaded.
 
-Sources of the rules: a set of training images as they are is the dataset's, so its terms count; a
-repository that holds another run is somebody's published set, so it is left as it is.
+Training images in a set are the dataset's, so the dataset's terms count. A repository that holds
+another run may be cited already, so it is left as it is.
 """
 
 from __future__ import annotations
